@@ -6,6 +6,7 @@ The real label files are not part of the project: set VIDEOSEARCH_REAL_LABELS to
 
 from __future__ import annotations
 
+import doctest
 import json
 import math
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verl_videosearch import metrics
@@ -65,6 +66,7 @@ def test_bootstrap_equals_resampling_row_by_row() -> None:
     assert [interval.low, interval.high] == pytest.approx(expected, abs=0.015)
 
 
+@settings(deadline=None)  # machines that run the tests are shared
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=20), st.randoms())
 def test_bootstrap_ignores_row_order_and_stays_inside_the_values(values: list[float], rng: random.Random) -> None:
     interval = metrics.bootstrap_interval(values, num_resamples=50)
@@ -128,6 +130,7 @@ def test_dimensions_are_scored_over_their_own_rows() -> None:
         metrics.score_dimensions({"MQ": [1]}, predicted)
 
 
+@settings(deadline=None)  # machines that run the tests are shared
 @given(st.lists(st.tuples(st.sampled_from([0, 1, 2]), st.sampled_from([0, 1, 2, None]))))
 def test_figures_of_one_column_fit_together(rows: list[tuple]) -> None:
     gold, predicted = [row[0] for row in rows], [row[1] for row in rows]
@@ -155,6 +158,12 @@ def test_random_verdicts_meet_their_expected_accuracy() -> None:
     drawn = [metrics.accuracy_with_ties(gold, metrics.random_verdicts(3000, seed=seed)).value for seed in range(50)]
     assert np.mean(drawn) == pytest.approx(metrics.expected_random_accuracy(gold).value, abs=0.005)
     assert metrics.random_verdicts(20, seed=1, choices=(1, 2)) != metrics.random_verdicts(20, seed=2, choices=(1, 2))
+
+
+def test_the_examples_of_the_documentation_hold() -> None:
+    page = Path(__file__).parents[1] / "docs" / "metrics.md"
+    results = doctest.testfile(str(page), module_relative=False)
+    assert results.attempted > 10 and results.failed == 0
 
 
 @pytest.fixture(scope="module")

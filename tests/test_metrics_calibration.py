@@ -7,7 +7,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verl_videosearch import metrics
@@ -58,6 +58,7 @@ def test_risk_coverage_by_hand() -> None:
     assert math.isnan(metrics.risk_coverage([], []).area)
 
 
+@settings(deadline=None)  # machines that run the tests are shared
 @given(st.lists(st.tuples(st.sampled_from([None, 0.1, 0.5, 0.9]), st.booleans()), min_size=1), st.randoms())
 def test_confidence_figures_ignore_row_order(rows: list[tuple], rng: random.Random) -> None:
     shuffled = rng.sample(rows, len(rows))
