@@ -11,7 +11,7 @@ Covers: mp4, mov, mkv, webm, avi, mpeg, ogv, flv, asf and gif through PyAV, anim
 decoder for it); rotation in steps of 90 degrees; a size that changes inside a stream; files cut short where the
 container or its index shows it; a caller who is never held longer than `timeout_s`, whatever the decoder does.
 Does not cover: mirrored display matrices, non-square pixels (shown as stored), transparency (becomes black), damage
-that the codec hides, and a file without length or index (mpeg, ogv) that is cut exactly between two packets.
+that demuxer or codec hide, and a file without length or index (mpeg, ogv) that is cut exactly between two packets.
 
 This is the only module that imports a decoder; docs/decoders.md says why it is PyAV.
 """

@@ -1,0 +1,81 @@
+"""Real video files for tests, written on the spot: frame i is a flat grey of `GREY_STEP * i` with a white corner."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+GREY_STEP = 8
+CODECS = {
+    ".mp4": "libx264",
+    ".mov": "libx264",
+    ".mkv": "libx264",
+    ".webm": "libvpx-vp9",
+    ".avi": "mpeg4",
+    ".mpeg": "mpeg2video",
+    ".ogv": "libvpx",
+    ".flv": "flv1",
+}
+SUFFIXES = [*CODECS, ".gif", ".webp"]
+FPS = 25  # the mpeg formats know few other rates
+
+
+def grey_frames(num_frames: int, height: int = 56, width: int = 84) -> np.ndarray:
+    """Make the frames of a clip, uint8 (N, H, W, 3); the upper left quarter is white."""
+    levels = (np.arange(num_frames) * GREY_STEP % 256).astype(np.uint8)
+    frames = np.repeat(levels, height * width * 3).reshape(num_frames, height, width, 3)
+    frames[:, : height // 2, : width // 2] = 255
+    return frames
+
+
+def read_levels(frames: np.ndarray) -> list[int]:
+    """Recover the frame numbers from the grey of the lower right quarter."""
+    height, width = frames.shape[1:3]
+    corner = frames[:, height // 2 + 4 :, width // 2 + 4 :]
+    return [round(float(level) / GREY_STEP) for level in corner.mean(axis=(1, 2, 3))]
+
+
+def write_clip(
+    path: Path,
+    frames: np.ndarray | None = None,
+    *,
+    codec: str | None = None,
+    pixel_format: str = "yuv420p",
+    stamps_ms: Sequence[int] | None = None,
+    rotation: float = 0.0,
+    options: dict[str, str] | None = None,
+) -> Path:
+    """Write frames (default: 12 grey ones) in the format that the suffix of `path` names."""
+    frames = grey_frames(12) if frames is None else frames
+    if path.suffix in (".gif", ".webp"):
+        images = [Image.fromarray(frame) for frame in frames]
+        images[0].save(path, save_all=True, append_images=images[1:], duration=1000 // FPS, lossless=True)
+        return path
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec or CODECS[path.suffix], rate=FPS, options=options or {})
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pixel_format
+        if stamps_ms:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        if rotation:
+            stream.set_display_rotation(rotation)
+        for index, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            if stamps_ms:
+                frame.pts, frame.time_base = stamps_ms[index], Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def write_sound(path: Path) -> Path:
+    """Write a file that holds sound only."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
