@@ -6,16 +6,18 @@ by watching a decoder stop early (FFmpeg decodes the half of a cut mkv, avi or g
 >>> promised_size(b"RIFF" + (16).to_bytes(4, "little") + b"AVI ")
 24
 
-Covers: the length of avi, webp, mkv and webm, the end mark of gif. Does not cover: mp4 and mov (`video.py` asks their
-index), mpeg and ogv (they carry no length).
+Covers: the length of mp4, mov, avi, webp, mkv and webm, the end mark of gif. Does not cover: mpeg and ogv (they carry
+no length), an mp4 or mkv made of pieces that is cut exactly between two of them.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 _EBML = b"\x1a\x45\xdf\xa3"
-_FAMILIES = (_EBML, b"RIFF", b"OggS", b"GIF8", b"\0\0\1\xba")
+_FAMILIES = (_EBML, b"RIFF", b"OggS", b"GIF8", b"FLV", b"\0\0\1\xba")
+_MP4_BOXES = frozenset(b"ftyp moov mdat free skip wide moof mfra sidx styp uuid pnot udta meta".split())
 _LIVE_RIFF = 0xFFFFFFF0  # a writer that cannot seek back leaves a length of (almost) all ones
 _NUM_HEAD_BYTES = 64
 
@@ -33,7 +35,7 @@ def is_webp(head: bytes) -> bool:
 
 def is_mp4(head: bytes) -> bool:
     """Say whether a file is of the mp4 and mov family."""
-    return head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free")
+    return head[4:8] in _MP4_BOXES
 
 
 def is_known(head: bytes) -> bool:
@@ -47,8 +49,24 @@ def is_cut_short(path: Path) -> bool:
         head, size = file.read(_NUM_HEAD_BYTES), file.seek(0, 2)
         file.seek(max(0, size - _NUM_HEAD_BYTES))
         tail = file.read()
+        if is_mp4(head):
+            return size < _find_mp4_end(file)
     is_open_gif = head.startswith(b"GIF8") and not tail.rstrip(b"\0").endswith(b";")  # some writers pad with zeros
     return is_open_gif or size < promised_size(head)
+
+
+def _find_mp4_end(file: BinaryIO) -> int:
+    """Return where the last known box of an mp4 ends by its own length; cameras add trailers of their own."""
+    end = 0
+    while True:
+        file.seek(end)
+        box = file.read(16)
+        size = int.from_bytes(box[:4], "big")
+        if size == 1:  # the real length is 64 bits wide and follows the type
+            size = int.from_bytes(box[8:16], "big")
+        if size < 8 or box[4:8] not in _MP4_BOXES:  # 0: to the end of the file, whatever that is
+            return end
+        end += size
 
 
 def promised_size(head: bytes) -> int:

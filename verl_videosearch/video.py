@@ -9,9 +9,9 @@ and kept. If the decoder gave another number of frames than predicted, it decode
 
 Covers: mp4, mov, mkv, webm, avi, mpeg, ogv, flv, asf and gif through PyAV, animated WebP through Pillow (FFmpeg has no
 decoder for it); rotation in steps of 90 degrees; a size that changes inside a stream; files cut short where the
-container or its index shows it; a caller who is never held longer than `timeout_s`, whatever the decoder does.
+container shows it (container.py); a caller who is never held longer than `timeout_s`, whatever the decoder does.
 Does not cover: mirrored display matrices, non-square pixels (shown as stored), transparency (becomes black), damage
-that demuxer or codec hide, and a file without length or index (mpeg, ogv) that is cut exactly between two packets.
+that demuxer or codec hide, and a file without a length (mpeg, ogv) that is cut exactly between two packets.
 
 This is the only module that imports a decoder; docs/decoders.md says why it is PyAV.
 """
@@ -353,7 +353,7 @@ def _open_libav(job: _Job) -> Iterator[tuple[av.container.InputContainer, av.Vid
 
 def _kind_of_refusal(path: Path) -> VideoErrorKind:
     head = containers.read_head(path)
-    if containers.is_mp4(head):  # its index usually stands at the end, so it is what a broken download lacks
+    if containers.is_mp4(head):  # its index often stands at the end and is what a broken download lacks
         return VideoErrorKind.TRUNCATED
     return VideoErrorKind.UNREADABLE if containers.is_known(head) else VideoErrorKind.NOT_A_VIDEO
 
@@ -361,13 +361,12 @@ def _kind_of_refusal(path: Path) -> VideoErrorKind:
 def _survey_libav(job: _Job) -> _Survey:
     with _open_libav(job) as (container, stream):
         job.check_dimensions(stream.codec_context.height, stream.codec_context.width)
-        end_of_index = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
         num_packets, is_last_partial = 0, False
         for packet in container.demux(stream):
             job.check_time()
             if packet.size:  # the last one, of size 0, only flushes the decoder
                 num_packets, is_last_partial = num_packets + 1, packet.is_corrupt
-        if end_of_index > job.path.stat().st_size or is_last_partial:
+        if is_last_partial:
             raise job.error(VideoErrorKind.TRUNCATED, "the file ends inside its video stream")
         rate = stream.average_rate or stream.guessed_rate
         return _Survey(num_packets, float(rate) if rate else None)
