@@ -1,0 +1,117 @@
+"""Ask verl and vLLM the questions of `verl_plugin/cpu` in this process and print the answers as JSON.
+
+    VIDEOSEARCH_PLATFORM=cpu python tests/cpu_platform_probes.py     # repaired
+    VIDEOSEARCH_PLATFORM=off python tests/cpu_platform_probes.py     # as verl and vLLM are, with nothing but the platform
+
+An answer is what the probe returns, or the error it met. tests/test_cpu_platform.py compares both with a table.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+
+import verl  # noqa: F401  (loads the plugin, as in every process of a run)
+
+
+def registered_platforms() -> bool:
+    from verl.plugin.platform import PlatformRegistry
+
+    return "cpu" in PlatformRegistry.registered_names()
+
+
+def platform() -> str:
+    import verl_videosearch.verl_plugin.cpu.platform  # noqa: F401  (so that the next probes meet a CPU device in both modes)
+    from verl.plugin.platform import get_platform
+
+    return get_platform().device_name
+
+
+def vllm_version() -> str:
+    return version("vllm")
+
+
+def ray_process_group() -> str:
+    import torch.distributed
+    from verl.utils import distributed
+
+    distributed.initialize_global_process_group_ray()
+    backend = torch.distributed.get_backend()
+    torch.distributed.destroy_process_group()
+    return backend
+
+
+def torchrun_process_group() -> list[int]:
+    import torch.distributed
+    from verl.utils import distributed
+
+    ranks = distributed.initialize_global_process_group(timeout_second=60)
+    torch.distributed.destroy_process_group()
+    return list(ranks)
+
+
+def fsdp2_engine() -> str:
+    from verl.workers.engine import EngineRegistry
+
+    return EngineRegistry.get_engine_cls("language_model", "fsdp2").__name__
+
+
+def fsdp1_engine() -> str:
+    from verl.workers.engine import EngineRegistry
+
+    return EngineRegistry.get_engine_cls("language_model", "fsdp").__name__
+
+
+def linear_weight() -> list[int]:
+    """Return the shape of a linear weight after vLLM has prepared the layer; verl writes new weights into it."""
+    import torch
+    from vllm.model_executor.layers import utils
+
+    layer = torch.nn.Linear(64, 32, bias=False).requires_grad_(False)
+    utils.dispatch_cpu_unquantized_gemm(layer, remove_weight=True)
+    if layer.weight.numel():
+        layer.weight.fill_(1.0)
+        assert layer.cpu_linear(torch.ones(1, 64), layer.weight, None).tolist() == [[64.0] * 32], "old weights are used"
+    return list(layer.weight.shape)
+
+
+def recipes() -> list[str]:
+    from hydra import initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        return GlobalHydra.instance().config_loader().get_group_options("recipe")
+
+
+def agent_loop() -> str:
+    from verl.experimental.agent_loop.agent_loop import _agent_loop_registry
+
+    return _agent_loop_registry["videosearch"]["_target_"]
+
+
+PROBES: tuple[Callable[[], object], ...] = (
+    registered_platforms,
+    platform,
+    vllm_version,
+    ray_process_group,
+    torchrun_process_group,
+    fsdp2_engine,
+    fsdp1_engine,
+    linear_weight,
+    recipes,
+    agent_loop,
+)
+
+
+def answer(probe: Callable[[], object]) -> object:
+    try:
+        return probe()
+    except (Exception, SystemExit) as error:  # the boundary: an error is the answer
+        return f"{type(error).__name__}: {error}"
+
+
+if __name__ == "__main__":
+    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+    answers = {probe.__name__: answer(probe) for probe in PROBES}
+    sys.stdout.write("\n" + json.dumps(answers))

@@ -1,0 +1,59 @@
+"""Hook the package into verl 0.9.1; `import verl` loads this module in every process (entry point group `verl.plugins`).
+
+The one idea: nothing is imported here, only announced. Each hook waits for the module it extends and runs right after it:
+
+    hydra                                    -> `+recipe=NAME` finds the recipes of this package from any folder
+    verl.experimental.agent_loop.agent_loop  -> the agent loop `videosearch` is known by name
+    verl.trainer.ppo.v1                      -> our trainer registers itself
+    verl.models.transformers.qwen2_vl        -> a micro-batch without images works
+    verl.plugin.platform and others          -> without an accelerator: training on the CPU (package `cpu`)
+
+`VERL_USE_EXTERNAL_PLUGINS=none` switches all of it off.
+"""
+
+from importlib import import_module
+from types import ModuleType
+
+from verl_videosearch.verl_plugin import cpu
+from verl_videosearch.verl_plugin.hooks import log_failure, on_import
+
+AGENT_LOOP = "verl_videosearch.verl_plugin.agent_loop.VideoSearchAgentLoop"
+
+
+def register() -> None:
+    """Announce every hook; one whose module is imported already runs at once."""
+    on_import("hydra", add_recipes)
+    on_import("verl.experimental.agent_loop.agent_loop", add_agent_loop)
+    on_import("verl.trainer.ppo.v1", lambda _: import_module("verl_videosearch.verl_plugin.trainer"))
+    on_import("verl.models.transformers.qwen2_vl", allow_text_only_batch)
+    if cpu.is_wanted():
+        cpu.activate()
+
+
+def add_recipes(_hydra: ModuleType) -> None:
+    """Let Hydra look for `recipe/NAME.yaml` in the package `recipes`, after the program's own folders."""
+    from hydra.core.config_search_path import ConfigSearchPath
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+    class RecipeSearchPath(SearchPathPlugin):
+        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+            search_path.append(provider="verl-videosearch", path="pkg://recipes")
+
+    Plugins.instance().register(RecipeSearchPath)
+
+
+def add_agent_loop(agent_loop: ModuleType) -> None:
+    """Register our agent loop by its path, so that only the workers that run it import it."""
+    agent_loop._agent_loop_registry["videosearch"] = {"_target_": AGENT_LOOP}
+
+
+def allow_text_only_batch(qwen2_vl: ModuleType) -> None:
+    """Repair verl's forward pass of Qwen2-VL and Qwen2.5-VL for a micro-batch without images."""
+    from verl_videosearch.verl_plugin.text_only_batch import allow_text_only
+
+    qwen2_vl._get_input_embeds = allow_text_only(qwen2_vl._get_input_embeds)
+
+
+with log_failure("register its hooks"):
+    register()
