@@ -1,7 +1,7 @@
 """Ask verl and vLLM the questions of `verl_plugin/cpu` in this process and print the answers as JSON.
 
-    VIDEOSEARCH_PLATFORM=cpu python tests/cpu_platform_probes.py     # repaired
-    VIDEOSEARCH_PLATFORM=off python tests/cpu_platform_probes.py     # as verl and vLLM are, with nothing but the platform
+    VIDEOSEARCH_PLATFORM=cpu python tests/cpu_platform_probes.py   # repaired
+    VIDEOSEARCH_PLATFORM=off python tests/cpu_platform_probes.py   # as verl and vLLM are, plus the platform
 
 An answer is what the probe returns, or the error it met. tests/test_cpu_platform.py compares both with a table.
 """
@@ -22,8 +22,9 @@ def registered_platforms() -> bool:
 
 
 def platform() -> str:
-    import verl_videosearch.verl_plugin.cpu.platform  # noqa: F401  (so that the next probes meet a CPU device in both modes)
     from verl.plugin.platform import get_platform
+
+    import verl_videosearch.verl_plugin.cpu.platform  # noqa: F401  (the probes below meet a CPU device in both modes)
 
     return get_platform().device_name
 
@@ -63,6 +64,22 @@ def fsdp1_engine() -> str:
     return EngineRegistry.get_engine_cls("language_model", "fsdp").__name__
 
 
+def offloaded_reference_model() -> float:
+    """Return the output of a forward-only model, whose parameters verl offloads between calls."""
+    import torch
+    from torch.distributed.fsdp import fully_shard
+    from verl.workers.engine.fsdp import transformer_impl
+
+    torch.distributed.init_process_group("gloo")
+    model = torch.nn.Linear(2, 1, bias=False)
+    torch.nn.init.ones_(model.weight)
+    mesh = torch.distributed.init_device_mesh("cpu", (1,))
+    fully_shard(model, mesh=mesh, offload_policy=transformer_impl.CPUOffloadPolicy(pin_memory=True))
+    output = model(torch.ones(1, 2)).item()
+    torch.distributed.destroy_process_group()
+    return output
+
+
 def linear_weight() -> list[int]:
     """Return the shape of a linear weight after vLLM has prepared the layer; verl writes new weights into it."""
     import torch
@@ -98,6 +115,7 @@ PROBES: tuple[Callable[[], object], ...] = (
     torchrun_process_group,
     fsdp2_engine,
     fsdp1_engine,
+    offloaded_reference_model,
     linear_weight,
     recipes,
     agent_loop,

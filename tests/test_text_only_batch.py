@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 
+# ruff: noqa: E402  (imports after the skip)
 torch = pytest.importorskip("torch")
 pytest.importorskip("verl")
 
-from transformers import AutoModelForImageTextToText, AutoProcessor
-
 import verl.models.transformers.qwen2_vl as qwen2_vl
 from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
 from verl_videosearch.tiny_model import BASE_CORPUS, build_tiny_model
 
 
@@ -37,7 +38,8 @@ def test_every_parameter_takes_part_without_images(model_dir: Path) -> None:
 
 
 def test_a_batch_with_images_is_left_to_verl(model_dir: Path) -> None:
-    model, processor = AutoModelForImageTextToText.from_pretrained(model_dir).model, AutoProcessor.from_pretrained(model_dir)
+    model = AutoModelForImageTextToText.from_pretrained(model_dir).model
+    processor = AutoProcessor.from_pretrained(model_dir)
     inputs = processor(text=["<|image_pad|>"], images=[Image.new("RGB", (56, 56))], return_tensors="pt")
     pixels = {"pixel_values": inputs["pixel_values"], "image_grid_thw": inputs["image_grid_thw"]}
     ours, _ = qwen2_vl._get_input_embeds(model, inputs["input_ids"], **pixels)

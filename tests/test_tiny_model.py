@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+# ruff: noqa: E402  (imports after the skip)
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
@@ -51,7 +52,7 @@ def test_generates_from_images(model_dir: Path) -> None:
 
 
 @pytest.mark.parametrize(("seed", "same_weights"), [(0, True), (1, False)])
-def test_the_seed_decides_the_weights_and_only_those(model_dir: Path, tmp_path: Path, seed: int, same_weights: bool) -> None:
+def test_the_seed_decides_the_weights_only(model_dir: Path, tmp_path: Path, seed: int, same_weights: bool) -> None:
     state = torch.get_rng_state()
     build_tiny_model(tmp_path, seed=seed)
     assert torch.equal(torch.get_rng_state(), state), "the caller's random state was touched"
@@ -90,7 +91,8 @@ def test_chat_template() -> None:
     ]
     assert TOKENIZER.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) == (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
-        "<|im_start|>user\nframe 1:<|vision_start|><|image_pad|><|vision_end|><|vision_start|><|video_pad|><|vision_end|><|im_end|>\n"
+        "<|im_start|>user\nframe 1:<|vision_start|><|image_pad|><|vision_end|>"
+        "<|vision_start|><|video_pad|><|vision_end|><|im_end|>\n"
         "<|im_start|>assistant\na tie<|im_end|>\n"
         "<|im_start|>assistant\n"
     )

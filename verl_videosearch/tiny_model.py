@@ -1,12 +1,13 @@
 """Build a Qwen2.5-VL of about a million random parameters, with its own tokenizer, as a Hugging Face folder.
 
-The one idea: everything but the size is real. The folder holds the files of a real checkpoint (config, weights, tokenizer, chat
-template, image and video processor), so transformers, vLLM and verl load it unchanged and the whole system runs on two CPU cores.
+The one idea: everything but the size is real. The folder holds the files of a real checkpoint (config, weights,
+tokenizer, chat template, image and video processor), so transformers, vLLM and verl load it unchanged and the whole
+system runs on two CPU cores.
 
     python -m verl_videosearch.tiny_model OUT_DIR --seed 0
 
-The same seed, corpus and size give the same bytes. Covers: architecture, special tokens, M-RoPE, images and videos of multiples
-of 28 pixels. Does not cover: any skill; the weights are random until somebody trains them.
+The same seed, corpus and size give the same bytes. Covers: architecture, special tokens, M-RoPE, images and videos of
+multiples of 28 pixels. Does not cover: any skill; the weights are random until somebody trains them.
 """
 
 import ast
@@ -28,21 +29,43 @@ HEAD_SIZE = 64  # vLLM's CPU attention (0.24) refuses small heads, such as 16
 PATCH_SIZE = 14
 MERGE_SIZE = 2  # one visual token covers 28 x 28 pixels
 MAX_POSITIONS = 32768
+MROPE_SECTION = [8, 12, 12]  # half the head size, shared by time, height and width as in Qwen2.5-VL, 2 : 3 : 3
 
 CONTROL_TOKENS = (
-    "<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> <|box_start|> <|box_end|> <|quad_start|> "
-    "<|quad_end|> <|vision_start|> <|vision_end|> <|vision_pad|> <|image_pad|> <|video_pad|>"
-).split()
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|object_ref_start|>",
+    "<|object_ref_end|>",
+    "<|box_start|>",
+    "<|box_end|>",
+    "<|quad_start|>",
+    "<|quad_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
 """Qwen2.5-VL's special tokens, in its order: left out when text is decoded with `skip_special_tokens`."""
 
 PLAIN_TOKENS = (
-    "<tool_call> </tool_call> <|fim_prefix|> <|fim_middle|> <|fim_suffix|> <|fim_pad|> <|repo_name|> <|file_sep|>"
-).split()
+    "<tool_call>",
+    "</tool_call>",
+    "<|fim_prefix|>",
+    "<|fim_middle|>",
+    "<|fim_suffix|>",
+    "<|fim_pad|>",
+    "<|repo_name|>",
+    "<|file_sep|>",
+)
 """Qwen2.5-VL's added tokens that count as text: decoding keeps them, so a tool call stays readable."""
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
-    "{% if loop.first and message.role != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+    "{% if loop.first and message.role != 'system' %}"
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    "{% endif %}"
     "<|im_start|>{{ message.role }}\n"
     "{% if message.content is string %}{{ message.content }}{% else %}{% for item in message.content %}"
     "{% if item.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
@@ -58,7 +81,7 @@ BASE_CORPUS = (
     "<Snapshot> </Snapshot> <Think> </Think> <Recommend Answer> </Recommend Answer> <Answer> </Answer>",
     "<Recommend Answer>TA=0, VQ=1, MQ=2, OA=1, CF=2</Recommend Answer>\n<Answer>TA=0, VQ=1, MQ=2, OA=1</Answer>",
     '<tool_call>\n{"name": "select_frames", "arguments": {"target_frames": [12, 16, 76, 80]}}\n</tool_call>',
-    "text alignment, visual quality, motion quality, overall, tie, video 1 is better, video 2 is better, both are equal",
+    "text alignment, visual quality, motion quality, overall, tie, video 1 is better, video 2 is better, both equal",
     "frame 1 to frame 96 at 0.5 s: clean, defect, noise, snow, tint, blur, blocks, square, inverted, grey, frozen, "
     "jumps, tearing, flicker, brighter, darker, marker, hidden, visible, nothing, start, middle, end, between, gap",
 )
@@ -70,14 +93,15 @@ pipeline_tag: image-text-to-text
 ---
 # Tiny Qwen2.5-VL for tests and demonstrations
 
-{num_parameters:,} parameters with **random weights** (seed {seed}), {vocab_size:,} tokens. Made by `python -m verl_videosearch.tiny_model`.
-It has the architecture and file layout of Qwen2.5-VL and knows nothing: for tests and demonstrations only.
+{num_parameters:,} parameters with **random weights** (seed {seed}) and {vocab_size:,} tokens, made by
+`python -m verl_videosearch.tiny_model`. It has the architecture and file layout of Qwen2.5-VL and knows nothing: for
+tests and demonstrations only.
 """
 
 
 @dataclass(frozen=True)
 class TinyModelConfig:
-    """Size of the model; the defaults are the smallest that learned to search (0.7 to 1.5 million parameters)."""
+    """Size of the model; the defaults give 1.1 million parameters and are about the smallest that learned to search."""
 
     hidden: int = 128
     """Width of the text layers, a multiple of the head size 64."""
@@ -140,7 +164,7 @@ def default_corpus() -> list[str]:
 
 def train_tokenizer(text_corpus: Iterable[str], max_vocab: int) -> Qwen2Tokenizer:
     """Train a byte-level BPE that splits text as Qwen's does: digits one by one, any text in NFC form round-trips."""
-    added = [*CONTROL_TOKENS, *PLAIN_TOKENS]
+    added = (*CONTROL_TOKENS, *PLAIN_TOKENS)
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -171,7 +195,9 @@ def train_tokenizer(text_corpus: Iterable[str], max_vocab: int) -> Qwen2Tokenize
 def model_config(tokenizer: Qwen2Tokenizer, size: TinyModelConfig) -> Qwen2_5_VLConfig:
     """Return the architecture; the vocabulary is exactly the tokenizer's, without padding rows.
 
-    verl 0.9.1 masks ids beyond the tokenizer in vLLM and not in the trainer, so padding would make their log-probabilities differ.
+    verl 0.9.1 masks ids beyond the tokenizer in vLLM and not in the trainer, so padding would set their
+    log-probabilities apart. It masks the image and video placeholders too: until training has made these two unlikely,
+    a gap of about 2 / vocabulary remains.
     """
     ids = dict(zip(CONTROL_TOKENS, tokenizer.convert_tokens_to_ids(CONTROL_TOKENS), strict=True))
     return Qwen2_5_VLConfig(
@@ -186,7 +212,7 @@ def model_config(tokenizer: Qwen2Tokenizer, size: TinyModelConfig) -> Qwen2_5_VL
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 1_000_000.0,
-                "mrope_section": [HEAD_SIZE // 8, HEAD_SIZE * 3 // 16, HEAD_SIZE * 3 // 16],  # time, height, width: 2 : 3 : 3
+                "mrope_section": MROPE_SECTION,
             },
             "bos_token_id": ids["<|endoftext|>"],
             "eos_token_id": ids["<|im_end|>"],

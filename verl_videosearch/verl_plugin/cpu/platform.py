@@ -1,6 +1,7 @@
 """The platform `cpu` for verl 0.9.1: what verl asks about a device, answered for the processor.
 
-verl ships platforms for nvidia, huawei and amd; without one of them it falls back to nvidia and fails at the first CUDA call.
+verl ships platforms for nvidia, huawei and amd; without one of them it falls back to nvidia and fails at the first CUDA
+call.
 """
 
 import os
