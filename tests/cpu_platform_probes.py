@@ -107,6 +107,12 @@ def agent_loop() -> str:
     return _agent_loop_registry["videosearch"]["_target_"]
 
 
+def trainer() -> bool:
+    import verl.trainer.ppo.v1  # noqa: F401
+
+    return "verl_videosearch.verl_plugin.trainer" in sys.modules
+
+
 PROBES: tuple[Callable[[], object], ...] = (
     registered_platforms,
     platform,
@@ -119,6 +125,7 @@ PROBES: tuple[Callable[[], object], ...] = (
     linear_weight,
     recipes,
     agent_loop,
+    trainer,
 )
 
 

@@ -61,15 +61,10 @@ def test_each_repair_works_and_is_needed(answers: dict, probe: str, unrepaired: 
 
 
 @needs_cpu_vllm
-def test_recipes_and_agent_loop_are_registered_on_any_platform(answers: dict[str, object]) -> None:
+def test_recipes_agent_loop_and_trainer_are_registered_on_any_platform(answers: dict[str, object]) -> None:
     assert answers["recipes"] == sorted(path.stem for path in (ROOT / "recipes" / "recipe").glob("*.yaml"))
     assert answers["agent_loop"] == "verl_videosearch.verl_plugin.agent_loop.VideoSearchAgentLoop"
-
-
-def test_importing_the_trainers_of_verl_imports_ours() -> None:
-    program = "import sys, verl.trainer.ppo.v1; print('verl_videosearch.verl_plugin.trainer' in sys.modules)"
-    result = run_python("-c", program)
-    assert result.stdout.splitlines()[-1:] == ["True"], result.stderr
+    assert answers["trainer"] is True
 
 
 def test_the_plugin_itself_imports_nothing_heavy() -> None:
