@@ -1,5 +1,7 @@
 """Real video files for tests, written on the spot: frame i is a flat grey of `GREY_STEP * i` with a white corner."""
 
+import math
+import struct
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -45,7 +47,7 @@ def write_clip(
     codec: str | None = None,
     pixel_format: str = "yuv420p",
     stamps_ms: Sequence[int] | None = None,
-    rotation: float = 0.0,
+    rotation: int = 0,
     options: dict[str, str] | None = None,
 ) -> Path:
     """Write frames (default: 12 grey ones) in the format that the suffix of `path` names."""
@@ -59,15 +61,25 @@ def write_clip(
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pixel_format
         if stamps_ms:
             stream.codec_context.time_base = Fraction(1, 1000)
-        if rotation:
-            stream.set_display_rotation(rotation)
         for index, pixels in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             if stamps_ms:
                 frame.pts, frame.time_base = stamps_ms[index], Fraction(1, 1000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
+    if rotation:
+        _rotate_mp4(path, rotation)
     return path
+
+
+def _rotate_mp4(path: Path, degrees: int) -> None:
+    """Tell players to turn an mp4 counter-clockwise, by the matrix in its track header (PyAV 17 cannot write it)."""
+    data = bytearray(path.read_bytes())
+    cos, sin = round(math.cos(math.radians(degrees))), round(math.sin(math.radians(degrees)))
+    matrix = struct.pack(">9i", cos << 16, -sin << 16, 0, sin << 16, cos << 16, 0, 0, 0, 1 << 30)
+    start = data.index(b"tkhd") + 44
+    data[start : start + len(matrix)] = matrix
+    path.write_bytes(data)
 
 
 def write_sound(path: Path) -> Path:

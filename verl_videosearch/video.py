@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields
 from enum import Enum
 from itertools import pairwise, product
@@ -317,14 +317,15 @@ def _decode(job: _Job, wanted: Sequence[int], plan: FramePlan) -> _Decoded:
     """Decode and count every frame; resize the wanted ones, all to the size that fits the first frame."""
     is_webp = containers.is_webp(containers.read_head(job.path))
     chosen, stamps_s, frames, first = frozenset(wanted), [], [], None
-    for index, frame in enumerate(_decode_webp(job) if is_webp else _decode_libav(job)):
-        job.check_time()
-        job.check_dimensions(frame.height, frame.width)
-        stamps_s.append(frame.stamp_s)
-        first = first or frame
-        if index in chosen:
-            height, width = fit_size(first.height, first.width, plan.max_pixels, plan.patch_multiple)
-            frames.append(np.asarray(frame.make_image().resize((width, height), Image.Resampling.BICUBIC)))
+    with closing(_decode_webp(job) if is_webp else _decode_libav(job)) as raw_frames:
+        for index, frame in enumerate(raw_frames):
+            job.check_time()
+            job.check_dimensions(frame.height, frame.width)
+            stamps_s.append(frame.stamp_s)
+            first = first or frame
+            if index in chosen:
+                height, width = fit_size(first.height, first.width, plan.max_pixels, plan.patch_multiple)
+                frames.append(np.asarray(frame.make_image().resize((width, height), Image.Resampling.BICUBIC)))
     if first is None:
         raise job.error(VideoErrorKind.NO_FRAMES, "no frame of it can be decoded")
     return _Decoded(stamps_s, frames, first.height, first.width)
@@ -332,20 +333,22 @@ def _decode(job: _Job, wanted: Sequence[int], plan: FramePlan) -> _Decoded:
 
 @contextmanager
 def _open_libav(job: _Job) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    """Open the file's first real video stream; libav's errors, also those of the `with` body, become `VideoError`.
+    """Open the first real video stream of a file; libav's errors, also those of the `with` body, become `VideoError`.
 
-    Nothing of a stream may be read once its container is closed: PyAV 18.1 then reads freed memory.
+    Nothing that belongs to a container may be used, or be left to the garbage collector, once it is closed: PyAV 18.1
+    then reads freed memory. So every generator over it is closed first.
     """
-    options = {"format_whitelist": _DEMUXERS, "max_pixels": str(MAX_SOURCE_PIXELS)}
+    options = {"format_whitelist": _DEMUXERS}
     kind_of_refusal = _kind_of_refusal(job.path)
     try:
-        with av.open(f"file:{job.path}", options=options, metadata_errors="replace") as container:
+        with av.open(f"file:{job.path}", container_options=options, metadata_errors="replace") as container:
             kind_of_refusal = VideoErrorKind.UNREADABLE
             cover = av.stream.Disposition.attached_pic
             streams = [stream for stream in container.streams.video if not stream.disposition & cover]
             if not streams:
                 raise job.error(VideoErrorKind.NO_FRAMES, "it has no video stream")
             streams[0].thread_type, streams[0].thread_count = "AUTO", _DECODE_THREADS
+            streams[0].codec_context.options = {"max_pixels": str(MAX_SOURCE_PIXELS)}
             # without it libav crops to aligned columns only: a 214 pixel wide theora frame comes out 218 wide
             streams[0].codec_context.flags |= av.codec.context.Flags.unaligned
             yield container, streams[0]
@@ -364,10 +367,11 @@ def _survey_libav(job: _Job) -> _Survey:
     with _open_libav(job) as (container, stream):
         job.check_dimensions(stream.codec_context.height, stream.codec_context.width)
         num_packets, is_last_partial = 0, False
-        for packet in container.demux(stream):
-            job.check_time()
-            if packet.size:  # the last one, of size 0, only flushes the decoder
-                num_packets, is_last_partial = num_packets + 1, packet.is_corrupt
+        with closing(container.demux(stream)) as packets:
+            for packet in packets:
+                job.check_time()
+                if packet.size:  # the last one, of size 0, only flushes the decoder
+                    num_packets, is_last_partial = num_packets + 1, packet.is_corrupt
         if is_last_partial:
             raise job.error(VideoErrorKind.TRUNCATED, "the file ends inside its video stream")
         rate = stream.average_rate or stream.guessed_rate
@@ -375,8 +379,8 @@ def _survey_libav(job: _Job) -> _Survey:
 
 
 def _decode_libav(job: _Job) -> Iterator[_RawFrame]:
-    with _open_libav(job) as (container, stream):
-        for frame in container.decode(stream):
+    with _open_libav(job) as (container, stream), closing(container.decode(stream)) as frames:
+        for frame in frames:
             turn = frame.rotation % 360  # counter-clockwise degrees that make the frame upright
 
             def make_image(frame: av.VideoFrame = frame, turn: int = turn) -> Image.Image:
