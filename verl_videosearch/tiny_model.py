@@ -101,7 +101,7 @@ tests and demonstrations only.
 
 @dataclass(frozen=True)
 class TinyModelConfig:
-    """Size of the model; the defaults give 1.1 million parameters and are about the smallest that learned to search."""
+    """Size of the model; the defaults give about a million parameters."""
 
     hidden: int = 128
     """Width of the text layers, a multiple of the head size 64."""
