@@ -21,15 +21,37 @@ Covers: the row, its checks, swapping the order of the videos. Does not cover: r
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from verl_videosearch.judgement import DEFAULT_DIMENSIONS, LABELS, OVERALL, Dimension, swap_label
 
 AGENT_NAME = "videosearch"
 """The name of our agent loop in verl's registry."""
+
+_TEXT = pa.string()
+SCHEMA = pa.schema(
+    {
+        "sample_uid": _TEXT,
+        "data_source": _TEXT,
+        "split": _TEXT,
+        "prompt": pa.list_(pa.struct({"role": _TEXT, "content": _TEXT})),
+        "video_1": _TEXT,
+        "video_2": _TEXT,
+        "dimensions": pa.list_(pa.struct({"key": _TEXT, "name": _TEXT, "explanation": _TEXT, "label": pa.int8()})),
+        "overall_label": pa.int8(),
+        "reward_model": pa.struct({"style": _TEXT, "ground_truth": _TEXT}),
+        "meta": _TEXT,
+        "agent_name": _TEXT,
+    }
+)
+"""The columns and types of a file of samples."""
 
 
 @dataclass(frozen=True)
@@ -150,3 +172,26 @@ def from_row(row: Mapping[str, Any]) -> PreferenceSample:
 def _to_label(value: Any) -> int | None:
     """Turn a parquet value into a label; NaN (pandas' null) is None."""
     return None if value is None or value != value else int(value)
+
+
+def write_samples(path: str | Path, samples: Iterable[PreferenceSample]) -> int:
+    """Write samples to a parquet file, atomically; returns how many."""
+    rows = [to_row(sample) for sample in samples]
+    write_rows(path, pa.Table.from_pylist(rows, schema=SCHEMA))
+    return len(rows)
+
+
+def write_rows(path: str | Path, table: pa.Table) -> None:
+    """Write a table to `path` in one step: a reader sees the old file or the whole new one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    pq.write_table(table, partial)
+    os.replace(partial, path)
+
+
+def read_samples(path: str | Path) -> list[PreferenceSample]:
+    """Read every sample of a parquet file; raises `ValueError` for a file that is missing or breaks the contract."""
+    if not Path(path).is_file():
+        raise ValueError(f"no such file: {str(path)!r}; make one with `python -m data_prep.build` (see README)")
+    return [from_row(row) for row in pq.read_table(path).to_pylist()]

@@ -1,0 +1,133 @@
+"""The reward of an episode: r = w_format * f_fmt + f_acc + f_cot + eta * f_explo (paper section 3.3).
+
+The one idea: each part is a small pure function of the typed `EpisodeResult` and the gold labels, and is logged under its own name.
+
+>>> RewardConfig().accuracy({"TA": 1, "OA": 1}, {"TA": 2, "OA": 1})
+0.5
+
+No verdict and a wrong verdict both earn 0 accuracy but are counted apart (`ending`, `unreadable_*`). An infrastructure failure has no
+`EpisodeResult`, so it can never be scored. There is no cost per call by default: measured, it makes a policy stop searching.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from verl_videosearch.episode import Ending, EpisodeResult, read_config
+from verl_videosearch.judgement import OVERALL, Judgement, Problem
+from verl_videosearch.tool import CallFault
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """Weights of the reward's parts; defaults are the paper's unless said otherwise."""
+
+    overall_weight: float = 0.5
+    """alpha: share of the overall verdict in f_acc; the dimensions share the rest."""
+    format_weight: float = 1.0
+    """w_format (the paper gives no scale)."""
+    gain_weight: float = 0.2
+    """k of f_cot; above 0.2 the paper saw it gamed: neutral first, then right."""
+    exploration_weight: float = 0.5
+    """eta."""
+    exploration_target: float = 0.2
+    """omega: the bonus is paid while the group's share of searching episodes is below this."""
+
+    def __post_init__(self) -> None:
+        problems = []
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not is_number or not 0.0 <= value < float("inf"):
+                problems.append(f"{name} must be a number of at least 0, got {value!r}")
+            elif name in ("overall_weight", "exploration_target") and value > 1:
+                problems.append(f"{name} must be at most 1, got {value!r}")
+        if problems:
+            raise ValueError("bad reward settings: " + "; ".join(problems))
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> RewardConfig:
+        """Make a config from plain settings; unknown names and bad values are one `ValueError` that lists them all."""
+        return read_config(cls, settings)
+
+    def accuracy(self, verdicts: Mapping[str, int], labels: Mapping[str, int | None]) -> float:
+        """f_acc of one set of verdicts; dimensions without gold are left out, without any (or without overall) the other part counts alone."""
+        hits = [verdicts[key] == label for key, label in labels.items() if key != OVERALL and label is not None]
+        dimension_part = sum(hits) / len(hits) if hits else None
+        overall_part = None if labels[OVERALL] is None else float(verdicts[OVERALL] == labels[OVERALL])
+        if overall_part is None or dimension_part is None:
+            return next((part for part in (overall_part, dimension_part) if part is not None), 0.0)
+        return self.overall_weight * overall_part + (1 - self.overall_weight) * dimension_part
+
+
+@dataclass(frozen=True)
+class Score:
+    """What an episode earned."""
+
+    total: float
+    parts: Mapping[str, float]
+    """`format`, `accuracy`, `gain`, `exploration`: weighted, they add up to `total`."""
+
+
+def score_episode(
+    result: EpisodeResult, labels: Mapping[str, int | None], search_rate: float, config: RewardConfig
+) -> Score:
+    """Score one finished episode; `search_rate` is the share of its group's episodes that searched, this one included."""
+    accuracy = config.accuracy(result.verdict.verdicts, labels) if isinstance(result.verdict, Judgement) else 0.0
+    parts = {
+        "format": config.format_weight * float(result.is_well_formed),
+        "accuracy": accuracy,
+        "gain": config.gain_weight * measure_gain(result.recommendations, labels, config),
+        "exploration": config.exploration_weight * measure_exploration(result, search_rate, config),
+    }
+    return Score(total=sum(parts.values()), parts=parts)
+
+
+def measure_gain(
+    judgements: Sequence[Judgement], labels: Mapping[str, int | None], config: RewardConfig
+) -> float:
+    """Return f_acc of the last readable judgement minus that of the first: the sum of changes telescopes (f_cot without k).
+
+    A turn without a readable recommendation is skipped; fewer than two readable judgements give 0 (method section 5).
+    """
+    if len(judgements) < 2:
+        return 0.0
+    first, last = (config.accuracy(judgement.verdicts, labels) for judgement in (judgements[0], judgements[-1]))
+    return last - first
+
+
+def measure_exploration(result: EpisodeResult, search_rate: float, config: RewardConfig) -> float:
+    """Return f_explo: how far the group's search rate is below its target, for an episode that did search."""
+    return max(config.exploration_target - search_rate, 0.0) * float(result.has_searched)
+
+
+def measure_episode(result: EpisodeResult, score: Score, labels: Mapping[str, int | None]) -> dict[str, float]:
+    """Return the figures of one episode under their log names; every episode has the same keys, NaN where there is no gold label.
+
+    Averaged over episodes, `has_searched` is the tool-use rate, `ending_*` and `unreadable_*` are shares, `invalid_*` are calls per episode.
+    """
+    verdicts = result.verdict.verdicts if isinstance(result.verdict, Judgement) else {}
+    problem = None if verdicts else result.verdict.problem
+    outcomes = result.outcomes
+    measures = {f"reward_{name}": value for name, value in score.parts.items()}
+    measures |= {
+        "score": score.total,
+        "acc": measures["reward_accuracy"],
+        "has_searched": float(result.has_searched),
+        "has_verdict": float(bool(verdicts)),
+        "is_well_formed": float(result.is_well_formed),
+        "num_calls": float(len(outcomes)),
+        "num_invalid_calls": float(sum(outcome.fault is not None for outcome in outcomes)),
+        "num_turns": float(len(result.turns)),
+        "num_evictions": float(result.num_evictions),
+        "num_frames_asked": float(sum(len(outcome.frame_numbers) for outcome in outcomes)),
+        "visible_images_per_turn": sum(r.num_visible_images for r in result.turns) / max(len(result.turns), 1),
+    }
+    measures |= {f"ending_{ending.value}": float(result.ending is ending) for ending in Ending}
+    measures |= {f"unreadable_{each.value}": float(problem is each) for each in Problem}
+    measures |= {f"invalid_{fault.value}": float(sum(o.fault is fault for o in outcomes)) for fault in CallFault}
+    for key, label in labels.items():
+        measures[f"correct_{key}"] = float("nan") if label is None else float(verdicts.get(key) == label)
+    return measures

@@ -1,0 +1,266 @@
+"""The agent loop `videosearch`: verl's rollout side of an Episode.
+
+The one idea: it only connects. `Episode` decides, `TokenGenerator` speaks with the engine and keeps the training sequences, the group
+shares who searched, `score_episode` scores - inside the loop, from the typed result, because verl 0.9.1's own reward path cannot pad
+the M-RoPE positions of several sequences per episode. Every sequence of an episode is one `AgentLoopOutput`; the last one carries the
+score. Any infrastructure failure raises, which makes verl drop and replace the whole group (`sync_refill_failed_groups`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import transfer_queue as tq
+from omegaconf import OmegaConf
+from PIL import Image
+from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
+
+from verl_videosearch.episode import Episode, EpisodeResult, Message, Reply
+from verl_videosearch.frame_store import FrameStore
+from verl_videosearch.prompts import STOP_STRINGS
+from verl_videosearch.reward import Score, measure_episode, score_episode
+from verl_videosearch.rollout import (
+    ContextTooLong,
+    EpisodeFailure,
+    FailureKind,
+    PairFrames,
+    load_pair,
+    run_episode,
+    to_record,
+)
+from verl_videosearch.sample import PreferenceSample, from_row
+from verl_videosearch.verl_plugin.group import EpisodeGroup, join_group, leave_group
+from verl_videosearch.verl_plugin.settings import FramesConfig, Settings
+from verl_videosearch.verl_plugin.tokens import (
+    ContextRenderer,
+    SentContext,
+    TrainingSequence,
+    check_sequence,
+    digest_image,
+    find_rest,
+)
+
+FAILURES = "videosearch_failures"
+"""Partition of TransferQueue in which workers tell the trainer about failed episodes, one tag each."""
+
+
+class TokenGenerator:
+    """A `GenerateFn` over verl's engine that records what every reply was sampled from."""
+
+    def __init__(self, loop: VideoSearchAgentLoop, episode: Episode, group: EpisodeGroup, sampling: dict[str, Any]) -> None:
+        self.sequences: list[TrainingSequence] = []
+        self.generate_s = 0.0
+        self.extra_fields: dict[str, Any] = {}
+        self.num_preempted = -1
+        self._loop, self._episode, self._group = loop, episode, group
+        self._sampling = sampling | {"stop": list(STOP_STRINGS), "include_stop_str_in_output": True}
+        self._request_id = uuid4().hex
+        self._previous: tuple[str, Reply] | None = None
+
+    async def __call__(self, messages: list[Message], images: Sequence[Image.Image]) -> Reply:
+        """Sample one reply; raises `ContextTooLong` when no whole turn fits any more."""
+        self._group.raise_if_failed(self._episode.sample.uid)
+        await asyncio.to_thread(self._extend, messages, images)
+        sequence = self.sequences[-1]
+        max_tokens = self._loop.measure_room(sequence.context_ids, self._episode)
+        start = time.perf_counter()
+        output = await self._loop.server_manager.generate(
+            request_id=self._request_id,
+            prompt_ids=sequence.context_ids,
+            sampling_params=self._sampling | {"max_tokens": max_tokens},
+            image_data=sequence.images,
+        )
+        self.generate_s += time.perf_counter() - start
+        if not output.token_ids:
+            raise EpisodeFailure(FailureKind.SERVER, "the engine returned no tokens", self._episode.sample.uid)
+        digests = tuple(digest_image(image) for image in sequence.images)
+        sequence.sent.append(SentContext(tuple(sequence.context_ids), digests, tuple(output.token_ids)))
+        sequence.add_reply(output.token_ids, output.log_probs)
+        self._note(output)
+        reply = Reply(self._loop.renderer.decode(output.token_ids), is_truncated=len(output.token_ids) >= max_tokens)
+        self._previous = (self._loop.renderer.render(messages), reply)
+        return reply
+
+    def _extend(self, messages: list[Message], images: Sequence[Image.Image]) -> None:
+        """Append the new context to the current sequence, or start a new one after an eviction."""
+        renderer, text = self._loop.renderer, self._loop.renderer.render(messages)
+        if self._previous is not None and self._episode.context_grew():
+            previous_text, reply = self._previous
+            rest = find_rest(previous_text, reply.text, text)
+            if rest is not None:
+                sequence = self.sequences[-1]
+                new_images = list(images[len(sequence.images) :])
+                reply_ids = sequence.sent[-1].reply_ids
+                sequence.add_context(renderer.continue_ids(reply_ids, rest, new_images), new_images)
+                return
+        self.sequences.append(TrainingSequence(renderer.tokenize(text, images), list(images)))
+
+    def drop_unanswered(self) -> None:
+        """Forget context that was appended but never answered: the episode ended as overlong."""
+        if self.sequences and not self.sequences[-1].sent:
+            self.sequences.pop()
+        if self.sequences:
+            sequence = self.sequences[-1]
+            stop = len(sequence.sent[-1].token_ids) + len(sequence.sent[-1].reply_ids) - len(sequence.prompt_ids)
+            sequence.response_ids = sequence.response_ids[:stop]
+            sequence.response_mask = sequence.response_mask[:stop]
+            sequence.logprobs = sequence.logprobs[:stop]
+            sequence.images = sequence.images[: len(sequence.sent[-1].image_digests)]
+
+    def _note(self, output: Any) -> None:
+        """Keep the engine's versions: the first reply's oldest weights, the last reply's newest."""
+        oldest = self.extra_fields.get("min_global_steps", output.extra_fields.get("min_global_steps"))
+        self.extra_fields = dict(output.extra_fields) | {"min_global_steps": oldest}
+        if output.num_preempted is not None:
+            self.num_preempted = max(self.num_preempted, output.num_preempted)
+
+
+class VideoSearchAgentLoop(AgentLoopBase):
+    """One session of one prompt group."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.settings = _read_settings(OmegaConf.to_yaml(self.config.videosearch, resolve=True))
+        self.renderer = ContextRenderer(self.tokenizer, self.processor, dict(self.apply_chat_template_kwargs))
+
+    async def run(self, sampling_params: dict[str, Any], **row: Any) -> list[AgentLoopOutput]:
+        """Run one episode; `row` is a row of the contract (`sample.py`) plus verl's `uid`, `session_id`, `global_steps`."""
+        group = join_group(row["uid"])
+        try:
+            return await self._run_session(from_row(row), group, sampling_params, row)
+        except Exception as error:  # the one boundary: whatever it was, the group is told and the failure gets a kind
+            failure = to_failure(error, row["sample_uid"])
+            group.fail(failure)
+            await self._report_failure(failure, row)
+            raise failure from error
+        except asyncio.CancelledError:
+            group.fail(EpisodeFailure(FailureKind.TIMEOUT, "the session was cancelled", row["sample_uid"]))
+            raise
+        finally:
+            leave_group(row["uid"], group)
+
+    async def _run_session(
+        self, sample: PreferenceSample, group: EpisodeGroup, sampling_params: dict[str, Any], row: dict[str, Any]
+    ) -> list[AgentLoopOutput]:
+        """Run, share, score, pack."""
+        settings, start = self.settings, time.perf_counter()
+        store = _open_store(settings.frames)
+        pair = await asyncio.to_thread(load_pair, sample, store, settings.episode, settings.frames.video_root)
+        load_s = time.perf_counter() - start
+        episode = Episode(sample, pair.candidates, settings.episode)
+        generator = TokenGenerator(self, episode, group, sampling_params)
+        result = await run_episode(episode, pair, generator, timeout_s=settings.rollout.episode_timeout_s)
+        generator.drop_unanswered()
+        for sequence in generator.sequences:
+            check_sequence(sequence)
+        search_rate = await group.share_search(
+            result.has_searched, timeout_s=settings.rollout.group_timeout_s, sample_uid=sample.uid
+        )
+        score = score_episode(result, sample.labels, search_rate, settings.reward)
+        measures = measure_episode(result, score, sample.labels) | _measure_cost(generator, pair, load_s)
+        await asyncio.to_thread(self._write_episode, episode, result, score, None, row)
+        return self._pack(generator, result, score, measures)
+
+    def measure_room(self, context_ids: Sequence[int], episode: Episode) -> int:
+        """Return how many tokens the next reply may have; a first context that is too long is a wrong setting."""
+        limits = self.rollout_config
+        if episode.num_turns == 0 and len(context_ids) > limits.prompt_length:
+            raise EpisodeFailure(
+                FailureKind.PROMPT_TOO_LONG,
+                f"the first context has {len(context_ids)} tokens but data.max_prompt_length is {limits.prompt_length}; "
+                f"raise data.max_prompt_length to at least {len(context_ids)}, or lower videosearch.episode.initial_max_pixels",
+                episode.sample.uid,
+            )
+        room = min(
+            limits.prompt_length + limits.response_length - len(context_ids), self.settings.rollout.max_turn_tokens
+        )
+        if room < 1:
+            raise ContextTooLong
+        return room
+
+    def _pack(
+        self, generator: TokenGenerator, result: EpisodeResult, score: Score, measures: dict[str, float]
+    ) -> list[AgentLoopOutput]:
+        """Make one output per training sequence; the last carries the score and the figures."""
+        outputs = [
+            AgentLoopOutput(
+                prompt_ids=sequence.prompt_ids,
+                response_ids=sequence.response_ids,
+                response_mask=sequence.response_mask,
+                response_logprobs=sequence.logprobs if self.rollout_config.calculate_log_probs else None,
+                multi_modal_data={"images": sequence.images},
+                num_turns=2 * len(result.turns),
+                metrics=AgentLoopMetrics(generate_sequences=generator.generate_s, num_preempted=generator.num_preempted),
+                extra_fields=dict(generator.extra_fields),
+            )
+            for sequence in generator.sequences
+        ]
+        outputs[-1].reward_score = score.total
+        outputs[-1].extra_fields["reward_extra_info"] = measures
+        return outputs
+
+    async def _report_failure(self, failure: EpisodeFailure, row: dict[str, Any]) -> None:
+        """Tell the trainer, and the file of episodes, that this session failed."""
+        tag = {"kind": failure.kind.value, "detail": str(failure)[:500], "uid": row["uid"]}
+        await tq.async_kv_put(key=f"{row['uid']}_{row['session_id']}_0", partition_id=FAILURES, tag=tag)
+        await asyncio.to_thread(self._write_episode, None, None, None, failure, row)
+
+    def _write_episode(
+        self,
+        episode: Episode | None,
+        result: EpisodeResult | None,
+        score: Score | None,
+        failure: EpisodeFailure | None,
+        row: dict[str, Any],
+    ) -> None:
+        """Append one JSON line to this process's file of episodes."""
+        if self.settings.rollout.episodes_dir is None:
+            return
+        folder = Path(self.settings.rollout.episodes_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        where = {"step": row["global_steps"], "group": row["uid"], "session": row["session_id"]}
+        line = json.dumps(where | to_record(from_row(row), episode, result, score, failure)) + "\n"
+        with (folder / f"episodes-{os.getpid()}.jsonl").open("a") as file:
+            file.write(line)
+
+
+def to_failure(error: Exception, sample_uid: str) -> EpisodeFailure:
+    """Give any exception of a session its kind."""
+    if isinstance(error, EpisodeFailure):
+        return error
+    return EpisodeFailure(FailureKind.SERVER, f"{type(error).__name__}: {error}", sample_uid)
+
+
+def _measure_cost(generator: TokenGenerator, pair: PairFrames, load_s: float) -> dict[str, float]:
+    """Return what an episode cost: sequences, tokens, frame-store hits, seconds."""
+    sequences = generator.sequences
+    return {
+        "num_sequences": float(len(sequences)),
+        "num_sampled_tokens": float(sum(sum(sequence.response_mask) for sequence in sequences)),
+        "num_trained_tokens": float(sum(len(sequence.context_ids) for sequence in sequences)),
+        "max_context_tokens": float(max(len(sequence.context_ids) for sequence in sequences)),
+        "frame_store_hit_rate": pair.num_hits / 2,
+        "decode_ms": 1000 * pair.decode_s,
+        "load_ms": 1000 * load_s,
+        "generate_s": generator.generate_s,
+    }
+
+
+@lru_cache(maxsize=4)
+def _read_settings(yaml: str) -> Settings:
+    """Read the node once per process (a loop object is made per session)."""
+    return Settings.from_dict(OmegaConf.to_container(OmegaConf.create(yaml)))
+
+
+@lru_cache(maxsize=4)
+def _open_store(frames: FramesConfig) -> FrameStore:
+    """Open the store once per process, so that its counters and memory maps are shared by all sessions."""
+    return frames.open_store()

@@ -1,0 +1,107 @@
+"""Our settings inside verl's config: the node `videosearch` that a recipe adds.
+
+The one idea: one node, four plain groups, each a frozen dataclass that refuses unknown names and bad values; everything else in a
+recipe is verl's own. It stands in the main config (not in a file of its own), so that `videosearch.episode.window=2` on the command line
+is plain Hydra::
+
+    videosearch:
+      episode: {window: 1}                 -> EpisodeConfig  (verl_videosearch/episode.py)
+      reward: {gain_weight: 0.2}           -> RewardConfig   (verl_videosearch/reward.py)
+      rollout: {max_turn_tokens: 1024}     -> RolloutConfig  (here)
+      frames: {max_gigabytes: 200}         -> FramesConfig   (here)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from verl_videosearch.episode import EpisodeConfig, read_config
+from verl_videosearch.frame_store import FrameStore
+from verl_videosearch.reward import RewardConfig
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """How episodes run inside verl."""
+
+    max_turn_tokens: int = 1024
+    """Most tokens of one reply."""
+    episode_timeout_s: float = 900.0
+    """Most seconds of one episode, from the first frame to the verdict; then the whole group fails and is replaced."""
+    group_timeout_s: float = 900.0
+    """Most seconds a finished episode waits for its siblings."""
+    max_failed_groups: int = 64
+    """Failed groups in one step after which training stops with the reasons: the data or the machine is broken."""
+    max_sampled_batches: float = 10.0
+    """Rollout batches one step may sample until enough groups have signal (dynamic sampling); then training stops."""
+    episodes_dir: str | None = None
+    """Folder for one JSON line per episode (`episodes-*.jsonl`); null writes none."""
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{field.name} must be a positive number, got {getattr(self, field.name)!r}"
+            for field in fields(self)
+            if field.name != "episodes_dir" and not _is_positive(getattr(self, field.name))
+        ]
+        if problems:
+            raise ValueError("bad rollout settings: " + "; ".join(problems))
+
+
+@dataclass(frozen=True)
+class FramesConfig:
+    """Where videos and decoded frames are."""
+
+    video_root: str | None = None
+    """Folder that relative video paths start from; null if all paths are absolute."""
+    store_dir: str | None = None
+    """Folder of the frame store; null is the user's cache folder. On several machines: a local disk on each."""
+    max_gigabytes: float = 100.0
+    """Size of the frame store in 10^9 bytes; the least recently used entries go first."""
+    decode_timeout_s: float = 60.0
+    """Most seconds for one video."""
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} must be a positive number, got {getattr(self, name)!r}"
+            for name in ("max_gigabytes", "decode_timeout_s")
+            if not _is_positive(getattr(self, name))
+        ]
+        if problems:
+            raise ValueError("bad frames settings: " + "; ".join(problems))
+
+    def open_store(self) -> FrameStore:
+        """Open the frame store that all worker processes of a machine share."""
+        folder = {} if self.store_dir is None else {"root": self.store_dir}
+        return FrameStore(**folder, max_bytes=int(self.max_gigabytes * 1e9), timeout_s=self.decode_timeout_s)
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All of the node `videosearch`."""
+
+    episode: EpisodeConfig
+    reward: RewardConfig
+    rollout: RolloutConfig
+    frames: FramesConfig
+
+    @classmethod
+    def from_dict(cls, node: Mapping[str, Any]) -> Settings:
+        """Read the node; every mistake in it is named in one `ValueError`."""
+        groups = {"episode": EpisodeConfig, "reward": RewardConfig, "rollout": RolloutConfig, "frames": FramesConfig}
+        unknown = sorted(set(node) - set(groups))
+        problems = [f"videosearch: unknown groups {unknown}; allowed are {list(groups)}"] if unknown else []
+        configs = {}
+        for name, config_class in groups.items():
+            try:
+                configs[name] = read_config(config_class, node.get(name) or {})
+            except ValueError as error:
+                problems.append(f"videosearch.{name}: {error}")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return cls(**configs)

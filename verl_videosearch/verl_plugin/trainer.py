@@ -1,0 +1,234 @@
+"""VideoSearchTrainer: verl's synchronous trainer with an update that counts episodes, not rows.
+
+The one idea: an episode is one or more rows (training sequences), so everything that verl 0.9.1 counts in rows is counted in episodes
+here, by overriding five of its methods and nothing else:
+
+- *mini-batches* hold whole prompt groups: `ppo_mini_batch_size` prompts each, so a rollout batch is always
+  `train_batch_size / ppo_mini_batch_size` optimizer steps (paper: 256 queries, 4 updates of 64), however many rows there are;
+- *weights*: an episode's advantage is divided by its number of sequences and the loss by the number of episodes, so with
+  `loss_agg_mode=seq-mean-token-mean` every episode weighs the same (the KL term stays a mean over sequences);
+- *failed groups* are counted by kind, and training stops with the reasons when too many fail;
+- *figures* of the episodes are logged as `videosearch/...` from the first step, padding rows left out.
+
+Registered as `trainer.v1.trainer_mode: videosearch`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import transfer_queue as tq
+from omegaconf import OmegaConf
+from tensordict import TensorDict
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+from verl.trainer.ppo.v1.trainer_base import register_trainer
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_partitions, log_seqlen_unbalance
+
+from verl_videosearch.verl_plugin.agent_loop import FAILURES
+from verl_videosearch.verl_plugin.settings import Settings
+
+PREFIX = "videosearch"
+
+
+@register_trainer("videosearch")
+class VideoSearchTrainer(PPOTrainerSync):
+    """GRPO over episodes of one or more sequences."""
+
+    def _build_replay_buffer(self) -> ReplayBuffer:
+        # verl 0.9.1 asks for the name "sync", not for the class, to choose its on-policy replay buffer and checkpoints.
+        self.trainer_mode = "sync"
+        self._settings = Settings.from_dict(OmegaConf.to_container(self.config.videosearch, resolve=True))
+        return super()._build_replay_buffer()
+
+    @property
+    def num_updates(self) -> int:
+        """Optimizer steps per rollout batch and epoch."""
+        return self.config.data.train_batch_size // self.config.actor_rollout_ref.actor.ppo_mini_batch_size
+
+    def prepare_step(self) -> dict:
+        self._num_sampled_groups = self.config.data.train_batch_size
+        return super().prepare_step()
+
+    def _add_prompts_to_generate(self, num_prompts: int) -> int:
+        """Refill dropped groups, unless refilling would never end."""
+        rollout, batch_size = self._settings.rollout, self.config.data.train_batch_size
+        failures = list_failures()
+        num_failed = len({tag["uid"] for tag in failures})
+        if num_failed >= rollout.max_failed_groups:
+            causes = Counter(tag["detail"] for tag in failures if tag["kind"] != "sibling").most_common(5)
+            shown = "\n".join(f"  {count} x {detail}" for detail, count in causes)
+            raise RuntimeError(
+                f"step {self.global_steps}: {num_failed} prompt groups failed (limit: videosearch.rollout.max_failed_groups="
+                f"{rollout.max_failed_groups}); no reward was given to them. Most common causes:\n{shown}"
+            )
+        self._num_sampled_groups += num_prompts
+        if self._num_sampled_groups > rollout.max_sampled_batches * batch_size:
+            raise RuntimeError(
+                f"step {self.global_steps}: {self._num_sampled_groups - num_prompts} prompt groups were sampled and fewer than "
+                f"{batch_size} had episodes of different {self.config.algorithm.filter_groups.metric!r}: the policy is always "
+                "right or always wrong. Start from a model after cold start, or use other data, or set "
+                "algorithm.filter_groups.enable=false (limit: videosearch.rollout.max_sampled_batches)"
+            )
+        return super()._add_prompts_to_generate(num_prompts)
+
+    def _balance_batch(
+        self, batch: KVBatchMeta, metrics: dict, logging_prefix: str = "global_seqlen", keep_minibatch: bool = True
+    ) -> KVBatchMeta:
+        """Order rows so that each optimizer step gets whole prompt groups and each rank about the same work."""
+        dp_size = self._find_dp_size()
+        mini_batches = split_by_prompt(batch.keys, self.num_updates)
+        num_rows = math.ceil(max(map(len, mini_batches)) / dp_size) * dp_size
+        num_real = len(batch)
+        batch = upsample_batch_to_divisible_size(batch, num_rows * self.num_updates, self.tokenizer.eos_token_id)
+        padding = iter(range(num_real, len(batch)))
+        lengths = torch.tensor([tag["seq_len"] for tag in batch.tags], dtype=torch.int64)
+        partitions: list[list[int]] = [[] for _ in range(dp_size)]
+        for rows in mini_batches:
+            rows = rows + [next(padding) for _ in range(num_rows - len(rows))]
+            workload = calculate_workload(lengths[rows])
+            shares = get_seqlen_balanced_partitions(workload, k_partitions=dp_size, equal_size=True)
+            for partition, share in zip(partitions, shares, strict=True):
+                partition += [rows[i] for i in share]
+        batch.reorder([row for partition in partitions for row in partition])
+        metrics.update(log_seqlen_unbalance(seqlen_list=lengths.tolist(), partitions=partitions, prefix=logging_prefix))
+        return batch
+
+    def _find_dp_size(self) -> int:
+        """Return the number of data-parallel ranks of the actor."""
+        workers = self.actor_rollout_wg
+        if "actor" not in workers._dispatch_info:
+            workers._dispatch_info["actor"] = workers._query_dispatch_info("actor")
+        return max(workers._dispatch_info["actor"]) + 1
+
+    def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        batch = super()._compute_old_log_prob(batch, metrics)
+        if self.config.actor_rollout_ref.rollout.calculate_log_probs:
+            metrics.update(measure_agreement(batch))
+        return batch
+
+    def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        """Share each episode's advantage among its sequences."""
+        batch = super()._compute_advantage(batch, metrics)
+        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["advantages"])
+        num_sequences = count_sequences(batch.keys)
+        shares = [row / count for row, count in zip(data["advantages"].unbind(), num_sequences, strict=True)]
+        fields = {"advantages": torch.nested.as_nested_tensor(shares, layout=torch.jagged)}
+        return tq.kv_batch_put(
+            keys=batch.keys, partition_id=batch.partition_id, fields=TensorDict(fields, batch_size=len(batch))
+        )
+
+    def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        """Update on mini-batches of equal numbers of rows; the loss is divided by the number of *episodes*."""
+        actor, rollout = self.config.actor_rollout_ref.actor, self.config.actor_rollout_ref.rollout
+        workers, batch_rows = self.actor_rollout_wg, len(batch)
+        plain_update = workers.update_actor
+
+        def update_by_episodes(rows: KVBatchMeta) -> Any:
+            rows.extra_info["mini_batch_size"] = batch_rows // self.num_updates
+            rows.extra_info["global_batch_size"] = actor.ppo_mini_batch_size * rollout.n
+            return plain_update(rows)
+
+        workers.update_actor = update_by_episodes
+        try:
+            return super()._update_actor(batch, metrics)
+        finally:
+            workers.update_actor = plain_update
+
+    def _compute_metrics(
+        self, batch: KVBatchMeta, metrics: dict, timing_raw: dict, global_steps: int, epoch: int
+    ) -> None:
+        super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
+        metrics.update(measure_batch(batch))
+        metrics.update(measure_failures())
+
+
+def session_of(key: str) -> str:
+    """Return the episode that a row belongs to.
+
+    >>> session_of("prompt-7_3_1")
+    'prompt-7_3'
+    """
+    return key.rsplit("_", 1)[0]
+
+
+def count_sequences(keys: Sequence[str]) -> list[int]:
+    """Return, for each row, how many rows its episode has.
+
+    >>> count_sequences(["p_0_0", "p_0_1", "p_1_0"])
+    [2, 2, 1]
+    """
+    counts = Counter(map(session_of, keys))
+    return [counts[session_of(key)] for key in keys]
+
+
+def split_by_prompt(keys: Sequence[str], num_parts: int) -> list[list[int]]:
+    """Split rows into parts of equally many prompts; a prompt's rows stay together.
+
+    >>> split_by_prompt(["p_0_0", "q_0_0", "p_0_1", "r_0_0", "s_0_0"], 2)
+    [[0, 2, 1], [3, 4]]
+    """
+    rows_of_prompt: dict[str, list[int]] = defaultdict(list)
+    for row, key in enumerate(keys):
+        rows_of_prompt[key.rsplit("_", 2)[0]].append(row)
+    prompts = list(rows_of_prompt.values())
+    if len(prompts) % num_parts:
+        raise ValueError(f"{len(prompts)} prompts cannot be split into {num_parts} equal mini-batches")
+    size = len(prompts) // num_parts
+    return [sum(prompts[i : i + size], []) for i in range(0, len(prompts), size)]
+
+
+def select_real(batch: KVBatchMeta) -> list[str]:
+    """Return the keys of the rows that are no padding."""
+    return [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
+
+
+def measure_agreement(batch: KVBatchMeta) -> dict[str, float]:
+    """Compare the engine's log-probabilities with the trainer's on sampled tokens, padding rows left out."""
+    fields = ["old_log_probs", "rollout_log_probs", "response_mask"]
+    data = tq.kv_batch_get(keys=select_real(batch), partition_id=batch.partition_id, select_fields=fields)
+    mask = data["response_mask"].values().bool()
+    gap = (data["old_log_probs"].values() - data["rollout_log_probs"].values()).abs()[mask]
+    return {
+        f"{PREFIX}/agreement/logprob_abs_diff_mean": gap.mean().item(),
+        f"{PREFIX}/agreement/logprob_abs_diff_max": gap.max().item(),
+    }
+
+
+def measure_batch(batch: KVBatchMeta) -> dict[str, float]:
+    """Average the figures of each episode (once, whatever its number of sequences); NaN means no gold label and is left out."""
+    last_rows = {session_of(key): key for key in sorted(select_real(batch), key=lambda key: int(key.rsplit("_", 1)[1]))}
+    data = tq.kv_batch_get(
+        keys=list(last_rows.values()), partition_id=batch.partition_id, select_fields=["extra_fields"]
+    )
+    measures = [extra["reward_extra_info"] for extra in data["extra_fields"].tolist()]
+    figures = {f"{PREFIX}/num_episodes": float(len(measures))}
+    for name in measures[0]:
+        values = np.array([measure[name] for measure in measures])
+        if not np.isnan(values).all():
+            figures[f"{PREFIX}/{name}"] = float(np.nanmean(values))
+    return figures
+
+
+def list_failures() -> list[dict[str, Any]]:
+    """Return what the workers reported since the last step, one tag per failed session."""
+    return list((tq.kv_list(partition_id=FAILURES) or {}).get(FAILURES, {}).values())
+
+
+def measure_failures() -> dict[str, float]:
+    """Count failed sessions by kind, then forget them."""
+    partition = (tq.kv_list(partition_id=FAILURES) or {}).get(FAILURES, {})
+    if partition:
+        tq.kv_clear(keys=list(partition), partition_id=FAILURES)
+    counts = Counter(tag["kind"] for tag in partition.values())
+    groups = {tag["uid"] for tag in partition.values()}
+    return {f"{PREFIX}/failed_groups": float(len(groups))} | {
+        f"{PREFIX}/failed_{kind}": float(count) for kind, count in counts.items()
+    }
