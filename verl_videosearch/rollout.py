@@ -49,12 +49,17 @@ class FailureKind(str, Enum):
 class EpisodeFailure(Exception):
     """An infrastructure failure: the episode has no result and must not be scored."""
 
-    def __init__(self, kind: FailureKind, detail: str, sample_uid: str = "") -> None:
+    def __init__(self, kind: FailureKind, detail: str, sample_uid: str = "", cause: str = "") -> None:
         super().__init__(f"episode of sample {sample_uid!r} failed ({kind.value}): {detail}")
-        self.kind, self.detail, self.sample_uid = kind, detail, sample_uid
+        self.kind, self.detail, self.sample_uid, self.cause = kind, detail, sample_uid, cause
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.kind, self.detail, self.sample_uid)
+        return type(self), (self.kind, self.detail, self.sample_uid, self.cause)
+
+    @property
+    def label(self) -> str:
+        """The name under which it is counted: its kind, and the cause where one is known (`video_truncated`)."""
+        return f"{self.kind.value}_{self.cause}" if self.cause else self.kind.value
 
 
 class ContextTooLong(Exception):
@@ -111,8 +116,10 @@ def load_pair(
     plan = plan_frames(config)
     try:
         stored = [store.get(path, plan, uid=sample.uid) for path in sample.resolve_videos(video_root)]
-    except (VideoError, ValueError) as error:
-        raise EpisodeFailure(FailureKind.VIDEO, str(error), sample.uid) from error
+    except VideoError as error:
+        raise EpisodeFailure(FailureKind.VIDEO, str(error), sample.uid, cause=error.kind.value) from error
+    except ValueError as error:
+        raise EpisodeFailure(FailureKind.VIDEO, str(error), sample.uid, cause="bad_path") from error
     return PairFrames(
         candidates=CandidateFrames(*(tuple(float(t) for t in video.times_s) for video in stored)),
         frames_1=stored[0].frames,
@@ -158,7 +165,7 @@ def to_record(
         "prompt": sample.prompt,
         "videos": [sample.video_1, sample.video_2],
         "labels": dict(sample.labels),
-        "failure": failure.kind.value if failure else None,
+        "failure": failure.label if failure else None,
         "failure_detail": failure.detail if failure else None,
     }
     if episode is not None:

@@ -209,7 +209,7 @@ class VideoSearchAgentLoop(AgentLoopBase):
 
     async def _report_failure(self, failure: EpisodeFailure, row: dict[str, Any]) -> None:
         """Tell the trainer, and the file of episodes, that this session failed."""
-        tag = {"kind": failure.kind.value, "detail": str(failure)[:500], "uid": row["uid"]}
+        tag = {"kind": failure.label, "detail": str(failure)[:500], "uid": row["uid"]}
         await tq.async_kv_put(key=f"{row['uid']}_{row['session_id']}_0", partition_id=FAILURES, tag=tag)
         await asyncio.to_thread(self._write_episode, None, None, None, failure, row)
 

@@ -208,7 +208,7 @@ def measure_batch(batch: KVBatchMeta) -> dict[str, float]:
     data = tq.kv_batch_get(
         keys=list(last_rows.values()), partition_id=batch.partition_id, select_fields=["extra_fields"]
     )
-    measures = [extra["reward_extra_info"] for extra in data["extra_fields"].tolist()]
+    measures = [extra["reward_extra_info"] for extra in list(data["extra_fields"])]
     figures = {f"{PREFIX}/num_episodes": float(len(measures))}
     for name in measures[0]:
         values = np.array([measure[name] for measure in measures])
