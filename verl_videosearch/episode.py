@@ -1,20 +1,23 @@
 """Episode: one judgement of one pair, turn by turn; no pixels, no tokens, no waiting.
 
-The one idea: everything that runs a judge - RL rollouts, rejection sampling, evaluation, the server - drives this same object, so all
-of them read exactly the same text and frames. `messages()` is the context of the next turn; `step(reply)` takes what the model wrote.
+The one idea: everything that runs a judge - RL rollouts, rejection sampling, evaluation, the server - drives this
+same object, so all of them read exactly the same text and frames. `messages()` is the context of the next turn;
+`step(reply)` takes what the model wrote.
 
 >>> sample = PreferenceSample("a", "a cat", "1.mp4", "2.mp4", {"TA": 0, "VQ": 1, "MQ": 0, "OA": 1})
->>> episode = Episode(sample, CandidateFrames((0.0, 0.5, 1.0), (0.0, 0.5, 1.0)), EpisodeConfig(initial_frames_per_video=1))
+>>> candidates = CandidateFrames((0.0, 0.5, 1.0), (0.0, 0.5, 1.0))
+>>> episode = Episode(sample, candidates, EpisodeConfig(initial_frames_per_video=1))
 >>> call = '<tool_call>{"name": "select_frames", "arguments": {"target_frames": [2, 5]}}</tool_call>'
->>> episode.step(Reply("<Snapshot>a</Snapshot><Think>b</Think><Recommend Answer>TA=0, VQ=0, MQ=0, OA=0, CF=3</Recommend Answer>" + call))
+>>> guess = "<Recommend Answer>TA=0, VQ=0, MQ=0, OA=0, CF=3</Recommend Answer>"
+>>> episode.step(Reply("<Snapshot>a</Snapshot><Think>b</Think>" + guess + call))
 >>> [item["frame_number"] for item in images_of(episode.messages())]
 [1, 4, 2, 5]
 >>> episode.step(Reply("<Snapshot>c</Snapshot><Think>d</Think><Answer>TA=0, VQ=1, MQ=0, OA=1</Answer>"))
 >>> episode.is_done, episode.result().ending, episode.result().verdict.overall
 (True, <Ending.ANSWERED: 'answered'>, 1)
 
-Covers: turn logic, limits, the memory window, the typed result. Does not cover: how a reply is made (`rollout.py`), its worth (`reward.py`).
-"""
+Covers: turn logic, limits, the memory window, the typed result. Does not cover: how a reply is made (`rollout.py`),
+its worth (`reward.py`)."""
 
 from __future__ import annotations
 
@@ -67,7 +70,9 @@ class EpisodeConfig:
             if not _is_int(getattr(self, name)) or getattr(self, name) < least
         ]
         if self.window is not None and (not _is_int(self.window) or self.window < 1):
-            problems.append(f"window must be a whole number of at least 1, or null to keep everything; got {self.window!r}")
+            problems.append(
+                f"window must be a whole number of at least 1, or null to keep everything; got {self.window!r}"
+            )
         if not isinstance(self.label_frames, bool):
             problems.append(f"label_frames must be true or false, got {self.label_frames!r}")
         if self.prompt_style not in list(PromptStyle):
@@ -89,7 +94,9 @@ class EpisodeConfig:
         smallest = self.patch_multiple**2
         for name in ("initial_max_pixels", "tool_max_pixels"):
             if getattr(self, name) < smallest:
-                problems.append(f"{name} must hold one patch, patch_multiple ** 2 = {smallest}; got {getattr(self, name)}")
+                problems.append(
+                    f"{name} must hold one patch, patch_multiple ** 2 = {smallest}; got {getattr(self, name)}"
+                )
         return problems
 
     @classmethod
@@ -233,7 +240,8 @@ class Episode:
         return messages
 
     def context_grew(self) -> bool:
-        """Return True when the next prompt only appends to the last one: nothing was evicted in between (method section 3)."""
+        """Return True when the next prompt only appends to the last one: nothing was evicted in between (method
+        section 3)."""
         return self._visible() >= self._visible(len(self._records) - 1)
 
     def step(self, reply: Reply) -> None:

@@ -1,7 +1,7 @@
 """Frame numbers, frame indices and the initial view: pure maths on the frames of one pair of videos.
 
-The one idea: both videos' candidate frames stand in one list, and the model names them by *frame number* (1-based) while a
-decoder takes a *frame index* (0-based, inside one video). Only this module converts between the two::
+The one idea: both videos' candidate frames stand in one list, and the model names them by *frame number* (1-based)
+while a decoder takes a *frame index* (0-based, inside one video). Only this module converts between the two::
 
     video 1 (3 candidates)      video 2 (5 candidates)
     number   1   2   3          4   5   6   7   8
@@ -15,8 +15,8 @@ FrameLocation(video=2, index=1)
 >>> pair.initial_view(2)
 (1, 2, 4, 6)
 
-Covers: which frames are candidates, numbering, the initial view. Does not cover: pixels (`video.py`), what a call may ask (`tool.py`).
-"""
+Covers: which frames are candidates, numbering, the initial view. Does not cover: pixels (`video.py`), what a call
+may ask (`tool.py`)."""
 
 from __future__ import annotations
 

@@ -1,9 +1,11 @@
 """The verdict grammar: read one turn of the judge, write a verdict.
 
-The one idea: *reading never repairs*. A turn is read into a typed `Turn`; its answer is either a `Judgement` or `Unreadable` with
-the reason. Tags may differ in case and in blanks (`</ answer>`, `<final answer>`, `TA = 1`), as published samples do; nothing looser.
+The one idea: *reading never repairs*. A turn is read into a typed `Turn`; its answer is either a `Judgement` or
+`Unreadable` with the reason. Tags may differ in case and in blanks (`</ answer>`, `<final answer>`, `TA = 1`), as
+published samples do; nothing looser.
 
->>> turn = parse_turn("<Snapshot>alike</Snapshot><Think>same</Think><Answer>TA=0, VQ=1, MQ=0, OA=1</Answer>", ("TA", "VQ", "MQ"))
+>>> text = "<Snapshot>alike</Snapshot><Think>same</Think><Answer>TA=0, VQ=1, MQ=0, OA=1</Answer>"
+>>> turn = parse_turn(text, ("TA", "VQ", "MQ"))
 >>> turn.answer
 Judgement(verdicts={'TA': 0, 'VQ': 1, 'MQ': 0, 'OA': 1}, confidence=None)
 >>> turn.faults(expects_snapshot=True)
@@ -11,8 +13,8 @@ Judgement(verdicts={'TA': 0, 'VQ': 1, 'MQ': 0, 'OA': 1}, confidence=None)
 >>> parse_turn("<Answer>TA=0, OA=3</Answer>", ("TA",)).answer
 Unreadable(problem=<Problem.VALUE_OUT_OF_RANGE: 'value_out_of_range'>, detail='OA=3')
 
-Labels everywhere: 1 = video 1 is better, 2 = video 2 is better, 0 = tie. Source: paper, appendix on prompts; method section 4.
-"""
+Labels everywhere: 1 = video 1 is better, 2 = video 2 is better, 0 = tie. Source: paper, appendix on prompts; method
+section 4."""
 
 from __future__ import annotations
 
@@ -126,7 +128,9 @@ _TAG_NAMES = {
     "final answer": Tag.ANSWER,
 }
 # Blanks are bounded so that matching stays linear on any text.
-_TAG = re.compile(r"<\s{0,4}(/?)\s{0,4}(snapshot|think|recommend\s{1,4}answer|final\s{1,4}answer|answer|tool_call)\s{0,4}>", re.I)
+_TAG = re.compile(
+    r"<\s{0,4}(/?)\s{0,4}(snapshot|think|recommend\s{1,4}answer|final\s{1,4}answer|answer|tool_call)\s{0,4}>", re.I
+)
 _PAIR = re.compile(r"([A-Za-z][A-Za-z0-9]{0,7})\s{0,4}=\s{0,4}([0-9]{1,3})")
 
 

@@ -6,9 +6,9 @@ The one idea: content is a list of items, `{"type": "text", "text": ...}` or an 
 >>> evicted_text((12, 16))
 'Frames 12, 16 were shown here and have left your view; ask for them again if you need them.'
 
-Tool outcomes are user messages and the tool schema stands in the system text, because the chat template of Qwen2.5-VL has neither a
-tool role nor a tools section (verl issue 4073). Source: paper, prompt in the appendix; method sections 1, 2 and 4.
-"""
+Tool outcomes are user messages and the tool schema stands in the system text, because the chat template of
+Qwen2.5-VL has neither a tool role nor a tools section (verl issue 4073). Source: paper, prompt in the appendix;
+method sections 1, 2 and 4."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ You are an expert judge of generated videos. Two videos were made from the same 
 For each write 1 if video 1 is better, 2 if video 2 is better, 0 if neither is.
 
 # What you see
-At first you see only a few frames of each video; the rest stays hidden until you ask for it. Problems may hide between the frames \
-that you see. If the visible frames do not settle the matter, ask for others with the tool. Frames from earlier calls leave your view \
-when new ones arrive, but your own words stay: note in <Snapshot> what you see.
+At first you see only a few frames of each video; the rest stays hidden until you ask for it. Problems may hide \
+between the frames that you see. If the visible frames do not settle the matter, ask for others with the tool. Frames from \
+earlier calls leave your view when new ones arrive, but your own words stay: note in <Snapshot> what you see.
 
 # Tool
 <tools>
@@ -93,13 +93,15 @@ When you are ready to answer, write
 <Snapshot>what the newest frames show, by frame number</Snapshot>
 <Think>your reasoning</Think>
 <Answer>{answer_form}</Answer>
-{confidence} is your confidence: 1 high, 2 medium, 3 low. Leave <Snapshot> out only if no new frames arrived. Write each part once."""
+{confidence} is your confidence: 1 high, 2 medium, 3 low. Leave <Snapshot> out only if no new frames arrived. \
+Write each part once."""
 
 _BRIEF = """\
 Judge two videos of one prompt: 1 or 2 is better, 0 tie.
 {dimensions}
 Tool: <tool_call>{call_form}</tool_call> {max_calls}, at most {max_frames} frames.
-Reply: <Snapshot> <Think> then <Recommend Answer>{recommend_form}</Recommend Answer> and a call, or <Answer>{answer_form}</Answer>"""
+Reply: <Snapshot> <Think> then <Recommend Answer>{recommend_form}</Recommend Answer> and a call, \
+or <Answer>{answer_form}</Answer>"""
 
 
 def system_content(
@@ -131,7 +133,8 @@ def pair_content(
 ) -> Content:
     """Open the episode: the text prompt, both ranges of frame numbers, and the initial view."""
     ranges = " ".join(
-        f"Video {video} is frames {_range(candidates, video)} ({_seconds(_last_time(candidates, video))})." for video in (1, 2)
+        f"Video {video} is frames {_range(candidates, video)} ({_seconds(_last_time(candidates, video))})."
+        for video in (1, 2)
     )
     opening = f'Prompt of both videos: "{quote_prompt(prompt)}"\n{ranges}\n'
     return [_text(opening), *frames_content(shown, candidates, max_pixels=max_pixels, label_frames=label_frames)]

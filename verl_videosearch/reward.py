@@ -1,13 +1,14 @@
 """The reward of an episode: r = w_format * f_fmt + f_acc + f_cot + eta * f_explo (paper section 3.3).
 
-The one idea: each part is a small pure function of the typed `EpisodeResult` and the gold labels, and is logged under its own name.
+The one idea: each part is a small pure function of the typed `EpisodeResult` and the gold labels, and is logged
+under its own name.
 
 >>> RewardConfig().accuracy({"TA": 1, "OA": 1}, {"TA": 2, "OA": 1})
 0.5
 
-No verdict and a wrong verdict both earn 0 accuracy but are counted apart (`ending`, `unreadable_*`). An infrastructure failure has no
-`EpisodeResult`, so it can never be scored. There is no cost per call by default: measured, it makes a policy stop searching.
-"""
+No verdict and a wrong verdict both earn 0 accuracy but are counted apart (`ending`, `unreadable_*`). An
+infrastructure failure has no `EpisodeResult`, so it can never be scored. There is no cost per call by default:
+measured, it makes a policy stop searching."""
 
 from __future__ import annotations
 
@@ -53,7 +54,8 @@ class RewardConfig:
         return read_config(cls, settings)
 
     def accuracy(self, verdicts: Mapping[str, int], labels: Mapping[str, int | None]) -> float:
-        """f_acc of one set of verdicts; dimensions without gold are left out, without any (or without overall) the other part counts alone."""
+        """f_acc of one set of verdicts; dimensions without gold are left out, without any (or without overall) the
+        other part counts alone."""
         hits = [verdicts[key] == label for key, label in labels.items() if key != OVERALL and label is not None]
         dimension_part = sum(hits) / len(hits) if hits else None
         overall_part = None if labels[OVERALL] is None else float(verdicts[OVERALL] == labels[OVERALL])
@@ -74,7 +76,8 @@ class Score:
 def score_episode(
     result: EpisodeResult, labels: Mapping[str, int | None], search_rate: float, config: RewardConfig
 ) -> Score:
-    """Score one finished episode; `search_rate` is the share of its group's episodes that searched, this one included."""
+    """Score one finished episode; `search_rate` is the share of its group's episodes that searched, this one
+    included."""
     accuracy = config.accuracy(result.verdict.verdicts, labels) if isinstance(result.verdict, Judgement) else 0.0
     parts = {
         "format": config.format_weight * float(result.is_well_formed),
@@ -85,10 +88,9 @@ def score_episode(
     return Score(total=sum(parts.values()), parts=parts)
 
 
-def measure_gain(
-    judgements: Sequence[Judgement], labels: Mapping[str, int | None], config: RewardConfig
-) -> float:
-    """Return f_acc of the last readable judgement minus that of the first: the sum of changes telescopes (f_cot without k).
+def measure_gain(judgements: Sequence[Judgement], labels: Mapping[str, int | None], config: RewardConfig) -> float:
+    """Return f_acc of the last readable judgement minus that of the first: the sum of changes telescopes (f_cot
+    without k).
 
     A turn without a readable recommendation is skipped; fewer than two readable judgements give 0 (method section 5).
     """
@@ -104,10 +106,11 @@ def measure_exploration(result: EpisodeResult, search_rate: float, config: Rewar
 
 
 def measure_episode(result: EpisodeResult, score: Score, labels: Mapping[str, int | None]) -> dict[str, float]:
-    """Return the figures of one episode under their log names; every episode has the same keys, NaN where there is no gold label.
+    """Return the figures of one episode under their log names; every episode has the same keys, NaN where there is
+    no gold label.
 
-    Averaged over episodes, `has_searched` is the tool-use rate, `ending_*` and `unreadable_*` are shares, `invalid_*` are calls per episode.
-    """
+    Averaged over episodes, `has_searched` is the tool-use rate, `ending_*` and `unreadable_*` are shares,
+    `invalid_*` are calls per episode."""
     verdicts = result.verdict.verdicts if isinstance(result.verdict, Judgement) else {}
     problem = None if verdicts else result.verdict.problem
     outcomes = result.outcomes

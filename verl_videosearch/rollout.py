@@ -1,7 +1,8 @@
 """Drive an Episode with any model: frames in, replies out, one boundary for failures.
 
-The one idea: `run_episode` knows no tokens and no servers. A `GenerateFn` turns a context and its images into a reply; whatever goes
-wrong around it - a broken video, a dead server, a time-out - becomes one `EpisodeFailure` with its kind, and is never a score.
+The one idea: `run_episode` knows no tokens and no servers. A `GenerateFn` turns a context and its images into a
+reply; whatever goes wrong around it - a broken video, a dead server, a time-out - becomes one `EpisodeFailure` with
+its kind, and is never a score.
 
 >>> import asyncio
 >>> async def always_tie(messages, images):
@@ -112,7 +113,8 @@ def plan_frames(config: EpisodeConfig) -> FramePlan:
 def load_pair(
     sample: PreferenceSample, store: FrameStore, config: EpisodeConfig, video_root: str | Path | None = None
 ) -> PairFrames:
-    """Read both videos through the store; blocking, so call it off the event loop. Raises `EpisodeFailure` of kind `video`."""
+    """Read both videos through the store; blocking, so call it off the event loop. Raises `EpisodeFailure` of kind
+    `video`."""
     plan = plan_frames(config)
     try:
         stored = [store.get(path, plan, uid=sample.uid) for path in sample.resolve_videos(video_root)]

@@ -1,22 +1,23 @@
 """PreferenceSample: the one row contract between data files and everything else.
 
-The one idea: a row is what verl's RL dataset reads as it is, and `from_row` / `to_row` are the only places that know the columns.
+The one idea: a row is what verl's RL dataset reads as it is, and `from_row` / `to_row` are the only places that
+know the columns.
 
 | column | type | meaning |
 |---|---|---|
 | `sample_uid` | string | unique in a file (verl puts its own id of a prompt group in `uid`) |
-| `data_source` | string | the public set or generator the pair came from; verl reports validation by it |
+| `data_source` | string | where the pair came from; verl reports validation by it |
 | `split` | string | `train`, `validation`, `test`, ... |
-| `prompt` | list of {role, content} | one user message whose content is the text prompt that both videos were made from |
+| `prompt` | list of {role, content} | one user message: the text prompt that both videos were made from |
 | `video_1`, `video_2` | string | absolute path, or path relative to a root given at run time; never a URL |
-| `dimensions` | list of {key, name, explanation, label} | what to judge, as the source words it; label 0, 1, 2 or null |
+| `dimensions` | list of {key, name, explanation, label} | what to judge, in the source's words; label 0, 1, 2 or null |
 | `overall_label` | int8 | 0 tie, 1, 2 or null (not judged) |
 | `reward_model` | {style, ground_truth} | verl's column for rewards: `rule` and the labels as JSON |
 | `meta` | string | JSON: models, fps, frames, raw labels, defect spans, ... keys `*_1` and `*_2` swap with the videos |
 | `agent_name` | string | `videosearch`: which agent loop verl runs |
 
-Covers: the row, its checks, swapping the order of the videos. Does not cover: reading public formats (`data_prep/sources`).
-"""
+Covers: the row, its checks, swapping the order of the videos. Does not cover: reading public formats
+(`data_prep/sources`)."""
 
 from __future__ import annotations
 
@@ -152,7 +153,8 @@ def from_row(row: Mapping[str, Any]) -> PreferenceSample:
     missing = [name for name in needed if name not in row]
     if missing:
         raise ValueError(
-            f"row {row.get('sample_uid', '?')!r} lacks the columns {missing}; see verl_videosearch/sample.py for the contract"
+            f"row {row.get('sample_uid', '?')!r} lacks the columns {missing}; "
+            "see verl_videosearch/sample.py for the contract"
         )
     dimensions = [dict(dimension) for dimension in row["dimensions"]]
     labels = {d["key"]: _to_label(d["label"]) for d in dimensions} | {OVERALL: _to_label(row["overall_label"])}

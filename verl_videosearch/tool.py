@@ -1,7 +1,7 @@
 """select_frames: check a call and say what the model gets for it.
 
-The one idea: the tool is a pure function of its arguments - no randomness, no repair. A model's mistake is data: a typed `CallFault`
-answered with text; it never raises.
+The one idea: the tool is a pure function of its arguments - no randomness, no repair. A model's mistake is data: a
+typed `CallFault` answered with text; it never raises.
 
 >>> pair = CandidateFrames(times_1=(0.0,) * 48, times_2=(0.0,) * 48)
 >>> call_tool('{"name": "select_frames", "arguments": {"target_frames": [12, 60, 12]}}', pair, max_frames=8)

@@ -1,10 +1,10 @@
 """The agent loop `videosearch`: verl's rollout side of an Episode.
 
-The one idea: it only connects. `Episode` decides, `TokenGenerator` speaks with the engine and keeps the training sequences, the group
-shares who searched, `score_episode` scores - inside the loop, from the typed result, because verl 0.9.1's own reward path cannot pad
-the M-RoPE positions of several sequences per episode. Every sequence of an episode is one `AgentLoopOutput`; the last one carries the
-score. Any infrastructure failure raises, which makes verl drop and replace the whole group (`sync_refill_failed_groups`).
-"""
+The one idea: it only connects. `Episode` decides, `TokenGenerator` speaks with the engine and keeps the training
+sequences, the group shares who searched, `score_episode` scores - inside the loop, from the typed result, because
+verl 0.9.1's own reward path cannot pad the M-RoPE positions of several sequences per episode. Every sequence of an
+episode is one `AgentLoopOutput`; the last one carries the score. Any infrastructure failure raises, which makes
+verl drop and replace the whole group (`sync_refill_failed_groups`)."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ FAILURES = "videosearch_failures"
 class TokenGenerator:
     """A `GenerateFn` over verl's engine that records what every reply was sampled from."""
 
-    def __init__(self, loop: VideoSearchAgentLoop, episode: Episode, group: EpisodeGroup, sampling: dict[str, Any]) -> None:
+    def __init__(
+        self, loop: VideoSearchAgentLoop, episode: Episode, group: EpisodeGroup, sampling: dict[str, Any]
+    ) -> None:
         self.sequences: list[TrainingSequence] = []
         self.generate_s = 0.0
         self.extra_fields: dict[str, Any] = {}
@@ -132,7 +134,8 @@ class VideoSearchAgentLoop(AgentLoopBase):
         self.renderer = ContextRenderer(self.tokenizer, self.processor, dict(self.apply_chat_template_kwargs))
 
     async def run(self, sampling_params: dict[str, Any], **row: Any) -> list[AgentLoopOutput]:
-        """Run one episode; `row` is a row of the contract (`sample.py`) plus verl's `uid`, `session_id`, `global_steps`."""
+        """Run one episode; `row` is a row of the contract (`sample.py`) plus verl's `uid`, `session_id`,
+        `global_steps`."""
         group = join_group(row["uid"])
         try:
             return await self._run_session(from_row(row), group, sampling_params, row)
@@ -175,8 +178,9 @@ class VideoSearchAgentLoop(AgentLoopBase):
         if episode.num_turns == 0 and len(context_ids) > limits.prompt_length:
             raise EpisodeFailure(
                 FailureKind.PROMPT_TOO_LONG,
-                f"the first context has {len(context_ids)} tokens but data.max_prompt_length is {limits.prompt_length}; "
-                f"raise data.max_prompt_length to at least {len(context_ids)}, or lower videosearch.episode.initial_max_pixels",
+                f"the first context has {len(context_ids)} tokens, data.max_prompt_length is {limits.prompt_length}; "
+                f"raise data.max_prompt_length to at least {len(context_ids)}, "
+                "or lower videosearch.episode.initial_max_pixels",
                 episode.sample.uid,
             )
         room = min(
@@ -198,7 +202,9 @@ class VideoSearchAgentLoop(AgentLoopBase):
                 response_logprobs=sequence.logprobs if self.rollout_config.calculate_log_probs else None,
                 multi_modal_data={"images": sequence.images},
                 num_turns=2 * len(result.turns),
-                metrics=AgentLoopMetrics(generate_sequences=generator.generate_s, num_preempted=generator.num_preempted),
+                metrics=AgentLoopMetrics(
+                    generate_sequences=generator.generate_s, num_preempted=generator.num_preempted
+                ),
                 extra_fields=dict(generator.extra_fields),
             )
             for sequence in generator.sequences

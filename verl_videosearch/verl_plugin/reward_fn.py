@@ -1,7 +1,8 @@
 """compute_score: our scoring as a plain function for verl's reward manager.
 
-The one idea: the agent loop `videosearch` scores its own episodes; this is for stock loops of one sequence, whose whole reply is one
-turn. It reads that reply as an episode without calls, and returns the same parts under the same names.
+The one idea: the agent loop `videosearch` scores its own episodes; this is for stock loops of one sequence, whose
+whole reply is one turn. It reads that reply as an episode without calls, and returns the same parts under the same
+names.
 
 >>> reply = "<Snapshot>alike</Snapshot><Think>no</Think><Answer>TA=0, VQ=1, MQ=0, OA=1</Answer>"
 >>> compute_score("demo", reply, '{"TA": 0, "VQ": 1, "MQ": 0, "OA": 1}')["score"]
@@ -30,7 +31,9 @@ def compute_score(
     labels = json.loads(ground_truth)
     dimensions = tuple(Dimension(key, key, key) for key in labels if key != OVERALL)
     sample = PreferenceSample("reply", "-", "1", "2", labels, dimensions, source=data_source)
-    episode = Episode(sample, CandidateFrames((0.0,), (0.0,)), EpisodeConfig(initial_frames_per_video=1, max_tool_calls=0))
+    episode = Episode(
+        sample, CandidateFrames((0.0,), (0.0,)), EpisodeConfig(initial_frames_per_video=1, max_tool_calls=0)
+    )
     episode.step(Reply(solution_str))
     if not episode.is_done:  # it called a tool that this loop does not run
         episode.step(Reply(""))

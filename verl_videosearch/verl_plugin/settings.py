@@ -1,8 +1,8 @@
 """Our settings inside verl's config: the node `videosearch` that a recipe adds.
 
-The one idea: one node, four plain groups, each a frozen dataclass that refuses unknown names and bad values; everything else in a
-recipe is verl's own. It stands in the main config (not in a file of its own), so that `videosearch.episode.window=2` on the command line
-is plain Hydra::
+The one idea: one node, four plain groups, each a frozen dataclass that refuses unknown names and bad values;
+everything else in a recipe is verl's own. It stands in the main config (not in a file of its own), so that
+`videosearch.episode.window=2` on the command line is plain Hydra::
 
     videosearch:
       episode: {window: 1}                 -> EpisodeConfig  (verl_videosearch/episode.py)

@@ -1,14 +1,15 @@
 """Token space of an episode: contexts as token ids, and the training sequences they leave behind.
 
-The one idea: *what is trained is what was sampled from*. As long as the context only grew, the next prompt is the last prompt, the
-sampled ids as they are, and the tokenised rest; an eviction starts a new sequence (method section 3)::
+The one idea: *what is trained is what was sampled from*. As long as the context only grew, the next prompt is the
+last prompt, the sampled ids as they are, and the tokenised rest; an eviction starts a new sequence (method section
+3)::
 
     sequence 0   [prompt: system, pair][reply 1][frames][reply 2]        mask 0 0 1 0 1
     sequence 1   [prompt: system, pair, reply 1, note, reply 2, frames][reply 3]
 
-The rest is found in *text*, as what the chat template adds after the reply, so no model family is spelt out here. A template that
-rewrites earlier text simply starts a new sequence. `check_sequence` compares a finished sequence with what the engine was given.
-"""
+The rest is found in *text*, as what the chat template adds after the reply, so no model family is spelt out here. A
+template that rewrites earlier text simply starts a new sequence. `check_sequence` compares a finished sequence with
+what the engine was given."""
 
 from __future__ import annotations
 
@@ -100,8 +101,8 @@ class ContextRenderer:
     def __init__(self, tokenizer: Any, processor: Any, chat_template_kwargs: dict[str, Any] | None = None) -> None:
         if processor is None:
             raise ValueError(
-                "the model has no processor for images, so it cannot judge videos; set actor_rollout_ref.model.path to a "
-                "vision-language model such as Qwen/Qwen2.5-VL-7B-Instruct"
+                "the model has no processor for images, so it cannot judge videos; set "
+                "actor_rollout_ref.model.path to a vision-language model such as Qwen/Qwen2.5-VL-7B-Instruct"
             )
         self.tokenizer, self.processor = tokenizer, processor
         self._template_kwargs = chat_template_kwargs or {}

@@ -1,12 +1,12 @@
 """VideoSearchTrainer: verl's synchronous trainer with an update that counts episodes, not rows.
 
-The one idea: an episode is one or more rows (training sequences), so everything that verl 0.9.1 counts in rows is counted in episodes
-here, by overriding five of its methods and nothing else:
+The one idea: an episode is one or more rows (training sequences), so everything that verl 0.9.1 counts in rows is
+counted in episodes here, by overriding five of its methods and nothing else:
 
 - *mini-batches* hold whole prompt groups: `ppo_mini_batch_size` prompts each, so a rollout batch is always
-  `train_batch_size / ppo_mini_batch_size` optimizer steps (paper: 256 queries, 4 updates of 64), however many rows there are;
-- *weights*: an episode's advantage is divided by its number of sequences and the loss by the number of episodes, so with
-  `loss_agg_mode=seq-mean-token-mean` every episode weighs the same (the KL term stays a mean over sequences);
+  `train_batch_size / ppo_mini_batch_size` optimizer steps (paper: 256 queries, 4 updates of 64), whatever the rows;
+- *weights*: an episode's advantage is divided by its number of sequences and the loss by the number of episodes, so
+  with `loss_agg_mode=seq-mean-token-mean` every episode weighs the same (the KL term stays a mean over sequences);
 - *failed groups* are counted by kind, and training stops with the reasons when too many fail;
 - *figures* of the episodes are logged as `videosearch/...` from the first step, padding rows left out.
 
@@ -66,15 +66,15 @@ class VideoSearchTrainer(PPOTrainerSync):
             causes = Counter(tag["detail"] for tag in failures if tag["kind"] != "sibling").most_common(5)
             shown = "\n".join(f"  {count} x {detail}" for detail, count in causes)
             raise RuntimeError(
-                f"step {self.global_steps}: {num_failed} prompt groups failed (limit: videosearch.rollout.max_failed_groups="
-                f"{rollout.max_failed_groups}); no reward was given to them. Most common causes:\n{shown}"
+                f"step {self.global_steps}: {num_failed} prompt groups failed (limit: "
+                f"videosearch.rollout.max_failed_groups={rollout.max_failed_groups}); no reward was given to them. Most common causes:\n{shown}"
             )
         self._num_sampled_groups += num_prompts
         if self._num_sampled_groups > rollout.max_sampled_batches * batch_size:
             raise RuntimeError(
-                f"step {self.global_steps}: {self._num_sampled_groups - num_prompts} prompt groups were sampled and fewer than "
-                f"{batch_size} had episodes of different {self.config.algorithm.filter_groups.metric!r}: the policy is always "
-                "right or always wrong. Start from a model after cold start, or use other data, or set "
+                f"step {self.global_steps}: {self._num_sampled_groups - num_prompts} prompt groups were sampled "
+                f"and fewer than {batch_size} had episodes of different {self.config.algorithm.filter_groups.metric!r}: "
+                "the policy is always right or always wrong. Start from a model after cold start, or use other data, or set "
                 "algorithm.filter_groups.enable=false (limit: videosearch.rollout.max_sampled_batches)"
             )
         return super()._add_prompts_to_generate(num_prompts)
@@ -203,7 +203,8 @@ def measure_agreement(batch: KVBatchMeta) -> dict[str, float]:
 
 
 def measure_batch(batch: KVBatchMeta) -> dict[str, float]:
-    """Average the figures of each episode (once, whatever its number of sequences); NaN means no gold label and is left out."""
+    """Average the figures of each episode (once, whatever its number of sequences); NaN means no gold label and is
+    left out."""
     last_rows = {session_of(key): key for key in sorted(select_real(batch), key=lambda key: int(key.rsplit("_", 1)[1]))}
     data = tq.kv_batch_get(
         keys=list(last_rows.values()), partition_id=batch.partition_id, select_fields=["extra_fields"]
