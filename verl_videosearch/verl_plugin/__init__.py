@@ -5,6 +5,7 @@ The one idea: nothing is imported here, only announced. Each hook waits for a mo
     hydra                                    -> `+recipe=NAME` finds the recipes of this package from any folder
     verl.experimental.agent_loop.agent_loop  -> the agent loop `videosearch` is known by name
     verl.trainer.ppo.v1                      -> our trainer registers itself
+    verl.utils.config                        -> a wrong setting or file is named before Ray starts
     verl.models.transformers.qwen2_vl        -> a micro-batch without images works
     verl.plugin.platform and others          -> without an accelerator: training on the CPU (package `cpu`)
 
@@ -25,6 +26,7 @@ def register() -> None:
     on_import("hydra", add_recipes)
     on_import("verl.experimental.agent_loop.agent_loop", add_agent_loop)
     on_import("verl.trainer.ppo.v1", lambda _: import_module("verl_videosearch.verl_plugin.trainer"))
+    on_import("verl.utils.config", check_before_ray)
     on_import("verl.models.transformers.qwen2_vl", allow_text_only_batch)
     if cpu.is_wanted():
         cpu.activate()
@@ -46,6 +48,13 @@ def add_recipes(_hydra: ModuleType) -> None:
 def add_agent_loop(agent_loop: ModuleType) -> None:
     """Register our agent loop by its path, so that only the workers that run it import it."""
     agent_loop._agent_loop_registry["videosearch"] = {"_target_": AGENT_LOOP}
+
+
+def check_before_ray(config_module: ModuleType) -> None:
+    """Check a run with the node `videosearch` in the driver."""
+    from verl_videosearch.verl_plugin import preflight
+
+    preflight.check_before_ray(config_module)
 
 
 def allow_text_only_batch(qwen2_vl: ModuleType) -> None:

@@ -16,16 +16,20 @@ Registered as `trainer.v1.trainer_mode: videosearch`.
 from __future__ import annotations
 
 import math
+import os
+import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transfer_queue as tq
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
+from verl.experimental.agent_loop import AgentLoopManager
 from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.trainer.ppo.v1.trainer_base import register_trainer
@@ -53,31 +57,43 @@ class VideoSearchTrainer(PPOTrainerSync):
         """Optimizer steps per rollout batch and epoch."""
         return self.config.data.train_batch_size // self.config.actor_rollout_ref.actor.ppo_mini_batch_size
 
+    def fit(self, agent_loop_manager: AgentLoopManager) -> None:
+        keep_old_log(self.config)
+        super().fit(agent_loop_manager)
+
     def prepare_step(self) -> dict:
         self._num_sampled_groups = self.config.data.train_batch_size
         return super().prepare_step()
 
     def _add_prompts_to_generate(self, num_prompts: int) -> int:
         """Refill dropped groups, unless refilling would never end."""
-        rollout, batch_size = self._settings.rollout, self.config.data.train_batch_size
-        failures = list_failures()
+        self._stop_if_failing()
+        self._stop_if_filtered(num_prompts)
+        return super()._add_prompts_to_generate(num_prompts)
+
+    def _stop_if_failing(self) -> None:
+        """Raise with the most common causes when too many groups of this step failed."""
+        failures, limit = list_failures(), self._settings.rollout.max_failed_groups
         num_failed = len({tag["uid"] for tag in failures})
-        if num_failed >= rollout.max_failed_groups:
+        if num_failed >= limit:
             causes = Counter(tag["detail"] for tag in failures if tag["kind"] != "sibling").most_common(5)
             shown = "\n".join(f"  {count} x {detail}" for detail, count in causes)
             raise RuntimeError(
-                f"step {self.global_steps}: {num_failed} prompt groups failed (limit: "
-                f"videosearch.rollout.max_failed_groups={rollout.max_failed_groups}); no reward was given to them. Most common causes:\n{shown}"
+                f"step {self.global_steps}: {num_failed} prompt groups failed (limit: videosearch.rollout."
+                f"max_failed_groups={limit}); no reward was given to them. Most common causes:\n{shown}"
+            )
+
+    def _stop_if_filtered(self, num_prompts: int) -> None:
+        """Raise when dynamic sampling drops nearly every group: verl 0.9.1 would refill for ever."""
+        num_sampled, batch_size = self._num_sampled_groups, self.config.data.train_batch_size
+        if num_sampled + num_prompts > self._settings.rollout.max_sampled_batches * batch_size:
+            raise RuntimeError(
+                f"step {self.global_steps}: of {num_sampled} prompt groups fewer than {batch_size} had episodes that "
+                f"differ in {self.config.algorithm.filter_groups.metric!r}: the policy is always right or always wrong. "
+                "Start from a model after cold start, use other data, or set algorithm.filter_groups.enable=false "
+                "(limit: videosearch.rollout.max_sampled_batches)"
             )
         self._num_sampled_groups += num_prompts
-        if self._num_sampled_groups > rollout.max_sampled_batches * batch_size:
-            raise RuntimeError(
-                f"step {self.global_steps}: {self._num_sampled_groups - num_prompts} prompt groups were sampled "
-                f"and fewer than {batch_size} had episodes of different {self.config.algorithm.filter_groups.metric!r}: "
-                "the policy is always right or always wrong. Start from a model after cold start, or use other data, or set "
-                "algorithm.filter_groups.enable=false (limit: videosearch.rollout.max_sampled_batches)"
-            )
-        return super()._add_prompts_to_generate(num_prompts)
 
     def _balance_batch(
         self, batch: KVBatchMeta, metrics: dict, logging_prefix: str = "global_seqlen", keep_minibatch: bool = True
@@ -148,6 +164,16 @@ class VideoSearchTrainer(PPOTrainerSync):
         super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
         metrics.update(measure_batch(batch))
         metrics.update(measure_failures())
+
+
+def keep_old_log(config: DictConfig) -> None:
+    """Move the log of an earlier run aside: verl's file logger (0.9.1) empties its file, also when a run is resumed."""
+    if "file" not in config.trainer.logger:
+        return
+    folder = Path(os.getenv("VERL_FILE_LOGGER_ROOT", ".")).expanduser() / config.trainer.project_name
+    path = Path(os.getenv("VERL_FILE_LOGGER_PATH", folder / f"{config.trainer.experiment_name}.jsonl"))
+    if path.exists() and path.stat().st_size:
+        path.rename(path.with_name(f"{path.stem}.{time.strftime('%Y%m%d-%H%M%S')}{path.suffix}"))
 
 
 def session_of(key: str) -> str:
