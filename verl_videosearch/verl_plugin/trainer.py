@@ -89,9 +89,9 @@ class VideoSearchTrainer(PPOTrainerSync):
         if num_sampled + num_prompts > self._settings.rollout.max_sampled_batches * batch_size:
             raise RuntimeError(
                 f"step {self.global_steps}: of {num_sampled} prompt groups fewer than {batch_size} had episodes that "
-                f"differ in {self.config.algorithm.filter_groups.metric!r}: the policy is always right or always wrong. "
-                "Start from a model after cold start, use other data, or set algorithm.filter_groups.enable=false "
-                "(limit: videosearch.rollout.max_sampled_batches)"
+                f"differ in {self.config.algorithm.filter_groups.metric!r}: the policy is always right or always "
+                "wrong. Start from a model after cold start, use other data, or set "
+                "algorithm.filter_groups.enable=false (limit: videosearch.rollout.max_sampled_batches)"
             )
         self._num_sampled_groups += num_prompts
 
