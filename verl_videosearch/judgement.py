@@ -127,11 +127,12 @@ _TAG_NAMES = {
     "answer": Tag.ANSWER,
     "final answer": Tag.ANSWER,
 }
-# Blanks are bounded so that matching stays linear on any text.
+# Blanks are bounded so that matching stays linear on any text; without ASCII, the long s would equal an s.
 _TAG = re.compile(
-    r"<\s{0,4}(/?)\s{0,4}(snapshot|think|recommend\s{1,4}answer|final\s{1,4}answer|answer|tool_call)\s{0,4}>", re.I
+    r"<\s{0,4}(/\s{0,4})?(snapshot|think|recommend\s{1,4}answer|final\s{1,4}answer|answer|tool_call)\s{0,4}>",
+    re.IGNORECASE | re.ASCII,
 )
-_PAIR = re.compile(r"([A-Za-z][A-Za-z0-9]{0,7})\s{0,4}=\s{0,4}([0-9]{1,3})")
+_PAIR = re.compile(r"([A-Za-z][A-Za-z0-9]{0,7})\s{0,4}=\s{0,4}(0|[1-9][0-9]{0,2})")
 
 
 @dataclass(frozen=True)
@@ -155,8 +156,8 @@ class Turn:
     has_unclosed: bool
     """An opening tag has no closing one: the reply broke off."""
     has_stray_close: bool
-    unclosed_call: str | None = None
-    """The text after a `<tool_call>` that was never closed."""
+    has_unclosed_call: bool
+    """A `<tool_call>` was never closed, whatever follows it."""
 
     @property
     def tool_calls(self) -> tuple[str, ...]:
@@ -169,7 +170,7 @@ class Turn:
         for block in self.blocks:
             if block.tag in (Tag.TOOL_CALL, Tag.ANSWER):
                 return block.tag is Tag.TOOL_CALL
-        return self.unclosed_call is not None
+        return self.has_unclosed_call
 
     def faults(self, *, expects_snapshot: bool) -> tuple[Fault, ...]:
         """List what keeps the turn from being well-formed; empty means well-formed.
@@ -200,11 +201,12 @@ def parse_turn(text: str, dimension_keys: Sequence[str]) -> Turn:
     blocks: list[Block] = []
     open_tag: Tag | None = None
     open_end = 0
-    has_unclosed = has_stray_close = False
+    has_unclosed = has_stray_close = has_unclosed_call = False
     for match in _TAG.finditer(text):
         tag = _TAG_NAMES[" ".join(match[2].lower().split())]
         if not match[1]:
             has_unclosed |= open_tag is not None
+            has_unclosed_call |= open_tag is Tag.TOOL_CALL
             open_tag, open_end = tag, match.end()
         elif tag is open_tag:
             blocks.append(Block(tag, text[open_end : match.start()]))
@@ -220,7 +222,7 @@ def parse_turn(text: str, dimension_keys: Sequence[str]) -> Turn:
         answer=readings[Tag.ANSWER],
         has_unclosed=has_unclosed or open_tag is not None,
         has_stray_close=has_stray_close,
-        unclosed_call=text[open_end:] if open_tag is Tag.TOOL_CALL else None,
+        has_unclosed_call=has_unclosed_call or open_tag is Tag.TOOL_CALL,
     )
 
 
