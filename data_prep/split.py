@@ -1,0 +1,275 @@
+"""Split a file of samples so that no two parts share a prompt or a video, and none overlaps a benchmark.
+
+    python -m data_prep.split train.parquet --video-root ~/data --out splits \\
+        --fractions cold_start=.1,rft=.3,grpo=.5,validation=.1 --against genai.parquet --against mj.parquet
+
+The one idea: samples that share a prompt or a video are one *group* (connected component), and a group is never divided.
+A prompt is compared as its words, a video by its bytes. Groups go, largest first, to the part that lacks their classes
+(source and overall label) most, so every part keeps the balance of the whole. The same seed gives the same parts.
+
+Covers: renamed and copied videos, prompts that differ in case, punctuation or blanks; removal of every sample that
+shares a prompt or a video with a file given as --against, listed in overlaps.json. Does not cover: a video that was
+re-encoded, a prompt that was reworded.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import Annotated
+
+import typer
+import xxhash
+from rich.console import Console
+from rich.table import Table
+
+from verl_videosearch.judgement import OVERALL
+from verl_videosearch.sample import PreferenceSample, read_samples, write_samples
+
+_CHUNK = 1 << 20
+_NUM_READERS = 8  # hashing waits for the disk, and xxhash releases the interpreter lock
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What makes two samples the same: equal prompt, or one video in common."""
+
+    prompt: str
+    videos: frozenset[str]
+
+    def __iter__(self) -> Iterable[str]:
+        return iter((f"prompt {self.prompt}", *sorted(self.videos)))
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """A sample that was removed because a benchmark holds its prompt or one of its videos."""
+
+    uid: str
+    against: str
+    """The benchmark's file."""
+    against_uid: str
+    """The first of its samples that shares something."""
+    shared: tuple[str, ...]
+    """`prompt`, `video` or both."""
+
+
+def normalise_prompt(prompt: str) -> str:
+    """Reduce a prompt to its words, so that case, punctuation, blanks and the form of its letters do not count.
+
+    >>> normalise_prompt("  A cat,\\nrunning!") == normalise_prompt("a cat RUNNING")
+    True
+    >>> normalise_prompt("...")
+    '...'
+    """
+    folded = unicodedata.normalize("NFKC", prompt).casefold()
+    return " ".join(re.findall(r"\w+", folded)) or folded.strip()
+
+
+def identify_videos(paths: Collection[Path]) -> dict[Path, str]:
+    """Give every file a name that two files share exactly if their bytes are equal.
+
+    Only files of equal size are read: the others differ anyway. Raises `ValueError` naming the missing ones.
+    """
+    if missing := sorted(str(path) for path in paths if not path.is_file()):
+        raise ValueError(
+            f"{len(missing)} videos are missing, first {missing[:3]}; check --video-root, or compare names with --by-path"
+        )
+    sizes = {path: path.stat().st_size for path in paths}
+    num_of_size = Counter(sizes.values())
+    doubtful = [path for path in paths if num_of_size[sizes[path]] > 1]
+    with ThreadPoolExecutor(_NUM_READERS) as pool:
+        hashes = dict(zip(doubtful, pool.map(_hash_file, doubtful), strict=True))
+    return {path: f"video {size} {hashes.get(path, 'unique size')}" for path, size in sizes.items()}
+
+
+def _hash_file(path: Path) -> str:
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def make_keys(
+    files: Sequence[tuple[Sequence[PreferenceSample], Path | None]], by_path: bool = False
+) -> list[list[Keys]]:
+    """Return the keys of the samples of every (samples, video root); videos are compared across all of them."""
+    if by_path:
+        return [[_keys(sample, (sample.video_1, sample.video_2)) for sample in samples] for samples, _ in files]
+    resolved = [[sample.resolve_videos(root) for sample in samples] for samples, root in files]
+    identity = identify_videos({path for each in resolved for pair in each for path in pair})
+    return [
+        [_keys(sample, [identity[path] for path in pair]) for sample, pair in zip(samples, pairs, strict=True)]
+        for (samples, _), pairs in zip(files, resolved, strict=True)
+    ]
+
+
+def _keys(sample: PreferenceSample, videos: Iterable[str]) -> Keys:
+    return Keys(normalise_prompt(sample.prompt), frozenset(videos))
+
+
+def find_overlaps(
+    samples: Sequence[PreferenceSample],
+    keys: Sequence[Keys],
+    against: str,
+    others: Sequence[PreferenceSample],
+    other_keys: Sequence[Keys],
+) -> list[Overlap]:
+    """List the samples that share their prompt or a video with a sample of `others`."""
+    owner: dict[str, str] = {}
+    for other, key in zip(others, other_keys, strict=True):
+        for part in key:
+            owner.setdefault(part, other.uid)
+    overlaps = []
+    for sample, key in zip(samples, keys, strict=True):
+        if hits := [part for part in key if part in owner]:
+            shared = tuple(dict.fromkeys(part.split(" ", 1)[0] for part in hits))
+            overlaps.append(Overlap(sample.uid, against, owner[hits[0]], shared))
+    return overlaps
+
+
+def group_samples(keys: Sequence[Iterable[str]]) -> list[list[int]]:
+    """Group the indices of samples that are connected by shared keys.
+
+    >>> group_samples([["a", "b"], ["c"], ["b", "d"], ["d"]])
+    [[0, 2, 3], [1]]
+    """
+    parent = list(range(len(keys)))
+
+    def root_of(index: int) -> int:
+        while parent[index] != index:
+            parent[index] = index = parent[parent[index]]
+        return index
+
+    first_with: dict[str, int] = {}
+    for index, parts in enumerate(keys):
+        for part in parts:
+            parent[root_of(index)] = root_of(first_with.setdefault(part, index))
+    groups: dict[int, list[int]] = defaultdict(list)
+    for index in range(len(keys)):
+        groups[root_of(index)].append(index)
+    return sorted(groups.values())
+
+
+def assign_groups(
+    groups: Sequence[Sequence[int]], classes: Sequence[str], fractions: Mapping[str, float], seed: int
+) -> dict[str, list[int]]:
+    """Give every group to one part, so that the parts reach their fractions of every class as nearly as possible.
+
+    >>> parts = assign_groups([[0], [1], [2], [3, 4]], "aabbb", {"train": 0.6, "test": 0.4}, seed=0)
+    >>> {name: [("aabbb")[index] for index in part] for name, part in parts.items()}
+    {'train': ['a', 'b', 'b'], 'test': ['a', 'b']}
+    """
+    totals = Counter(classes)
+    filled: dict[str, Counter[str]] = {name: Counter() for name in fractions}
+    parts: dict[str, list[int]] = {name: [] for name in fractions}
+    order = list(groups)
+    Random(seed).shuffle(order)
+    for group in sorted(order, key=len, reverse=True):
+        added = Counter(classes[index] for index in group)
+
+        def cost(name: str, added: Counter[str] = added) -> float:
+            """Change of the squared distance to the targets, relative to them, if the group goes to this part."""
+            targets = {each: fractions[name] * totals[each] for each in added}
+            return sum(n * (n + 2 * (filled[name][each] - targets[each])) / targets[each] for each, n in added.items())
+
+        chosen = min(fractions, key=cost)
+        filled[chosen] += added
+        parts[chosen].extend(group)
+    return {name: sorted(part) for name, part in parts.items()}
+
+
+def split_samples(
+    samples: Sequence[PreferenceSample], keys: Sequence[Keys], fractions: Mapping[str, float], seed: int = 0
+) -> dict[str, list[PreferenceSample]]:
+    """Split samples into parts that share no prompt and no video; raises `ValueError` if a part would be empty."""
+    groups = group_samples(keys)
+    classes = [f"{sample.source} {sample.labels[OVERALL]}" for sample in samples]
+    parts = assign_groups(groups, classes, fractions, seed)
+    if empty := [name for name, part in parts.items() if not part]:
+        raise ValueError(f"no group is left for {empty}: {len(groups)} groups of {len(samples)} samples; ask for fewer parts")
+    return {name: [replace(samples[index], split=name) for index in part] for name, part in parts.items()}
+
+
+def parse_fractions(text: str) -> dict[str, float]:
+    """Read `name=fraction,...`; names are file names, fractions add up to 1.
+
+    >>> parse_fractions("train=.9,validation=.1")
+    {'train': 0.9, 'validation': 0.1}
+    """
+    fractions: dict[str, float] = {}
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([\w-]+)\s*=\s*([0-9]*\.?[0-9]+)\s*", part)
+        if match is None or float(match[2]) == 0 or match[1] in fractions:
+            raise ValueError(f"--fractions must be name=fraction,... with names that differ, got {part!r}")
+        fractions[match[1]] = float(match[2])
+    if abs(sum(fractions.values()) - 1) > 1e-6:
+        raise ValueError(f"--fractions must add up to 1, got {sum(fractions.values()):g} from {text!r}")
+    return fractions
+
+
+def make_table(parts: Mapping[str, Sequence[PreferenceSample]], fractions: Mapping[str, float]) -> Table:
+    """Show the size and the classes of every part."""
+    total = sum(map(len, parts.values()))
+    table = Table("part", "samples", "share", "asked", "prompts", "video 1", "video 2", "tie", "null")
+    for name, part in parts.items():
+        labels = Counter(sample.labels[OVERALL] for sample in part)
+        prompts = {normalise_prompt(sample.prompt) for sample in part}
+        shares = [f"{labels[label] / len(part):.1%}" for label in (1, 2, 0, None)]
+        table.add_row(
+            name, f"{len(part):,}", f"{len(part) / total:.1%}", f"{fractions[name]:.1%}", f"{len(prompts):,}", *shares
+        )
+    return table
+
+
+def main(
+    file: Annotated[Path, typer.Argument(help="Parquet file of samples.")],
+    out: Annotated[Path, typer.Option(help="Folder for NAME.parquet of every part, and overlaps.json.")],
+    fractions: Annotated[str, typer.Option(help="Parts and their shares.")] = "cold_start=.1,rft=.3,grpo=.5,validation=.1",
+    against: Annotated[list[Path], typer.Option(help="Benchmark whose prompts and videos must not occur.")] = [],  # noqa: B006
+    video_root: Annotated[Path | None, typer.Option(help="Folder of the videos.")] = None,
+    against_root: Annotated[Path | None, typer.Option(help="Folder of the benchmarks' videos; default: the same.")] = None,
+    by_path: Annotated[bool, typer.Option("--by-path", help="Compare video names instead of bytes: weaker.")] = False,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same parts.")] = 0,
+) -> None:
+    """Split a file of samples without leaks."""
+    console = Console()
+    try:
+        wanted = parse_fractions(fractions)
+        samples = read_samples(file)
+        benchmarks = {str(path): read_samples(path) for path in against}
+        roots = [(each, against_root or video_root) for each in benchmarks.values()]
+        keys, *benchmark_keys = make_keys([(samples, video_root), *roots], by_path)
+        overlaps = [
+            overlap
+            for (name, others), other_keys in zip(benchmarks.items(), benchmark_keys, strict=True)
+            for overlap in find_overlaps(samples, keys, name, others, other_keys)
+        ]
+        removed = {overlap.uid for overlap in overlaps}
+        kept = [index for index, sample in enumerate(samples) if sample.uid not in removed]
+        parts = split_samples([samples[index] for index in kept], [keys[index] for index in kept], wanted, seed)
+    except ValueError as error:
+        Console(stderr=True).print(f"error: {error}", markup=False, soft_wrap=True)
+        raise typer.Exit(2) from error
+    for name, part in parts.items():
+        write_samples(out / f"{name}.parquet", part)
+    (out / "overlaps.json").write_text(json.dumps([asdict(overlap) for overlap in overlaps], indent=1), "utf-8")
+    for name in benchmarks:
+        shared = Counter(" and ".join(overlap.shared) for overlap in overlaps if overlap.against == name)
+        found = ", ".join(f"{count:,} share {what}" for what, count in shared.items()) or "no overlap"
+        console.print(f"against {name}: {found}", markup=False, soft_wrap=True)
+    console.print(f"{len(samples):,} samples read, {len(removed):,} removed as overlap; videos compared by "
+                  f"{'name only' if by_path else 'content'}")
+    console.print(make_table(parts, wanted))
+
+
+if __name__ == "__main__":
+    typer.run(main)
