@@ -40,13 +40,7 @@ class RolloutConfig:
     """Folder for one JSON line per episode (`episodes-*.jsonl`); null writes none."""
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{field.name} must be a positive number, got {getattr(self, field.name)!r}"
-            for field in fields(self)
-            if field.name != "episodes_dir" and not _is_positive(getattr(self, field.name))
-        ]
-        if problems:
-            raise ValueError("bad rollout settings: " + "; ".join(problems))
+        _refuse_bad_values(self)
 
 
 @dataclass(frozen=True)
@@ -63,13 +57,7 @@ class FramesConfig:
     """Most seconds for one video."""
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name} must be a positive number, got {getattr(self, name)!r}"
-            for name in ("max_gigabytes", "decode_timeout_s")
-            if not _is_positive(getattr(self, name))
-        ]
-        if problems:
-            raise ValueError("bad frames settings: " + "; ".join(problems))
+        _refuse_bad_values(self)
 
     def open_store(self) -> FrameStore:
         """Open the frame store that all worker processes of a machine share."""
@@ -77,8 +65,24 @@ class FramesConfig:
         return FrameStore(**folder, max_bytes=int(self.max_gigabytes * 1e9), timeout_s=self.decode_timeout_s)
 
 
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+_KINDS = {
+    "int": ("a whole number of at least 1", lambda value: type(value) is int and value >= 1),
+    "float": ("a positive number", lambda value: type(value) in (int, float) and 0 < value < float("inf")),
+    "str | None": ("a folder or null", lambda value: value is None or (isinstance(value, str) and value != "")),
+}
+"""What a setting may be, by the annotation of its field."""
+
+
+def _refuse_bad_values(config: Any) -> None:
+    """Raise one `ValueError` for every setting that is not of its field's kind."""
+    problems = []
+    for field in fields(config):
+        wanted, is_allowed = _KINDS[field.type]
+        value = getattr(config, field.name)
+        if not is_allowed(value):
+            problems.append(f"{field.name} must be {wanted}, got {value!r}")
+    if problems:
+        raise ValueError("; ".join(problems))
 
 
 @dataclass(frozen=True)
@@ -98,8 +102,12 @@ class Settings:
         problems = [f"videosearch: unknown groups {unknown}; allowed are {list(groups)}"] if unknown else []
         configs = {}
         for name, config_class in groups.items():
+            settings = {} if node.get(name) is None else node[name]
+            if not isinstance(settings, Mapping):
+                problems.append(f"videosearch.{name} must be a group of settings, got {settings!r}")
+                continue
             try:
-                configs[name] = read_config(config_class, node.get(name) or {})
+                configs[name] = read_config(config_class, settings)
             except ValueError as error:
                 problems.append(f"videosearch.{name}: {error}")
         if problems:
