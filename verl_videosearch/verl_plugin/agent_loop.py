@@ -83,7 +83,7 @@ class TokenGenerator:
         self.generate_s += time.perf_counter() - start
         if not output.token_ids:
             raise EpisodeFailure(FailureKind.SERVER, "the engine returned no tokens", self._episode.sample.uid)
-        digests = tuple(digest_image(image) for image in sequence.images)
+        digests = await asyncio.to_thread(lambda: tuple(map(digest_image, sequence.images)))
         sequence.sent.append(SentContext(tuple(sequence.context_ids), digests, tuple(output.token_ids)))
         sequence.add_reply(output.token_ids, output.log_probs)
         self._note(output)
@@ -163,7 +163,7 @@ class VideoSearchAgentLoop(AgentLoopBase):
         result = await run_episode(episode, pair, generator, timeout_s=settings.rollout.episode_timeout_s)
         generator.drop_unanswered()
         for sequence in generator.sequences:
-            check_sequence(sequence)
+            await asyncio.to_thread(check_sequence, sequence)
         search_rate = await group.share_search(
             result.has_searched, timeout_s=settings.rollout.group_timeout_s, sample_uid=sample.uid
         )
@@ -234,8 +234,9 @@ class VideoSearchAgentLoop(AgentLoopBase):
         folder.mkdir(parents=True, exist_ok=True)
         where = {"step": row["global_steps"], "group": row["uid"], "session": row["session_id"]}
         line = json.dumps(where | to_record(from_row(row), episode, result, score, failure)) + "\n"
-        with (folder / f"episodes-{os.getpid()}.jsonl").open("a") as file:
-            file.write(line)
+        # Sessions write from several threads: unbuffered, a line is one append and stays in one piece.
+        with (folder / f"episodes-{os.getpid()}.jsonl").open("ab", buffering=0) as file:
+            file.write(line.encode())
 
 
 def to_failure(error: Exception, sample_uid: str) -> EpisodeFailure:

@@ -14,12 +14,13 @@ what the engine was given."""
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from PIL import Image
-from verl.utils.tokenizer import build_multimodal_processor_inputs, get_processor_token_id, normalize_token_ids
+from verl.utils.tokenizer import build_multimodal_processor_inputs, normalize_token_ids
 
 from verl_videosearch.episode import Message
 
@@ -106,7 +107,8 @@ class ContextRenderer:
             )
         self.tokenizer, self.processor = tokenizer, processor
         self._template_kwargs = chat_template_kwargs or {}
-        self._image_token_id = get_processor_token_id(processor, "image")
+        control_tokens = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+        self._control_token = re.compile("|".join(map(re.escape, control_tokens)) or "(?!)")
 
     def render(self, messages: list[Message]) -> str:
         """Render a context as text, one placeholder per image, ready for the next reply."""
@@ -120,8 +122,13 @@ class ContextRenderer:
         return normalize_token_ids(inputs["input_ids"])
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Turn a sampled reply into text, without end-of-turn tokens."""
-        return self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        """Turn a sampled reply into text, without control tokens.
+
+        A control token that the model spelt in ordinary letters is broken up: a later context is made from this text,
+        and an image placeholder in it would stand there without an image. The sampled ids stay as they are.
+        """
+        text = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        return self._control_token.sub(lambda spelt: f"{spelt[0][0]} {spelt[0][1:]}", text)
 
     def continue_ids(self, reply_ids: Sequence[int], rest: str, images: Sequence[Image.Image]) -> list[int]:
         """Tokenise what the template adds after a reply; an end-of-turn token that was sampled is not added twice."""
