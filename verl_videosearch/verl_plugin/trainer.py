@@ -1,13 +1,13 @@
 """VideoSearchTrainer: verl's synchronous trainer with an update that counts episodes, not rows.
 
 The one idea: an episode is one or more rows (training sequences), so everything that verl 0.9.1 counts in rows is
-counted in episodes here, by overriding five of its methods and nothing else:
+counted in episodes here, by overriding a few of its methods and nothing else:
 
 - *mini-batches* hold whole prompt groups: `ppo_mini_batch_size` prompts each, so a rollout batch is always
   `train_batch_size / ppo_mini_batch_size` optimizer steps (paper: 256 queries, 4 updates of 64), whatever the rows;
 - *weights*: an episode's advantage is divided by its number of sequences and the loss by the number of episodes, so
-  with `loss_agg_mode=seq-mean-token-mean` every episode weighs the same (the KL term stays a mean over sequences);
-- *failed groups* are counted by kind, and training stops with the reasons when too many fail;
+  with `loss_agg_mode=seq-mean-token-mean` every episode weighs the same (the KL term adds up over sequences);
+- *failed groups* are dropped whole and counted by kind, and training stops with the reasons when too many fail;
 - *figures* of the episodes are logged as `videosearch/...` from the first step, padding rows left out.
 
 Registered as `trainer.v1.trainer_mode: videosearch`.
@@ -50,7 +50,7 @@ class VideoSearchTrainer(PPOTrainerSync):
         # verl 0.9.1 asks for the name "sync", not for the class, to choose its on-policy replay buffer and checkpoints.
         self.trainer_mode = "sync"
         self._settings = Settings.from_dict(OmegaConf.to_container(self.config.videosearch, resolve=True))
-        return super()._build_replay_buffer()
+        return drop_failed_groups(super()._build_replay_buffer())
 
     @property
     def num_updates(self) -> int:
@@ -158,6 +158,10 @@ class VideoSearchTrainer(PPOTrainerSync):
         finally:
             workers.update_actor = plain_update
 
+    def _val_metrics_update(self, *args: Any, expected_acc_counts: Any = None, **kwargs: Any) -> dict[str, float]:
+        """Validate on the episodes that took place: verl 0.9.1 counts a failed session as `acc=0`."""
+        return super()._val_metrics_update(*args, expected_acc_counts=None, **kwargs)
+
     def _compute_metrics(
         self, batch: KVBatchMeta, metrics: dict, timing_raw: dict, global_steps: int, epoch: int
     ) -> None:
@@ -174,6 +178,19 @@ def keep_old_log(config: DictConfig) -> None:
     path = Path(os.getenv("VERL_FILE_LOGGER_PATH", folder / f"{config.trainer.experiment_name}.jsonl"))
     if path.exists() and path.stat().st_size:
         path.rename(path.with_name(f"{path.stem}.{time.strftime('%Y%m%d-%H%M%S')}{path.suffix}"))
+
+
+def drop_failed_groups(buffer: ReplayBuffer) -> ReplayBuffer:
+    """Let a replay buffer drop every failed group; verl 0.9.1 trains on what is left of one that has some rows."""
+    find_reasons = buffer._terminal_eviction_reasons
+
+    def find_all_reasons(global_steps: int, partition_id: str) -> tuple[set[str], set[str], set[str], Counter]:
+        stale, filtered, failed, counts = find_reasons(global_steps, partition_id)
+        failed = failed if partition_id == "val" else set(buffer.failure_keys[partition_id])
+        return stale, filtered, failed, counts
+
+    buffer._terminal_eviction_reasons = find_all_reasons
+    return buffer
 
 
 def session_of(key: str) -> str:
@@ -237,8 +254,8 @@ def measure_batch(batch: KVBatchMeta) -> dict[str, float]:
     )
     measures = [extra["reward_extra_info"] for extra in list(data["extra_fields"])]
     figures = {f"{PREFIX}/num_episodes": float(len(measures))}
-    for name in measures[0]:
-        values = np.array([measure[name] for measure in measures])
+    for name in dict.fromkeys(name for measure in measures for name in measure):
+        values = np.array([measure[name] for measure in measures if name in measure])
         if not np.isnan(values).all():
             figures[f"{PREFIX}/{name}"] = float(np.nanmean(values))
     return figures
