@@ -1,0 +1,278 @@
+"""The dataset class for verl's SFT trainer: traces become exactly the sequences that RL makes of the same episode.
+
+The one idea: a trace is not rendered, it is *driven*. `Episode` is stepped with the recorded replies, contexts come
+from the renderer of the agent loop, and replies join a sequence as sampled ones do. So at every reply the context is
+the windowed one of RL and inference, and each reply is trained once: turns whose context only grew share a sequence,
+an eviction starts a new one, in which earlier replies are context. In a recipe::
+
+    data:
+      custom_cls: {path: pkg://verl_videosearch.verl_plugin.sft_dataset, name: VideoSearchSFTDataset}
+      videosearch: ${videosearch}          # verl hands over `config.data` only
+
+Trained are the tokens of a reply and the end-of-turn token after it, as in the paper; nothing else. One row of the
+file is one trace (`data_prep/traces.py`: the columns of a sample, `replies`, `episode`), one item of the dataset is one
+sequence. Traces that cannot be used whole (too long, broken video) are left out and counted, never cut.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from PIL import Image
+from torch.utils.data import Dataset
+from verl.utils.logger import log_with_rank
+from verl.utils.tokenizer import build_multimodal_processor_inputs, get_processor_token_id
+
+from verl_videosearch.episode import Ending, Episode, EpisodeConfig, Message, Reply, images_of
+from verl_videosearch.rollout import EpisodeFailure, PairFrames, load_pair
+from verl_videosearch.sample import PreferenceSample, from_row
+from verl_videosearch.verl_plugin.settings import Settings
+from verl_videosearch.verl_plugin.tokens import ContextRenderer, TrainingSequence, find_rest
+from verl_videosearch.video import fit_size
+
+logger = logging.getLogger(__name__)
+
+SHARED_SETTINGS = (
+    *("frames_per_video", "initial_frames_per_video", "max_frames_per_call", "max_tool_calls", "window"),
+)
+"""Episode settings that decide what a frame number means and what a turn sees: the same for teacher and student. The
+wording and the pixel budgets may differ."""
+
+
+@dataclass(frozen=True)
+class RecordedTrace:
+    """One row of the file."""
+
+    sample: PreferenceSample
+    replies: tuple[str, ...]
+
+
+class UnusableTrace(Exception):
+    """A trace that does not fit this model or these settings; its one argument says why in a word or two."""
+
+
+class VideoSearchSFTDataset(Dataset):
+    """Items: input_ids, position_ids, loss_mask, multi_modal_inputs of one training sequence."""
+
+    def __init__(
+        self,
+        parquet_files: str | Sequence[str],
+        tokenizer: Any,
+        config: DictConfig,
+        processor: Any = None,
+        max_samples: int = -1,
+    ) -> None:
+        if config.pad_mode != "no_padding":
+            raise ValueError(f"data.pad_mode must be no_padding, got {config.pad_mode!r}: sequences differ in length")
+        node = config.get("videosearch")
+        if node is None:
+            raise ValueError("data.videosearch is not set; a recipe needs the line `videosearch: ${videosearch}` in data")
+        self.settings = Settings.from_dict(OmegaConf.to_container(node, resolve=True))
+        template_kwargs = dict(config.get("apply_chat_template_kwargs") or {})
+        self.renderer = ContextRenderer(tokenizer, processor, template_kwargs)
+        self._measurer = LengthRenderer(tokenizer, processor, template_kwargs)
+        self._end_of_turn = find_end_of_turn(self.renderer)
+        self._max_length = config.max_length
+        self._store = self.settings.frames.open_store()
+        self._traces = read_rows(parquet_files, self.settings.episode)
+        self._items = self._index_sequences()[: max_samples if max_samples > 0 else None]
+        if not self._items:
+            raise ValueError(f"none of {len(self._traces)} traces can be used; the log above says why")
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, item: int) -> dict[str, Any]:
+        trace_index, sequence_index = self._items[item]
+        trace = self._traces[trace_index]
+        pair = self._load(trace)
+        sequence = self._replay(trace, pair, self.renderer, pair.images)[sequence_index]
+        input_ids = torch.tensor(sequence.context_ids)
+        images = encode_images(self.renderer, sequence.images)
+        return {
+            "input_ids": input_ids,
+            "position_ids": compute_positions(self.renderer.processor, input_ids, images),
+            "loss_mask": torch.tensor([0] * len(sequence.prompt_ids) + sequence.response_mask),
+            "multi_modal_inputs": images,
+        }
+
+    def _index_sequences(self) -> list[tuple[int, int]]:
+        """Return (trace, sequence) of every usable trace: its videos can be read and all its sequences fit."""
+        items, dropped = [], Counter()
+        for index, trace in enumerate(self._traces):
+            try:
+                lengths = self._measure(trace)
+            except EpisodeFailure as failure:
+                dropped[failure.label] += 1
+                logger.warning("left out trace %s: %s", trace.sample.uid, failure.detail)
+            except UnusableTrace as error:
+                dropped[str(error)] += 1
+            else:
+                items += [(index, number) for number in range(len(lengths))]
+        message = f"{len(items)} sequences of {len(self._traces) - dropped.total()} traces"
+        if dropped:
+            reasons = ", ".join(f"{count} x {reason}" for reason, count in dropped.most_common())
+            message += f"; left out {dropped.total()} of {len(self._traces)} traces: {reasons}"
+        log_with_rank(
+            message, int(os.environ.get("RANK", 0)), logger, logging.WARNING if dropped else logging.INFO, True
+        )
+        return items
+
+    def _measure(self, trace: RecordedTrace) -> list[int]:
+        """Return the length of each sequence without touching a pixel; raises `UnusableTrace`."""
+        pair = self._load(trace)
+        sequences = self._replay(trace, pair, self._measurer, lambda messages: blank_images(pair, messages))
+        lengths = [len(sequence.context_ids) for sequence in sequences]
+        if max(lengths) > self._max_length:
+            raise UnusableTrace(f"longer than data.max_length={self._max_length}")
+        return lengths
+
+    def _load(self, trace: RecordedTrace) -> PairFrames:
+        return load_pair(trace.sample, self._store, self.settings.episode, self.settings.frames.video_root)
+
+    def _replay(
+        self,
+        trace: RecordedTrace,
+        pair: PairFrames,
+        renderer: ContextRenderer,
+        resolve: Callable[[list[Message]], list[Image.Image]],
+    ) -> list[TrainingSequence]:
+        episode = Episode(trace.sample, pair.candidates, self.settings.episode)
+        return replay_sequences(episode, trace.replies, renderer, resolve, self._end_of_turn)
+
+
+def replay_sequences(
+    episode: Episode,
+    replies: Sequence[str],
+    renderer: ContextRenderer,
+    resolve: Callable[[list[Message]], list[Image.Image]],
+    end_of_turn: int,
+) -> list[TrainingSequence]:
+    """Drive an episode with recorded replies and return its training sequences; raises `UnusableTrace`.
+
+    `resolve` turns the image references of a context into images. Every reply carries its end-of-turn token, as one
+    that was sampled to the end does."""
+    sequences: list[TrainingSequence] = []
+    previous: tuple[str, str] | None = None
+    for text in replies:
+        if episode.is_done:
+            raise UnusableTrace("goes on after its end")
+        messages = episode.messages()
+        context, images = renderer.render(messages), resolve(messages)
+        rest = find_rest(*previous, context) if previous and episode.context_grew() else None
+        if rest is None:
+            sequences.append(TrainingSequence(renderer.tokenize(context, images), list(images)))
+        else:
+            new_images = images[len(sequences[-1].images) :]
+            rest_ids = renderer.continue_ids(sequences[-1].response_ids, rest, new_images)
+            sequences[-1].add_context(rest_ids, new_images)
+        reply_ids = renderer.tokenizer.encode(text, add_special_tokens=False)
+        if renderer.decode(reply_ids) != text:
+            raise UnusableTrace("has control tokens in a reply")
+        sequences[-1].add_reply([*reply_ids, end_of_turn], None)
+        episode.step(Reply(text))
+        previous = (context, text)
+    if not episode.is_done or episode.result().ending is not Ending.ANSWERED:
+        raise UnusableTrace("does not end with an answer")
+    return sequences
+
+
+def find_end_of_turn(renderer: ContextRenderer) -> int:
+    """Return the control token that the chat template writes right after a reply."""
+    question, reply = ({"role": role, "content": [{"type": "text", "text": "a"}]} for role in ("user", "assistant"))
+    rest = find_rest(renderer.render([question]), "a", renderer.render([question, reply, question]))
+    token_ids = renderer.tokenizer.encode(rest or "", add_special_tokens=False)
+    if not token_ids or token_ids[0] not in renderer.tokenizer.all_special_ids:
+        raise ValueError(f"the chat template must write a control token after a reply, got {rest!r}; use another model")
+    return token_ids[0]
+
+
+def encode_images(renderer: ContextRenderer, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
+    """Return what the model takes for these images, such as pixel_values and image_grid_thw."""
+    text = renderer.render([{"role": "user", "content": [{"type": "image"}] * len(images)}])
+    inputs = dict(build_multimodal_processor_inputs(renderer.processor, text=[text], images=list(images)))
+    return {name: value for name, value in inputs.items() if name not in _TEXT_INPUTS}
+
+
+_TEXT_INPUTS = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
+
+
+def compute_positions(processor: Any, input_ids: torch.Tensor, images: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Return position ids as verl's agent loop computes them: (4, L) for M-RoPE models, else (L,)."""
+    plain = torch.arange(len(input_ids))
+    if not hasattr(processor, "get_rope_index"):
+        return plain
+    vision, _ = processor.get_rope_index(
+        input_ids=input_ids[None],
+        attention_mask=torch.ones_like(input_ids)[None],
+        image_grid_thw=images.get("image_grid_thw"),
+        mm_token_type_ids=(input_ids == get_processor_token_id(processor, "image")).long()[None],
+    )
+    return torch.cat([plain[None], vision[:, 0]])
+
+
+class LengthRenderer(ContextRenderer):
+    """A renderer that only counts: images are measured by size, once, so that no pixel has to be processed."""
+
+    def tokenize(self, text: str, images: Sequence[Image.Image]) -> list[int]:
+        """Return as many ids as `ContextRenderer.tokenize`; what images add stands as zeros at the end."""
+        token_ids = self.tokenizer.encode(text, add_special_tokens=False)
+        return token_ids + [0] * sum(self._count_extra(image.size) for image in images)
+
+    @lru_cache(maxsize=1024)  # noqa: B019  (lives as long as the dataset)
+    def _count_extra(self, size: tuple[int, int]) -> int:
+        """Return by how many ids an image of this size is longer than its placeholder."""
+        text = self.render([{"role": "user", "content": [{"type": "image"}]}])
+        with_pixels = super().tokenize(text, [Image.new("RGB", size)])
+        return len(with_pixels) - len(self.tokenizer.encode(text, add_special_tokens=False))
+
+
+def blank_images(pair: PairFrames, messages: list[Message]) -> list[Image.Image]:
+    """Return black images of the sizes that `PairFrames.images` would give."""
+    images = []
+    for item in images_of(messages):
+        frames = pair.frames_1 if pair.candidates.locate(item["frame_number"]).video == 1 else pair.frames_2
+        height, width = fit_size(*frames.shape[1:3], item["max_pixels"], pair.patch_multiple)
+        images.append(_blank(width, height))
+    return images
+
+
+@lru_cache(maxsize=64)
+def _blank(width: int, height: int) -> Image.Image:
+    return Image.new("RGB", (width, height))
+
+
+def read_rows(parquet_files: str | Sequence[str], episode: EpisodeConfig) -> list[RecordedTrace]:
+    """Read every trace; `ValueError` for a file without traces, or traces made with other settings than `episode`."""
+    files = parquet_files if isinstance(parquet_files, list | tuple | ListConfig) else [parquet_files]
+    traces = []
+    for file in files:
+        table = pq.read_table(os.path.expanduser(file))
+        missing = {"replies", "episode"} - set(table.column_names)
+        if missing:
+            raise ValueError(f"{file!r} lacks the columns {sorted(missing)}; make it with `python -m data_prep.cold_start`")
+        for settings in set(table["episode"].to_pylist()):
+            _check_settings(file, json.loads(settings), episode)
+        traces += [RecordedTrace(from_row(row), tuple(row["replies"])) for row in table.to_pylist()]
+    return traces
+
+
+def _check_settings(file: str, recorded: Mapping[str, Any], episode: EpisodeConfig) -> None:
+    """Refuse traces whose frame numbers or windows mean something else here."""
+    wrong = [
+        f"{name} is {getattr(episode, name)} here, was {recorded[name]} there"
+        for name in SHARED_SETTINGS
+        if recorded[name] != getattr(episode, name)
+    ]
+    if wrong:
+        raise ValueError(f"{file!r} was made with other episode settings: {'; '.join(wrong)}; set videosearch.episode.*")
