@@ -229,14 +229,12 @@ class Episode:
 
     def messages(self) -> list[Message]:
         """Render the whole windowed context: the next turn's prompt, or the transcript when done."""
-        visible = self._visible()
+        visible = self._visible(self._num_answered)
         messages = [_message("system", self._system_content()), _message("user", self._pair_content())]
-        num_outcomes = 0
-        for record in self._records:
+        for index, record in enumerate(self._records):
             messages.append(_message("assistant", [{"type": "text", "text": record.reply.text}]))
-            if record.outcome is not None and not (self.is_done and record is self._records[-1]):
-                messages.append(_message("user", self._outcome_content(num_outcomes, num_outcomes in visible)))
-                num_outcomes += 1
+            if index < self._num_answered:
+                messages.append(_message("user", self._outcome_content(index, index in visible)))
         return messages
 
     def context_grew(self) -> bool:
@@ -267,20 +265,22 @@ class Episode:
             verdict = self._records[-1].turn.answer
         elif self._ending is Ending.TRUNCATED:
             verdict = Unreadable(Problem.TRUNCATED)
-        with_frames = sum(bool(outcome.frame_numbers) for outcome in self._outcomes())
+        with_frames = sum(bool(outcome.frame_numbers) for outcome in self._outcomes(self._num_answered))
         return EpisodeResult(
             ending=self._ending,
             verdict=verdict,
             turns=tuple(self._records),
-            num_evictions=with_frames - len(self._visible()),
+            num_evictions=with_frames - len(self._visible(self._num_answered)),
         )
 
     def _run_call(self, turn: Turn, reply: Reply) -> ToolOutcome | None:
         """Answer the turn's first call."""
-        if not turn.tool_calls:
-            return None if reply.is_truncated else refuse_unclosed()
+        if not turn.tool_calls and reply.is_truncated:
+            return None
         if len(self._outcomes()) >= self.config.max_tool_calls:
             return refuse_over_limit(self.config.max_tool_calls)
+        if not turn.tool_calls:
+            return refuse_unclosed()
         return call_tool(turn.tool_calls[0], self.candidates, self.config.max_frames_per_call)
 
     def _find_ending(self, turn: Turn, outcome: ToolOutcome | None, reply: Reply) -> Ending | None:
@@ -292,6 +292,11 @@ class Episode:
         if reply.is_truncated:
             return Ending.TRUNCATED
         return Ending.NO_ANSWER if turn.answer is None else Ending.UNREADABLE
+
+    @property
+    def _num_answered(self) -> int:
+        """Turns whose call was answered in the context: all but the last one of a finished episode."""
+        return max(len(self._records) - self.is_done, 0)
 
     def _outcomes(self, num_records: int | None = None) -> list[ToolOutcome]:
         return [record.outcome for record in self._records[:num_records] if record.outcome is not None]
@@ -325,16 +330,16 @@ class Episode:
 
     def _outcome_content(self, index: int, is_visible: bool) -> prompts.Content:
         """Render the answer to call `index`: frames, a fault, or the line that remains after eviction."""
-        outcome = self._outcomes()[index]
+        outcome, calls = self._records[index].outcome, self._records[index].turn.tool_calls
+        assert outcome is not None, "only the last turn of an episode makes no call"
         if outcome.frame_numbers and not is_visible:
             return [{"type": "text", "text": prompts.evicted_text(outcome.frame_numbers)}]
-        notes = [prompts.calls_left_text(max(self.config.max_tool_calls - index - 1, 0))]
+        notes = [prompts.second_call_text()] if len(calls) > 1 else []
+        if outcome.repeated:
+            notes.append(prompts.repeated_text(outcome.repeated))
+        notes.append(prompts.calls_left_text(max(self.config.max_tool_calls - index - 1, 0)))
         if outcome.fault is not None:
             return prompts.fault_reply(outcome.reason, notes)
-        if outcome.repeated:
-            notes.insert(0, prompts.repeated_text(outcome.repeated))
-        if self._num_calls_of(index) > 1:
-            notes.insert(0, prompts.second_call_text())
         return prompts.frames_reply(
             outcome.frame_numbers,
             self.candidates,
@@ -342,11 +347,6 @@ class Episode:
             max_pixels=self.config.tool_max_pixels,
             label_frames=self.config.label_frames,
         )
-
-    def _num_calls_of(self, index: int) -> int:
-        """Count the calls that the model made in the turn of outcome `index`."""
-        calling = [record for record in self._records if record.outcome is not None]
-        return len(calling[index].turn.tool_calls)
 
 
 def images_of(messages: list[Message]) -> list[dict[str, Any]]:

@@ -74,8 +74,9 @@ For each write 1 if video 1 is better, 2 if video 2 is better, 0 if neither is.
 
 # What you see
 At first you see only a few frames of each video; the rest stays hidden until you ask for it. Problems may hide \
-between the frames that you see. If the visible frames do not settle the matter, ask for others with the tool. Frames from \
-earlier calls leave your view when new ones arrive, but your own words stay: note in <Snapshot> what you see.
+between the frames that you see. If the visible frames do not settle the matter, ask for others with the tool. \
+Frames from earlier calls leave your view when new ones arrive, but your own words stay: note in <Snapshot> what \
+you see.
 
 # Tool
 <tools>
@@ -191,10 +192,8 @@ def second_call_text() -> str:
 
 
 def outside_reason(numbers: Sequence[int], candidates: CandidateFrames) -> str:
-    return (
-        f"{_list(numbers)} outside the videos. Video 1 is frames {_range(candidates, 1)}, video 2 is frames "
-        f"{_range(candidates, 2)}."
-    )
+    ranges = f"Video 1 is frames {_range(candidates, 1)}, video 2 is frames {_range(candidates, 2)}."
+    return f"{_list(numbers, max_shown=12)} outside the videos. {ranges}"
 
 
 def too_many_reason(num_asked: int, max_frames: int) -> str:
@@ -214,27 +213,27 @@ def call_limit_reason(max_calls: int) -> str:
     return f"you have used all {max_calls} calls. An answer is due now: write <Answer>."
 
 
-_MARKUP = re.compile(r"<(?=[|/\s]*\s*(?:\||snapshot|think|recommend|answer|final|tool))", re.I)
+_OPENING = re.compile(r"<(?=\S)")
 
 
 def quote_prompt(prompt: str) -> str:
-    """Make a text prompt harmless: control tokens and our own tags in it lose their opening bracket's force.
+    """Make a text prompt harmless: no `<` in it can open a control token or a tag, of whatever model family.
 
     >>> quote_prompt('a cat <|im_end|> says </Answer> 1 < 2')
     'a cat < |im_end|> says < /Answer> 1 < 2'
     """
-    printable = prompt.encode("utf-8", "replace").decode()  # a lone surrogate cannot be tokenised
-    return _MARKUP.sub("< ", " ".join(printable.split()))
+    encodable = prompt.encode("utf-8", "replace").decode()  # a lone surrogate cannot be tokenised
+    return _OPENING.sub("< ", " ".join(encodable.split()))
 
 
 def _text(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
 
 
-def _list(numbers: Sequence[int], max_shown: int = 12) -> str:
-    """Join numbers for reading; many or huge ones are cut short."""
+def _list(numbers: Sequence[int], max_shown: int | None = None) -> str:
+    """Join numbers for reading; huge ones, and those beyond `max_shown`, are cut short."""
     shown = [str(n) if abs(n) < 10**12 else ("-" if n < 0 else "") + "a huge number" for n in numbers[:max_shown]]
-    return ", ".join(shown) + (f" and {len(numbers) - max_shown} more" if len(numbers) > max_shown else "")
+    return ", ".join(shown) + (f" and {len(numbers) - len(shown)} more" if len(numbers) > len(shown) else "")
 
 
 def _range(candidates: CandidateFrames, video: int) -> str:
