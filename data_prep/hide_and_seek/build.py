@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -34,7 +35,7 @@ MIN_DAMAGE = 2.0
 """Mean change in grey levels that a defect must make in its frames; a base on which it makes less is drawn again."""
 MAX_DRAWS = 50
 BASES = ".bases"
-"""Folder of decoded clips inside a data set; may be deleted afterwards."""
+"""Folder of decoded clips inside a data set while it is made."""
 SETTINGS = "settings.json"
 _CUE_COLOURS = ((250, 220, 0), (10, 10, 10))  # hazard tape: no clean scene and no defect looks like it
 
@@ -156,6 +157,13 @@ def write_splits(results: Sequence[PairResult], out: Path) -> None:
     for split in SPLITS:
         if samples := [result.sample for result in results if result.sample.split == split]:
             write_samples(out / f"{split}.parquet", samples)
+
+
+def clean_up(out: Path) -> None:
+    """Remove the decoded clips and what killed runs left half-written."""
+    shutil.rmtree(out / BASES, ignore_errors=True)
+    for partial_file in out.rglob(".*.partial*"):
+        partial_file.unlink()
 
 
 def _leave_with_parent() -> None:

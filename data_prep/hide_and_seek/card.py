@@ -163,7 +163,7 @@ def write_card(figures: Figures, out: Path, config: PlanConfig) -> None:
         "## Videos\n\n"
         f"{profile.num_frames} frames per video, {profile.num_initial} of them in the initial view; gaps at the frame "
         f"indices {gaps}. A hidden defect is {' or '.join(map(str, windows))} frames long, at least {profile.guard} "
-        f"clean frames keep it from shown ones, and {hidden_from} show none of it. Stored without loss (FFV1, Matroska), "
+        f"clean frames keep it from shown ones, and none of it is shown by {hidden_from}. Stored without loss (FFV1), "
         f"{figures.num_bytes / 1e6:.1f} MB. A file's size tells about its defects: never show it to a judge.",
         "## Self-checks\n\n" + _markdown(("check", "result"), list_checks(figures, profile)),
         "## Pairs\n\n" + _markdown(PAIR_HEADER, count_pairs(figures)) + "\n\nLabels as video 1 / video 2 / tie. "

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from data_prep.defects import defect_from_meta
 from data_prep.hide_and_seek.plan import PairType
@@ -19,9 +19,9 @@ from verl_videosearch.sample import PreferenceSample
 from verl_videosearch.video import FramePlan, read_candidate_frames
 
 SHEET = "contact_sheet_{split}.png"
-EXAMPLES_PER_TYPE = 3
+EXAMPLES_PER_TYPE = 2
 _THUMB, _BORDER, _SPACE, _LINE, _SIDE = 72, 3, 2, 20, 64  # pixels; _SIDE is the column with "video 1"
-_FRAMES_PER_ROW = 24
+_FRAMES_PER_ROW = 16
 _SHOWN, _DAMAGED, _PLAIN = (60, 110, 230), (215, 30, 45), (205, 205, 205)
 _LEGEND = (("shown at first", _SHOWN), ("damaged", _DAMAGED), ("to be searched", _PLAIN))
 
@@ -110,7 +110,8 @@ def _draw_video(sample: PreferenceSample, side: int, root: Path, profile: Profil
 def _thumbnail(pixels: np.ndarray) -> Image.Image:
     image = Image.fromarray(pixels)
     small = max(pixels.shape[:2]) < _THUMB
-    return image.resize((_THUMB, _THUMB), Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS)
+    method = Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS
+    return ImageOps.pad(image, (_THUMB, _THUMB), method, color="white")
 
 
 def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
