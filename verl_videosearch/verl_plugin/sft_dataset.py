@@ -76,7 +76,9 @@ class VideoSearchSFTDataset(Dataset):
             raise ValueError(f"data.pad_mode must be no_padding, got {config.pad_mode!r}: sequences differ in length")
         node = config.get("videosearch")
         if node is None:
-            raise ValueError("data.videosearch is not set; a recipe needs the line `videosearch: ${videosearch}` in data")
+            raise ValueError(
+                "data.videosearch is not set; a recipe's data needs the line `videosearch: ${videosearch}`"
+            )
         self.settings = Settings.from_dict(OmegaConf.to_container(node, resolve=True))
         template_kwargs = dict(config.get("apply_chat_template_kwargs") or {})
         self.renderer = ContextRenderer(tokenizer, processor, template_kwargs)
@@ -260,7 +262,8 @@ def read_rows(parquet_files: str | Sequence[str], episode: EpisodeConfig) -> lis
         table = pq.read_table(os.path.expanduser(file))
         missing = {"replies", "episode"} - set(table.column_names)
         if missing:
-            raise ValueError(f"{file!r} lacks the columns {sorted(missing)}; make it with `python -m data_prep.cold_start`")
+            program = "`python -m data_prep.cold_start`"
+            raise ValueError(f"{file!r} lacks the columns {sorted(missing)}; make it with {program}")
         for settings in set(table["episode"].to_pylist()):
             _check_settings(file, json.loads(settings), episode)
         traces += [RecordedTrace(from_row(row), tuple(row["replies"])) for row in table.to_pylist()]
@@ -275,4 +278,4 @@ def _check_settings(file: str, recorded: Mapping[str, Any], episode: EpisodeConf
         if recorded[name] != getattr(episode, name)
     ]
     if wrong:
-        raise ValueError(f"{file!r} was made with other episode settings: {'; '.join(wrong)}; set videosearch.episode.*")
+        raise ValueError(f"{file!r} was made with other settings: {'; '.join(wrong)}; set videosearch.episode.* alike")
