@@ -316,6 +316,7 @@ class Episode:
             len(self.candidates),
             max_frames=self.config.max_frames_per_call,
             max_calls=self.config.max_tool_calls,
+            window=self.config.window,
             style=self.config.prompt_style,
         )
 

@@ -75,8 +75,7 @@ For each write 1 if video 1 is better, 2 if video 2 is better, 0 if neither is.
 # What you see
 At first you see only a few frames of each video; the rest stays hidden until you ask for it. Problems may hide \
 between the frames that you see. If the visible frames do not settle the matter, ask for others with the tool. \
-Frames from earlier calls leave your view when new ones arrive, but your own words stay: note in <Snapshot> what \
-you see.
+{memory}: note in <Snapshot> what you see.
 
 # Tool
 <tools>
@@ -106,7 +105,13 @@ or <Answer>{answer_form}</Answer>"""
 
 
 def system_content(
-    dimensions: Sequence[Dimension], num_frames: int, *, max_frames: int, max_calls: int, style: PromptStyle
+    dimensions: Sequence[Dimension],
+    num_frames: int,
+    *,
+    max_frames: int,
+    max_calls: int,
+    window: int | None,
+    style: PromptStyle,
 ) -> Content:
     """Say what to judge, how to call the tool and how to answer."""
     keys = [dimension.key for dimension in dimensions] + [OVERALL]
@@ -118,6 +123,7 @@ def system_content(
     text = template.format(
         dimensions=lines,
         overall=OVERALL,
+        memory=_memory(window),
         schema=json.dumps(tool_schema(num_frames, max_frames)),
         max_calls=_times(max_calls),
         max_frames=max_frames,
@@ -243,6 +249,15 @@ def _range(candidates: CandidateFrames, video: int) -> str:
 
 def _last_time(candidates: CandidateFrames, video: int) -> float:
     return (candidates.times_1 if video == 1 else candidates.times_2)[-1]
+
+
+def _memory(window: int | None) -> str:
+    """Say how long frames stay, and that words always do."""
+    if window is None:
+        return "All frames that you were shown stay in your view, and so do your own words"
+    if window == 1:
+        return "Frames from earlier calls leave your view when new ones arrive, but your own words stay"
+    return f"Only the frames of your newest {window} calls stay in your view, but all your own words stay"
 
 
 def _seconds(time_s: float) -> str:
