@@ -40,7 +40,7 @@ def write_sheet(samples: Sequence[PreferenceSample], out: Path, profile: Profile
     for strip in strips:
         sheet.paste(strip, (0, top))
         top += strip.height
-    sheet.save(out / SHEET.format(split=split), optimize=True)
+    sheet.save(out / SHEET.format(split=split))
 
 
 def _draw_legend(profile: Profile) -> Image.Image:
