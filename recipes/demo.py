@@ -12,6 +12,7 @@ the demo shows is that every part works: calls, evictions, rewards, updates."""
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
@@ -31,6 +32,7 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.table import Table
 
+PR_SET_PDEATHSIG = 1
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",  # ten processes share the cores; more threads each make all of them slower
     "HF_HUB_OFFLINE": "1",
@@ -48,6 +50,7 @@ COLUMNS = {
     "evictions": "num_evictions",
     "tokens": "num_trained_tokens",
     "store hits": "frame_store_hit_rate",
+    "logprob gap": "agreement/logprob_abs_diff_mean",
 }
 """Table heading to figure in the training log (`videosearch/...`)."""
 
@@ -64,10 +67,14 @@ class Stage:
     progress: Callable[[], str] = field(default=lambda: "")
     """Says how far a running stage is."""
     work: Path | None = None
-    """Where the program writes until it is complete; renamed to `result` in one step. None: it does that itself."""
+    """Where the program writes until it is complete. None: it writes beside `result`, which then only marks the end."""
+    product: str = "."
+    """What in `work` becomes `result`, in one step; a pattern, the newest match counts."""
+    is_resumable: bool = False
+    """The program goes on where it was killed; otherwise `work` is emptied first."""
 
 
-def list_stages(out: Path, steps: int) -> list[Stage]:
+def list_stages(out: Path, warm_steps: int, steps: int) -> list[Stage]:
     """Return the programs in order, each exactly what a user would type."""
     pairs, model, traces, warm, grpo = (out / name for name in ("pairs", "model", "traces", "warm", "grpo"))
     python = [sys.executable, "-m"]
@@ -98,7 +105,7 @@ def list_stages(out: Path, steps: int) -> list[Stage]:
         ),
         Stage(
             "warm",
-            "warm-up: verl's SFT trainer",
+            f"warm-up: {warm_steps} steps of verl's SFT trainer",
             [
                 *[
                     *python,
@@ -110,16 +117,19 @@ def list_stages(out: Path, steps: int) -> list[Stage]:
                 ],
                 *["+recipe=videosearch_cold_start_tiny", f"model.path={model}"],
                 *[f"data.train_files={traces}/sft.parquet", f"videosearch.frames.video_root={pairs}"],
-                f"trainer.default_local_dir={warm}",
+                *[f"trainer.total_training_steps={warm_steps}", f"trainer.default_local_dir={warm}.work"],
             ],
-            result=warm / "latest_checkpointed_iteration.txt",
+            result=warm,
+            work=Path(f"{warm}.work"),
+            product="global_step_*/huggingface",
+            is_resumable=True,
         ),
         Stage(
             "grpo",
             f"GRPO: {steps} steps, 8 pairs x 4 episodes each",
             [
                 *[*python, "verl.trainer.main_ppo", "+recipe=videosearch_grpo_tiny"],
-                *[f"actor_rollout_ref.model.path={warm}/huggingface", f"data.train_files={pairs}/pairs.parquet"],
+                *[f"actor_rollout_ref.model.path={warm}", f"data.train_files={pairs}/pairs.parquet"],
                 *[f"data.val_files={pairs}/pairs.parquet", f"videosearch.frames.video_root={pairs}"],
                 *[f"trainer.total_training_steps={steps}", f"trainer.default_local_dir={grpo}"],
             ],
@@ -137,7 +147,7 @@ def run_stage(stage: Stage, out: Path, console: Console) -> float:
     start = time.monotonic()
     with log.open("wb") as file, Live(console=console, refresh_per_second=4, transient=True) as live:
         process = subprocess.Popen(
-            stage.arguments, stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+            stage.arguments, stdout=file, stderr=subprocess.STDOUT, env=environment, preexec_fn=start_dependent_group
         )
         try:
             while process.poll() is None:
@@ -151,6 +161,21 @@ def run_stage(stage: Stage, out: Path, console: Console) -> float:
         console.print(f"[red]failed[/]: {stage.title} (exit {process.returncode}). End of {log}:\n{tail}", markup=True)
         raise typer.Exit(1)
     return time.monotonic() - start
+
+
+def publish_result(stage: Stage) -> None:
+    """Make a finished stage's result appear in one step."""
+    if stage.work is None:
+        stage.result.touch()
+    else:
+        newest = max(stage.work.glob(stage.product), key=lambda path: path.stat().st_mtime)
+        newest.rename(stage.result)
+
+
+def start_dependent_group() -> None:
+    """Put a program into a group of its own that ends with the demo, even when the demo is killed (Linux)."""
+    os.setsid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def stop_group(process: subprocess.Popen) -> None:
@@ -210,22 +235,20 @@ def collect_episodes(out: Path) -> int:
 
 def main(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("outputs/demo"),
+    warm_steps: Annotated[int, typer.Option(min=1, help="SFT steps of the warm-up.")] = 150,
     steps: Annotated[int, typer.Option(min=1, help="GRPO steps.")] = 4,
 ) -> None:
     """Train a tiny video judge on this machine's CPU and show what it did."""
     console, out = Console(), out.resolve()
-    for number, stage in enumerate(stages := list_stages(out, steps), start=1):
+    for number, stage in enumerate(stages := list_stages(out, warm_steps, steps), start=1):
         label = f"[{number}/{len(stages)}] {stage.title}"
         if stage.result.exists():
             console.print(f"{label}: done before", markup=False)
             continue
-        if stage.work is not None:
+        if stage.work is not None and not stage.is_resumable:
             shutil.rmtree(stage.work, ignore_errors=True)
         seconds = run_stage(stage, out, console)
-        if stage.work is not None:
-            stage.work.rename(stage.result)
-        elif not stage.result.exists():
-            stage.result.touch()
+        publish_result(stage)
         console.print(f"{label}: {seconds:.0f} s", markup=False)
     console.print(make_table(read_steps(out)))
     console.print(f"{collect_episodes(out)} episodes: {out / 'episodes.jsonl'}")
