@@ -148,8 +148,9 @@ async def run_episode(
 
     try:
         await asyncio.wait_for(drive(), timeout_s)
-    except asyncio.TimeoutError as error:
-        raise EpisodeFailure(FailureKind.TIMEOUT, f"no result after {timeout_s} s", episode.sample.uid) from error
+    except (asyncio.TimeoutError, TimeoutError) as error:  # two classes before Python 3.11; the model's own has words
+        detail = str(error) or f"no result after {timeout_s} s"
+        raise EpisodeFailure(FailureKind.TIMEOUT, detail, episode.sample.uid) from error
     return episode.result()
 
 

@@ -1,0 +1,209 @@
+"""The reward: each part by hand-computed values from the method's formulas, and the figures of every outcome."""
+
+import math
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.episode_contract import answer_reply, call_reply, check_episode, pair_of
+from verl_videosearch.episode import Ending, EpisodeConfig, EpisodeResult, Reply
+from verl_videosearch.judgement import Judgement, Problem
+from verl_videosearch.reward import RewardConfig, measure_episode, measure_gain, score_episode
+from verl_videosearch.tool import CallFault
+
+GOLD = {"TA": 0, "VQ": 1, "MQ": 2, "OA": 1}
+RIGHT, NEUTRAL, WRONG = "TA=0, VQ=1, MQ=2, OA=1", "TA=0, VQ=0, MQ=0, OA=0", "TA=1, VQ=2, MQ=1, OA=2"
+DEFAULT = RewardConfig()
+
+
+def read(text: str) -> dict[str, int]:
+    return {key: int(value) for key, value in (pair.split("=") for pair in text.split(", "))}
+
+
+def play(*replies: Reply) -> EpisodeResult:
+    return check_episode(EpisodeConfig(), pair_of(8, 8), replies).result
+
+
+@pytest.mark.parametrize(
+    ("verdict", "labels", "overall_weight", "accuracy"),
+    [
+        (RIGHT, GOLD, 0.5, 1.0),
+        (WRONG, GOLD, 0.5, 0.0),
+        (NEUTRAL, GOLD, 0.5, 1 / 6),  # OA wrong, one dimension of three: 0.5 * 1/3
+        ("TA=0, VQ=1, MQ=0, OA=1", GOLD, 0.5, 5 / 6),  # 0.5 + 0.5 * 2/3
+        ("TA=1, VQ=2, MQ=1, OA=1", GOLD, 0.5, 0.5),
+        ("TA=0, VQ=1, MQ=2, OA=2", GOLD, 0.5, 0.5),
+        ("TA=0, VQ=1, MQ=2, OA=2", GOLD, 0.25, 0.75),
+        ("TA=1, VQ=2, MQ=1, OA=1", GOLD, 1, 1.0),
+        ("TA=0, VQ=1, MQ=2, OA=2", GOLD, 0, 1.0),
+        # a dimension without gold is left out of the mean
+        (RIGHT, GOLD | {"MQ": None}, 0.5, 1.0),
+        ("TA=0, VQ=2, MQ=0, OA=1", GOLD | {"MQ": None}, 0.5, 0.75),
+        # without any the overall verdict counts alone, and the other way round
+        ("TA=0, VQ=0, MQ=0, OA=1", {"TA": None, "VQ": None, "MQ": None, "OA": 1}, 0.5, 1.0),
+        ("TA=0, VQ=0, MQ=0, OA=2", {"TA": None, "VQ": None, "MQ": None, "OA": 1}, 0.5, 0.0),
+        ("TA=0, VQ=1, MQ=0, OA=0", GOLD | {"OA": None}, 0.5, 2 / 3),
+        ("TA=0, VQ=0, MQ=0, OA=0", dict.fromkeys(GOLD), 0.5, 0.0),
+        # a tie is a label like the others
+        (NEUTRAL, dict.fromkeys(GOLD, 0), 0.5, 1.0),
+    ],
+)
+def test_accuracy(verdict: str, labels: Mapping[str, int | None], overall_weight: float, accuracy: float) -> None:
+    assert RewardConfig(overall_weight=overall_weight).accuracy(read(verdict), labels) == pytest.approx(accuracy)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "gain"),
+    [
+        ([], 0.0),
+        ([RIGHT], 0.0),  # one readable judgement: no change
+        ([WRONG, RIGHT], 1.0),
+        ([RIGHT, WRONG], -1.0),
+        ([NEUTRAL, RIGHT], 5 / 6),
+        ([RIGHT, RIGHT], 0.0),
+        ([WRONG, RIGHT, WRONG], 0.0),  # detours cancel
+        ([NEUTRAL, WRONG, NEUTRAL, RIGHT], 5 / 6),
+    ],
+)
+def test_gain_telescopes(verdicts: list[str], gain: float) -> None:
+    judgements = [Judgement(read(verdict)) for verdict in verdicts]
+    assert measure_gain(judgements, GOLD, DEFAULT) == pytest.approx(gain)
+
+
+@given(st.lists(st.fixed_dictionaries({key: st.integers(0, 2) for key in GOLD}), max_size=6))
+def test_gain_is_the_sum_of_all_changes(verdicts: list[dict[str, int]]) -> None:
+    accuracies = [DEFAULT.accuracy(verdict, GOLD) for verdict in verdicts]
+    changes = sum(after - before for before, after in zip(accuracies, accuracies[1:], strict=False))
+    assert measure_gain([Judgement(verdict) for verdict in verdicts], GOLD, DEFAULT) == pytest.approx(changes)
+
+
+@pytest.mark.parametrize(
+    ("replies", "search_rate", "parts"),
+    [
+        # parts: format, accuracy, gain, exploration
+        ([answer_reply(RIGHT)], 0.0, (1.0, 1.0, 0.0, 0.0)),
+        ([answer_reply(WRONG)], 0.0, (1.0, 0.0, 0.0, 0.0)),
+        ([answer_reply("OA=1")], 0.0, (0.0, 0.0, 0.0, 0.0)),
+        ([Reply(f"<Answer>{RIGHT}</Answer>")], 0.0, (0.0, 1.0, 0.0, 0.0)),
+        ([Reply("")], 0.0, (0.0, 0.0, 0.0, 0.0)),
+        ([call_reply(2, verdict=NEUTRAL), answer_reply(RIGHT)], 1.0, (1.0, 1.0, 0.2 * 5 / 6, 0.0)),
+        ([call_reply(2, verdict=RIGHT), answer_reply(WRONG)], 1.0, (1.0, 0.0, -0.2, 0.0)),
+        # an unreadable recommendation is skipped, not counted as 0
+        ([call_reply(2, verdict="none"), answer_reply(RIGHT)], 1.0, (0.0, 1.0, 0.0, 0.0)),
+        (
+            [call_reply(2, verdict=WRONG), call_reply(3, verdict="none"), answer_reply(RIGHT)],
+            1.0,
+            (0.0, 1.0, 0.2, 0.0),
+        ),
+        # 0.5 * (0.2 - share of the group that searched), for who did
+        ([call_reply(2, verdict=RIGHT), answer_reply(RIGHT)], 1 / 8, (1.0, 1.0, 0.0, 0.0375)),
+        ([call_reply(2, verdict=RIGHT), answer_reply(RIGHT)], 2 / 8, (1.0, 1.0, 0.0, 0.0)),
+        ([answer_reply(RIGHT)], 1 / 8, (1.0, 1.0, 0.0, 0.0)),
+        ([call_reply(99, verdict=RIGHT), answer_reply(RIGHT)], 0.0, (1.0, 1.0, 0.0, 0.0)),  # no frames came back
+        # it searched, then never answered
+        ([call_reply(2, verdict=WRONG), Reply("")], 1 / 8, (0.0, 0.0, 0.0, 0.0375)),
+        ([call_reply(2, verdict=WRONG), call_reply(3, verdict=RIGHT), Reply("")], 1.0, (0.0, 0.0, 0.2, 0.0)),
+    ],
+)
+def test_score(replies: list[Reply], search_rate: float, parts: tuple[float, ...]) -> None:
+    score = score_episode(play(*replies), GOLD, search_rate, DEFAULT)
+    assert tuple(score.parts) == ("format", "accuracy", "gain", "exploration")
+    assert tuple(score.parts.values()) == pytest.approx(parts)
+    assert score.total == pytest.approx(sum(parts))
+
+
+def test_weights_scale_their_part() -> None:
+    result = play(call_reply(2, verdict=WRONG), answer_reply(RIGHT))
+    config = RewardConfig(format_weight=3, gain_weight=0.1, exploration_weight=2.0, exploration_target=0.5)
+    assert score_episode(result, GOLD, 0.25, config).parts == pytest.approx(
+        {"format": 3.0, "accuracy": 1.0, "gain": 0.1, "exploration": 0.5}
+    )
+
+
+def test_a_call_costs_nothing() -> None:
+    results = [play(*[call_reply(2, verdict=RIGHT)] * num_calls, answer_reply(RIGHT)) for num_calls in range(4)]
+    assert {score_episode(result, GOLD, 1.0, DEFAULT).total for result in results} == {2.0}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"overall_weight": 1.5}, ["overall_weight must be at most 1, got 1.5"]),
+        ({"gain_weight": -0.2}, ["gain_weight must be a number of at least 0, got -0.2"]),
+        ({"format_weight": "1"}, ["format_weight must be a number of at least 0, got '1'"]),
+        ({"format_weight": True}, ["format_weight must be a number of at least 0, got True"]),
+        ({"exploration_weight": None}, ["exploration_weight must be a number of at least 0, got None"]),
+        ({"exploration_weight": math.nan}, ["exploration_weight must be a number of at least 0, got nan"]),
+        ({"exploration_weight": math.inf}, ["exploration_weight must be a number of at least 0, got inf"]),
+        ({"exploration_target": 2}, ["exploration_target must be at most 1, got 2"]),
+        ({"alpha": 0.5}, ["unknown settings ['alpha']; allowed are ['overall_weight', 'format_weight',"]),
+        (
+            {"alpha": 0.5, "overall_weight": -1, "gain_weight": "k", "exploration_target": 9},
+            ["['alpha']", "overall_weight must", "gain_weight must", "exploration_target must"],
+        ),
+    ],
+)
+def test_config_refuses_all_mistakes_at_once(settings: dict[str, object], words: list[str]) -> None:
+    with pytest.raises(ValueError) as error:
+        RewardConfig.from_dict(settings)
+    assert all(word in str(error.value) for word in words)
+
+
+def test_config_defaults_are_the_papers() -> None:
+    config = RewardConfig.from_dict({})
+    assert config == DEFAULT
+    assert (config.overall_weight, config.gain_weight, config.exploration_weight) == (0.5, 0.2, 0.5)
+    assert (config.exploration_target, config.format_weight) == (0.2, 1.0)
+
+
+OUTCOMES = {
+    "right": [answer_reply(RIGHT)],
+    "searched": [call_reply(2), call_reply(99), call_reply(3), answer_reply(WRONG)],
+    "unreadable": [answer_reply("OA")],
+    "no answer": [Reply("")],
+    "truncated": [Reply("<Think>", is_truncated=True)],
+    "call limit": [call_reply(2)] * 5,
+    "overlong": [call_reply(2)],
+    "overlong at once": [],
+}
+
+
+@pytest.mark.parametrize("labels", [GOLD, GOLD | {"MQ": None}, dict.fromkeys(GOLD)])
+def test_every_outcome_has_the_same_figures(labels: Mapping[str, int | None]) -> None:
+    names = set()
+    for replies in OUTCOMES.values():
+        result = play(*replies)
+        measures = measure_episode(result, score_episode(result, labels, 0.5, DEFAULT), labels)
+        names.add(tuple(measures))
+        assert all(type(value) is float for value in measures.values())
+        without_gold = {f"correct_{key}" for key, label in labels.items() if label is None}
+        assert {name for name, value in measures.items() if math.isnan(value)} == without_gold
+        assert sum(measures[f"ending_{ending.value}"] for ending in Ending) == 1
+        assert sum(measures[f"unreadable_{problem.value}"] for problem in Problem) == 1 - measures["has_verdict"]
+        assert sum(measures[f"invalid_{fault.value}"] for fault in CallFault) == measures["num_invalid_calls"]
+    assert len(names) == 1
+
+
+@pytest.mark.parametrize(
+    ("outcome", "figures"),
+    [
+        ("right", {"score": 2.0, "acc": 1.0, "has_verdict": 1, "correct_OA": 1, "num_calls": 0, "num_turns": 1}),
+        (
+            "searched",
+            {"has_searched": 1, "num_calls": 3, "num_invalid_calls": 1, "invalid_out_of_range": 1, "num_evictions": 1}
+            | {"num_frames_asked": 2, "num_turns": 4, "visible_images_per_turn": (8 + 9 + 9 + 9) / 4, "correct_OA": 0},
+        ),
+        ("unreadable", {"ending_unreadable": 1, "unreadable_not_a_pair": 1, "has_verdict": 0, "correct_OA": 0}),
+        ("no answer", {"ending_no_answer": 1, "unreadable_no_answer": 1, "acc": 0, "is_well_formed": 0}),
+        ("truncated", {"ending_truncated": 1, "unreadable_truncated": 1}),
+        ("call limit", {"ending_call_limit": 1, "invalid_call_limit": 2, "num_calls": 5, "num_invalid_calls": 2}),
+        ("overlong", {"ending_overlong": 1, "has_searched": 1, "num_evictions": 0}),
+        ("overlong at once", {"ending_overlong": 1, "num_turns": 0, "visible_images_per_turn": 0}),
+    ],
+)
+def test_figures(outcome: str, figures: dict[str, float]) -> None:
+    result = play(*OUTCOMES[outcome])
+    measures = measure_episode(result, score_episode(result, GOLD, 1.0, DEFAULT), GOLD)
+    assert {name: measures[name] for name in figures} == pytest.approx(figures)
