@@ -2,8 +2,8 @@
 
 The one idea: it knows the truth of a pair but tells only what it was *shown*. Whatever it writes follows from the
 frames in the context: a defect is named when one of its frames is there, a recommendation weighs the defects named so
-far, and a hidden one stays unknown until it looks. On a pair with a cue (`meta.cue`) it looks behind the cue; on one without, it
-answers at once, or looks once or twice for confirmation::
+far, and a hidden one stays unknown until it looks. On a pair with a cue (`meta.cue`) it looks behind the cue; on one
+without, it answers at once, or looks once or twice for confirmation::
 
     <Snapshot>video 1 clean; video 2 clean; marker on 5, 21</Snapshot><Think>look behind the marker</Think>
     <Recommend Answer>TA=0, VQ=0, MQ=0, OA=0, CF=3</Recommend Answer><tool_call>... [6, 7, 22, 23]</tool_call>

@@ -5,7 +5,7 @@ replies again, so there is one renderer and no second truth.
 
 | file | one line or row | meaning |
 |---|---|---|
-| `accepted.jsonl` | sample, replies, episode, teacher, ending | passed the filter |
+| `accepted.jsonl` | the fields of `Trace` | passed the filter |
 | `rejected.jsonl` | the same and `reasons` | did not, with every reason |
 | `sft.parquet` | the columns of a sample, `replies`, `episode` | what `VideoSearchSFTDataset` reads |
 
@@ -24,7 +24,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO
 
@@ -46,8 +46,11 @@ class Trace:
     """What the teacher wrote, turn by turn, unchanged."""
     episode: EpisodeConfig
     teacher: str
-    ending: str = "answered"
-    """How the episode ended (`episode.Ending`)."""
+    wrong: tuple[str, ...] | None = ()
+    """Keys of the verdicts that differ from gold; None when there is no verdict."""
+    num_calls: int = 0
+    num_evictions: int = 0
+    """Tool outcomes whose images left the window."""
     reasons: tuple[str, ...] = ()
     """Why the filter refused it; empty when it was accepted."""
 
@@ -58,29 +61,17 @@ class Trace:
 
 def to_line(trace: Trace) -> str:
     """Write a trace as one line of JSON; `from_line` reads it back."""
-    record = {
-        "sample": to_row(trace.sample),
-        "replies": trace.replies,
-        "episode": asdict(trace.episode),
-        "teacher": trace.teacher,
-        "ending": trace.ending,
-        "reasons": trace.reasons,
-    }
-    return json.dumps(record) + "\n"
+    record = {each.name: getattr(trace, each.name) for each in fields(trace)}
+    return json.dumps(record | {"sample": to_row(trace.sample), "episode": asdict(trace.episode)}) + "\n"
 
 
 def from_line(line: str) -> Trace:
     """Read one line; raises `ValueError` for anything that `to_line` did not write."""
-    record = json.loads(line)
     try:
-        return Trace(
-            sample=from_row(record["sample"]),
-            replies=tuple(record["replies"]),
-            episode=EpisodeConfig.from_dict(record["episode"]),
-            teacher=record["teacher"],
-            ending=record["ending"],
-            reasons=tuple(record["reasons"]),
-        )
+        record = json.loads(line)
+        lists = {name: tuple(record[name]) for name in ("replies", "reasons", "wrong") if record[name] is not None}
+        sample, episode = from_row(record["sample"]), EpisodeConfig.from_dict(record["episode"])
+        return Trace(**(record | lists | {"sample": sample, "episode": episode}))
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a trace, {error!r} is missing or wrong: {line[:80]!r}") from error
 

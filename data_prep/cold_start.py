@@ -1,0 +1,205 @@
+"""Let a teacher judge pairs through the same Episode as everything else, keep what is right, and write SFT rows.
+
+    python -m data_prep.cold_start --pairs outputs/hide_and_seek/train.parquet --video-root outputs/hide_and_seek \\
+        --out outputs/cold_start --recipe videosearch_cold_start_tiny                     # template teacher
+    OPENAI_API_KEY=... python -m data_prep.cold_start --pairs pairs.parquet --video-root VIDEOS --out outputs/gpt4o \\
+        --teacher https://api.openai.com/v1 --model gpt-4o --price-in 2.5 --price-out 10   # any compatible server
+
+The one idea: the teacher sees what the student will see, and only what a filter finds well-formed and right is taught.
+Every pair ends as a line of `accepted.jsonl` or `rejected.jsonl`; the same command goes on after a kill. `sft.parquet`
+is written at the end from what was accepted, in the order of the pairs.
+
+Covers: one trace per pair (paper section 4.1). Does not cover: several per pair (`rejection_sampling`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from data_prep.judging import RunConfig, TeacherFn, TraceLog, claim_folder, judge_pairs
+from data_prep.teacher import TeacherConfig, TemplateTeacher
+from data_prep.trace_filter import Filter
+from data_prep.trace_report import estimate_tokens, tabulate_cost, tabulate_reasons, tabulate_yields
+from data_prep.traces import write_sft_rows
+from verl_videosearch.episode import EpisodeConfig
+from verl_videosearch.extras import Extra, require
+from verl_videosearch.frame_store import FrameStore
+from verl_videosearch.judge.client import ChatClient, ClientConfig, Usage
+from verl_videosearch.rollout import EpisodeFailure, load_pair
+from verl_videosearch.sample import PreferenceSample, read_samples
+
+TEMPLATE = "template"
+SFT_ROWS = "sft.parquet"
+
+
+def read_episode(recipe: str | None, overrides: Sequence[str]) -> EpisodeConfig:
+    """Read the episode settings of a recipe (default: `EpisodeConfig`'s own), changed by `name=value` pairs."""
+    settings: dict[str, Any] = {}
+    if recipe is not None:
+        hydra, omegaconf = require("hydra", Extra.GPU), require("omegaconf", Extra.GPU)
+        with hydra.initialize_config_module("recipes.recipe", version_base=None):
+            settings = omegaconf.OmegaConf.to_container(hydra.compose(recipe).videosearch.episode, resolve=True)
+    return EpisodeConfig.from_dict(settings | dict(read_override(text) for text in overrides))
+
+
+def read_override(text: str) -> tuple[str, Any]:
+    """Read one `name=value`; the value is JSON, or else a word.
+
+    >>> read_override("window=2"), read_override("window=null"), read_override("prompt_style=brief")
+    (('window', 2), ('window', None), ('prompt_style', 'brief'))
+    """
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--episode takes name=value, such as window=2; got {text!r}")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def read_pairs(files: Sequence[Path], limit: int | None) -> list[PreferenceSample]:
+    """Read the pairs that can be judged right or wrong: those with a gold label."""
+    samples = [sample for file in files for sample in read_samples(file)]
+    twice = [uid for uid, count in Counter(sample.uid for sample in samples).items() if count > 1]
+    if twice:
+        raise ValueError(f"sample_uid must be unique, {len(twice)} come more than once, such as {twice[0]!r}")
+    return [each for each in samples if any(label is not None for label in each.labels.values())][:limit]
+
+
+def print_cost(
+    samples: Sequence[PreferenceSample],
+    store: FrameStore,
+    config: RunConfig,
+    prices: tuple[float, float] | None,
+    console: Console,
+) -> None:
+    """Estimate tokens and price from the first pair whose videos can be read."""
+    counts = sorted({0, min(1, config.episode.max_tool_calls), config.episode.max_tool_calls})
+    for sample in samples:
+        try:
+            pair = load_pair(sample, store, config.episode, config.video_root)
+        except EpisodeFailure:
+            continue
+        estimates = {f"{n} calls": estimate_tokens(sample, pair, config.episode, n) for n in counts}
+        console.print(tabulate_cost(estimates, len(samples), prices))
+        return
+
+
+@asynccontextmanager
+async def open_teacher(
+    teacher: TeacherConfig | ClientConfig, episode: EpisodeConfig
+) -> AsyncIterator[tuple[TeacherFn, Usage]]:
+    """Yield what gives each pair its teacher, and what that consumes."""
+    if isinstance(teacher, ClientConfig):
+        async with ChatClient(teacher) as client:
+            yield lambda sample, candidates: client, client.usage
+    else:
+        yield lambda sample, candidates: TemplateTeacher(sample, candidates, episode, teacher), Usage()
+
+
+async def run(
+    samples: Sequence[PreferenceSample],
+    teacher: TeacherConfig | ClientConfig,
+    store: FrameStore,
+    config: RunConfig,
+    out: Path,
+    console: Console,
+) -> None:
+    """Judge the pairs, write the rows, print the tables."""
+    log = TraceLog(out)
+    try:
+        async with open_teacher(teacher, config.episode) as (teacher_of, usage):
+            with Progress(console=console) as progress:
+                task = progress.add_task("judging pairs", total=len({s.uid for s in samples} - log.done))
+                failures = await judge_pairs(
+                    samples, teacher_of, store, config, log, on_done=lambda: progress.advance(task)
+                )
+    finally:
+        log.close()
+    traces = log.in_order(samples)
+    num_rows = write_sft_rows(out / SFT_ROWS, [trace for trace in traces if trace.is_accepted])
+    console.print(tabulate_yields(traces))
+    if failures or num_rows < len(traces):
+        console.print(tabulate_reasons(traces, failures))
+    if usage.num_requests:
+        prompt, reply = usage.num_prompt_tokens, usage.num_reply_tokens
+        console.print(f"{usage.num_requests:,} requests, {prompt:,} prompt tokens, {reply:,} reply tokens in this run")
+    console.print(f"{num_rows} traces in {out / SFT_ROWS}", highlight=False)
+
+
+def main(
+    pairs: Annotated[list[Path], typer.Option(help="Parquet file of pairs; may be given more than once.")],
+    out: Annotated[Path, typer.Option(help="Folder for the logs and sft.parquet.")],
+    video_root: Annotated[Path | None, typer.Option(help="Folder that relative video paths start from.")] = None,
+    teacher: Annotated[str, typer.Option(help="template, or the URL of an OpenAI-compatible server.")] = TEMPLATE,
+    model: Annotated[str, typer.Option(help="The teacher's name on that server.")] = "",
+    recipe: Annotated[str | None, typer.Option(help="Take the episode settings of this recipe.")] = None,
+    episode: Annotated[list[str] | None, typer.Option(help="Change one of them: window=2; repeatable.")] = None,
+    stages: Annotated[Filter, typer.Option("--filter", help="well_formed keeps wrong answers.")] = Filter.CORRECT,
+    limit: Annotated[int | None, typer.Option(help="Only the first pairs.")] = None,
+    store: Annotated[Path | None, typer.Option(help="Frame store; default: $VIDEOSEARCH_FRAME_STORE.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Episodes at the same time.")] = 8,
+    key_variable: Annotated[str, typer.Option(help="Environment variable with the key.")] = ClientConfig.key_variable,
+    temperature: Annotated[float, typer.Option(help="Of the served teacher.")] = ClientConfig.temperature,
+    max_turn_tokens: Annotated[int, typer.Option(help="Most tokens of one reply.")] = ClientConfig.max_turn_tokens,
+    timeout_s: Annotated[float, typer.Option(help="Most seconds of one request.")] = ClientConfig.timeout_s,
+    max_retries: Annotated[int, typer.Option(help="Further tries of a request.")] = ClientConfig.max_retries,
+    rate: Annotated[float | None, typer.Option(help="Most requests per minute.")] = None,
+    price_in: Annotated[float | None, typer.Option(help="Price of a million prompt tokens.")] = None,
+    price_out: Annotated[float | None, typer.Option(help="Price of a million reply tokens.")] = None,
+    estimate_only: Annotated[bool, typer.Option("--estimate-only", help="Stop after the cost estimate.")] = False,
+    direct: Annotated[float, typer.Option(help="Template: weight of answering at first sight.")] = TeacherConfig.direct,
+    cued_gap: Annotated[
+        float, typer.Option(help="Template: weight of looking behind the cue.")
+    ] = TeacherConfig.cued_gap,
+    wrong_gap: Annotated[float, typer.Option(help="Template: weight of looking elsewhere.")] = TeacherConfig.wrong_gap,
+    looks: Annotated[str, typer.Option(help="Template: weights of 0, 1, ... calls without a cue.")] = "0.4,0.3,0.3",
+    max_calls: Annotated[int | None, typer.Option(help="Template: most calls; default: the episode's limit.")] = None,
+    seed: Annotated[int, typer.Option(help="Template: the same seed gives the same words.")] = 0,
+) -> None:
+    """Make cold-start traces."""
+    console = Console()
+    try:
+        samples = read_pairs(pairs, limit)
+        if teacher == TEMPLATE:
+            weights = tuple(float(weight) for weight in looks.split(","))
+            chosen = TeacherConfig(direct, cued_gap, wrong_gap, weights, max_calls, seed=seed)
+            name = TEMPLATE
+        else:
+            limits = {"timeout_s": timeout_s, "max_retries": max_retries, "max_requests_per_minute": rate}
+            chosen = ClientConfig(teacher, model, key_variable, temperature, max_turn_tokens, **limits)
+            name = model
+        config = RunConfig(read_episode(recipe, episode or ()), stages, video_root, name, concurrency=concurrency)
+        frame_store = FrameStore(store)
+        if teacher != TEMPLATE or estimate_only:
+            prices = None if price_in is None or price_out is None else (price_in, price_out)
+            print_cost(samples, frame_store, config, prices, console)
+        if not estimate_only:
+            claim_folder(out, describe_run(config, chosen))
+            asyncio.run(run(samples, chosen, frame_store, config, out, console))
+    except (ValueError, ImportError) as error:  # a wrong option or file, a server that refuses this model
+        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+
+
+def describe_run(config: RunConfig, teacher: TeacherConfig | ClientConfig) -> dict[str, Any]:
+    """Return what decides the traces of a run, as plain data."""
+    how = {"teacher": config.teacher_name, "filter": config.stages.value, "episode": asdict(config.episode)}
+    if isinstance(teacher, TeacherConfig):
+        return how | {"choices": asdict(teacher)}
+    return how | {"temperature": teacher.temperature, "max_turn_tokens": teacher.max_turn_tokens}
+
+
+if __name__ == "__main__":
+    typer.run(main)
