@@ -3,8 +3,8 @@
     python -m data_prep.build --source genai_bench --root ~/data/GenAI-Bench --out genai.parquet
     python -m data_prep.build --source mj_bench_video --split test --root ~/data/MJ --check --keep-missing
 
-The one idea: a row is written or counted under one reason, so `read = written + dropped` for sets of pairs. The table at
-the end shows the labels as written next to the source's own words, so an unknown word cannot hide.
+The one idea: a row is written or counted under one reason, so `read = written + dropped` for sets of pairs. The table
+at the end shows the labels as written next to the source's own words, so an unknown word cannot hide.
 
 Covers: the sources of data_prep/sources; finding the videos below the root (or --video-root); `--check`, which writes
 nothing; a random subset (`--limit`, `--seed`). Does not cover: downloading, unpacking zip files, decoding (frames.py).
@@ -75,7 +75,14 @@ class VideoFinder:
 
 
 def read_samples_of(
-    source: Source, split: str, root: Path, finder: VideoFinder, options: ReadOptions, report: ReadReport, keep_missing: bool
+    source: Source,
+    split: str,
+    root: Path,
+    finder: VideoFinder,
+    options: ReadOptions,
+    report: ReadReport,
+    *,
+    keep_missing: bool = False,
 ) -> Iterator[PreferenceSample]:
     """Yield a split's samples in file order; fills `report`. Raises `SourceError` for a wrong file."""
     for number, pair in _read_pairs(source, split, root, options, report):
@@ -234,7 +241,7 @@ def main(
         options = ReadOptions(seed, margin, max_pairs_per_prompt, read_dimensions(dimensions))
         finder = VideoFinder(video_root or (root.parent if root.is_file() else root), chosen.video_folders)
         report = ReadReport()
-        samples = list(read_samples_of(chosen, split_name, root, finder, options, report, keep_missing))
+        samples = list(read_samples_of(chosen, split_name, root, finder, options, report, keep_missing=keep_missing))
     except SourceError as error:
         Console(stderr=True).print(f"error: {error}", markup=False, soft_wrap=True)
         raise typer.Exit(2) from error
@@ -246,7 +253,7 @@ def main(
     if missing_list is not None:
         missing_list.write_text("".join(f"{path}\t{url}\n" for path, url in report.missing.items()), "utf-8")
     if not samples:
-        Console(stderr=True).print("error: no sample is left, nothing was written; see the reasons above", soft_wrap=True)
+        Console(stderr=True).print("error: no sample is left; nothing was written", soft_wrap=True)
         raise typer.Exit(1)
     if out is not None:
         console.print(f"wrote {write_samples(out, samples):,} samples to {out}", markup=False, soft_wrap=True)

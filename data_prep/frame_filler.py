@@ -3,16 +3,20 @@
 The one idea: a decoder may take its process down with it. The worker hands each video to a child process; if the child
 dies, that video is broken, the next child takes the next one, and neither Ray nor the other videos notice.
 
-Covers: every `VideoError` and the death of the child, as rows of plain values. Does not cover: a child that hangs
+Covers: every `VideoError` and the death of the child, as rows of plain values; the death of the worker, which ends its
+child too. Does not cover: a child that hangs
 outside the decoder (the frame store's timeout ends a decode).
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import parent_process
+from threading import Thread
 from typing import Any
 
 from verl_videosearch.frame_store import FrameStore
@@ -38,6 +42,16 @@ def make_result(
     return {**row, "kind": kind, "cause": cause, "was_hit": was_hit, "num_bytes": num_bytes}
 
 
+def end_with_parent() -> None:
+    """End this child as soon as the worker is gone: a killed worker cannot stop it, and it would wait for ever."""
+
+    def wait() -> None:
+        parent_process().join()
+        os._exit(1)
+
+    Thread(target=wait, name="end-with-parent", daemon=True).start()
+
+
 class FrameFiller:
     """One worker: runs `fill` on a video in a child process."""
 
@@ -47,7 +61,7 @@ class FrameFiller:
 
     def _start_child(self) -> ProcessPoolExecutor:
         # spawn: the worker runs threads of Ray, which a forked child would inherit half dead
-        return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+        return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=end_with_parent)
 
     def __call__(self, row: Mapping[str, str]) -> dict[str, Any]:
         try:

@@ -8,8 +8,8 @@ by starting it again. A few videos are decoded first: they give the estimate of 
 there if the disk is too small.
 
 Covers: one process per worker through Ray Data; broken videos, also those that kill the process which decodes them:
-they are listed in a JSON file with kind and cause, and left out of `--out`. Does not cover: a store on the local disks of
-several machines; on a cluster give a folder that they share.
+they are listed in a JSON file with kind and cause, and left out of `--out`. Does not cover: a store on the local disks
+of several machines; on a cluster give a folder that they share.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def main(
     max_pixels: Annotated[int, typer.Option(help="As in training.")] = FramePlan.max_pixels,
     patch_multiple: Annotated[int, typer.Option(help="As in training.")] = FramePlan.patch_multiple,
     timeout_s: Annotated[float, typer.Option(help="Longest time for one video.")] = DECODE_TIMEOUT_S,
-    report_file: Annotated[Path, typer.Option("--report", help="JSON list of broken videos.")] = Path("broken_videos.json"),
+    report_file: Annotated[Path, typer.Option("--report", help="JSON of broken videos.")] = Path("broken_videos.json"),
     out: Annotated[Path | None, typer.Option(help="Write the samples whose videos are both good.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Go on although the disk looks too small.")] = False,
 ) -> None:
@@ -185,7 +185,8 @@ def main(
         fill_store(rows, fill, workers, report, on_result=lambda: progress.advance(task))
     write_report(report_file, report)
     console.print(
-        f"{report.num_decoded:,} decoded, {report.num_hits:,} there already, {len(report.broken):,} broken ({report_file}); "
+        f"{report.num_decoded:,} decoded, {report.num_hits:,} there already, "
+        f"{len(report.broken):,} broken ({report_file}); "
         f"{len(rows) / max(report.seconds, 1e-9):.1f} videos/s with {workers} workers, "
         f"{decimal(report.num_bytes // max(report.num_good, 1))} per video",
         soft_wrap=True,

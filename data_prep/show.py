@@ -46,12 +46,14 @@ body { margin: 0 auto; max-width: 1280px; padding: 24px; background: var(--page)
 h1 { font-size: 20px; margin: 0 0 4px; } h2 { font-size: 15px; margin: 0; font-weight: 600; overflow-wrap: anywhere; }
 h3 { font-size: 13px; margin: 16px 0 6px; font-weight: 600; }
 .soft, h3 span { color: var(--soft); font-size: 13px; font-weight: 400; overflow-wrap: anywhere; }
-article { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 18px 20px; margin: 20px 0; }
+article { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 18px 20px;
+  margin: 20px 0; }
 blockquote { margin: 10px 0; padding-left: 12px; border-left: 3px solid var(--line); overflow-wrap: anywhere; }
 .chips { display: flex; flex-wrap: wrap; gap: 6px; margin: 10px 0; }
 .chip { border: 1px solid var(--line); border-radius: 999px; padding: 1px 10px; font-size: 13px; }
 .chip b { margin-right: 5px; } .chip.overall { border-color: var(--ink); }
-.strip { display: grid; grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)); gap: 6px; }
+.strip { display: grid; grid-template-columns: repeat(12, 1fr); gap: 4px; }
+@media (max-width: 900px) { .strip { grid-template-columns: repeat(6, 1fr); } }
 figure { margin: 0; border: 2px solid transparent; border-radius: 6px; padding: 2px; }
 figure img { width: 100%; display: block; border-radius: 3px; }
 figcaption { font-size: 12px; color: var(--soft); display: flex; justify-content: space-between; padding: 1px 3px; }
@@ -104,9 +106,7 @@ def make_article(sample: PreferenceSample, root: Path | None, view: View) -> str
     videos = [_read(path, view) for path in sample.resolve_videos(root)]
     is_whole = not any(isinstance(video, VideoError) for video in videos)
     candidates = CandidateFrames(*(tuple(video.times_s) for video in videos)) if is_whole else None
-    strips = [
-        make_strip(sample, side, video, candidates, view) for side, video in enumerate(videos, 1)
-    ]
+    strips = [make_strip(sample, side, video, candidates, view) for side, video in enumerate(videos, 1)]
     shown = {key: value for key, value in sample.meta.items() if key not in _HIDDEN_META}
     return f"""<article>
 <h2>{escape(sample.uid)} <span class="soft">{escape(sample.source)} · {escape(sample.split)}</span></h2>
@@ -151,9 +151,8 @@ def make_strip(
             f"<figcaption><b>{number}</b><span>{video.times_s[candidate]:.2f} s</span></figcaption></figure>"
         )
     size = f"{video.source_width}×{video.source_height}, {video.num_decoded_frames} frames"
-    return (
-        f'<h3>Video {side} <span>{path} · {size}</span></h3><div class="strip">{"".join(figures)}</div>'
-        + "".join(f'<p class="defects">{escape(describe_defect(defect))}</p>' for defect in defects)
+    return f'<h3>Video {side} <span>{path} · {size}</span></h3><div class="strip">{"".join(figures)}</div>' + "".join(
+        f'<p class="defects">{escape(describe_defect(defect))}</p>' for defect in defects
     )
 
 

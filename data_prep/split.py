@@ -3,9 +3,10 @@
     python -m data_prep.split train.parquet --video-root ~/data --out splits \\
         --fractions cold_start=.1,rft=.3,grpo=.5,validation=.1 --against genai.parquet --against mj.parquet
 
-The one idea: samples that share a prompt or a video are one *group* (connected component), and a group is never divided.
-A prompt is compared as its words, a video by its bytes. Groups go, largest first, to the part that lacks their classes
-(source and overall label) most, so every part keeps the balance of the whole. The same seed gives the same parts.
+The one idea: samples that share a prompt or a video are one *group* (connected component), and a group is never
+divided. A prompt is compared as its words, a video by its bytes. Groups go, largest first, to the part that lacks
+their classes (source and overall label) most, so every part keeps the balance of the whole. The same seed gives the
+same parts.
 
 Covers: renamed and copied videos, prompts that differ in case, punctuation or blanks; removal of every sample that
 shares a prompt or a video with a file given as --against, listed in overlaps.json. Does not cover: a video that was
@@ -18,7 +19,7 @@ import json
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -33,6 +34,7 @@ from rich.table import Table
 from verl_videosearch.judgement import OVERALL
 from verl_videosearch.sample import PreferenceSample, read_samples, write_samples
 
+DEFAULT_FRACTIONS = "cold_start=.1,rft=.3,grpo=.5,validation=.1"
 _CHUNK = 1 << 20
 _NUM_READERS = 8  # hashing waits for the disk, and xxhash releases the interpreter lock
 
@@ -44,7 +46,7 @@ class Keys:
     prompt: str
     videos: frozenset[str]
 
-    def __iter__(self) -> Iterable[str]:
+    def __iter__(self) -> Iterator[str]:
         return iter((f"prompt {self.prompt}", *sorted(self.videos)))
 
 
@@ -80,7 +82,8 @@ def identify_videos(paths: Collection[Path]) -> dict[Path, str]:
     """
     if missing := sorted(str(path) for path in paths if not path.is_file()):
         raise ValueError(
-            f"{len(missing)} videos are missing, first {missing[:3]}; check --video-root, or compare names with --by-path"
+            f"{len(missing)} videos are missing, first {missing[:3]}; "
+            "check --video-root, or compare names with --by-path"
         )
     sizes = {path: path.stat().st_size for path in paths}
     num_of_size = Counter(sizes.values())
@@ -195,7 +198,7 @@ def split_samples(
     classes = [f"{sample.source} {sample.labels[OVERALL]}" for sample in samples]
     parts = assign_groups(groups, classes, fractions, seed)
     if empty := [name for name, part in parts.items() if not part]:
-        raise ValueError(f"no group is left for {empty}: {len(groups)} groups of {len(samples)} samples; ask for fewer parts")
+        raise ValueError(f"no group is left for {empty}: {len(samples)} samples in {len(groups)} groups; ask for less")
     return {name: [replace(samples[index], split=name) for index in part] for name, part in parts.items()}
 
 
@@ -233,10 +236,10 @@ def make_table(parts: Mapping[str, Sequence[PreferenceSample]], fractions: Mappi
 def main(
     file: Annotated[Path, typer.Argument(help="Parquet file of samples.")],
     out: Annotated[Path, typer.Option(help="Folder for NAME.parquet of every part, and overlaps.json.")],
-    fractions: Annotated[str, typer.Option(help="Parts and their shares.")] = "cold_start=.1,rft=.3,grpo=.5,validation=.1",
-    against: Annotated[list[Path], typer.Option(help="Benchmark whose prompts and videos must not occur.")] = [],  # noqa: B006
+    fractions: Annotated[str, typer.Option(help="Parts and their shares.")] = DEFAULT_FRACTIONS,
+    against: Annotated[list[Path] | None, typer.Option(help="Benchmark to keep out; may be repeated.")] = None,
     video_root: Annotated[Path | None, typer.Option(help="Folder of the videos.")] = None,
-    against_root: Annotated[Path | None, typer.Option(help="Folder of the benchmarks' videos; default: the same.")] = None,
+    against_root: Annotated[Path | None, typer.Option(help="That of the benchmarks; default: the same.")] = None,
     by_path: Annotated[bool, typer.Option("--by-path", help="Compare video names instead of bytes: weaker.")] = False,
     seed: Annotated[int, typer.Option(help="The same seed gives the same parts.")] = 0,
 ) -> None:
@@ -245,7 +248,7 @@ def main(
     try:
         wanted = parse_fractions(fractions)
         samples = read_samples(file)
-        benchmarks = {str(path): read_samples(path) for path in against}
+        benchmarks = {str(path): read_samples(path) for path in against or []}
         roots = [(each, against_root or video_root) for each in benchmarks.values()]
         keys, *benchmark_keys = make_keys([(samples, video_root), *roots], by_path)
         overlaps = [
@@ -266,8 +269,8 @@ def main(
         shared = Counter(" and ".join(overlap.shared) for overlap in overlaps if overlap.against == name)
         found = ", ".join(f"{count:,} share {what}" for what, count in shared.items()) or "no overlap"
         console.print(f"against {name}: {found}", markup=False, soft_wrap=True)
-    console.print(f"{len(samples):,} samples read, {len(removed):,} removed as overlap; videos compared by "
-                  f"{'name only' if by_path else 'content'}")
+    method = "name only" if by_path else "content"
+    console.print(f"{len(samples):,} samples read, {len(removed):,} removed as overlap; videos compared by {method}")
     console.print(make_table(parts, wanted))
 
 

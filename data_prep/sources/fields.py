@@ -13,12 +13,14 @@ from __future__ import annotations
 import math
 import posixpath
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from data_prep.sources.source import BadRow, DropReason, Row
 from verl_videosearch.judgement import OVERALL
 
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 _ROUNDING = 1e-9  # 0.6 - 0.5 is more than 0.1; a margin of 0.1 means it to be a tie
 
 
@@ -82,15 +84,15 @@ def read_mapping(row: Row, name: str) -> Row:
     return value if isinstance(value, Mapping) else {}
 
 
-def read_meta(row: Row, numbers: Mapping[str, str] | None = None, texts: Mapping[str, str] | None = None) -> dict[str, Any]:
+def read_meta(row: Row, numbers: Mapping[str, str] = _NOTHING, texts: Mapping[str, str] = _NOTHING) -> dict[str, Any]:
     """Collect optional fields: meta key to column; what is missing is left out.
 
     >>> read_meta({"fps_A": "24.0", "A_model": ""}, numbers={"fps_1": "fps_A"}, texts={"model_1": "A_model"})
     {'fps_1': 24.0}
     """
-    found: dict[str, Any] = {key: read_number(row, column) for key, column in (numbers or {}).items()}
-    found |= {key: row.get(column) if isinstance(row.get(column), str) else None for key, column in (texts or {}).items()}
-    return {key: value for key, value in found.items() if value not in (None, "")}
+    known: dict[str, Any] = {key: read_number(row, column) for key, column in numbers.items()}
+    known |= {key: row[column] for key, column in texts.items() if isinstance(row.get(column), str)}
+    return {key: value for key, value in known.items() if value not in (None, "")}
 
 
 def compare_scores(

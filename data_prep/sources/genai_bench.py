@@ -1,10 +1,10 @@
 """GenAI-Bench, video generation (TIGER-Lab): one vote per pair, no dimensions.
 
-The published parquet files name the videos by URL (`left_video`, `right_video`); a copy in circulation is one JSON list
-with file names (`video_left`, `video_right`). Both are read; of a URL the file name is looked up below the root, and the
-address to fetch it from is kept in meta.
+The published parquet files name the videos by URL (`left_video`, `right_video`); a copy in circulation is one JSON
+list with file names (`video_left`, `video_right`). Both are read; of a URL the file name is looked up below the root,
+and the address to fetch it from is kept in meta.
 
-`tievote` and `bothbad_vote` are ties. Split `test` has 1,889 rows; `test_v1` (1,069) is the set of the GenAI-Bench paper.
+`tievote` and `bothbad_vote` are ties. Split `test` has 1,889 rows; `test_v1` (1,069) is that of the GenAI-Bench paper.
 """
 
 from __future__ import annotations

@@ -43,15 +43,14 @@ def to_rating(row: Row) -> RatedVideo:
 def _read_exchange(row: Row) -> tuple[str, str]:
     """Return (question, answer) of a row; raises `BadRow` unless there are both."""
     turns = row.get("conversations")
-    turns = turns if isinstance(turns, list) else []
-    said = {turn.get("from"): turn.get("value") for turn in turns if isinstance(turn, dict) and _is_text(turn.get("from"))}
-    if not _is_text(said.get("human")) or not _is_text(said.get("gpt")):
+    said: dict[str, str] = {}
+    for turn in turns if isinstance(turns, list) else []:
+        speaker, text = (turn.get("from"), turn.get("value")) if isinstance(turn, dict) else (None, None)
+        if isinstance(speaker, str) and isinstance(text, str):
+            said.setdefault(speaker, text)
+    if not {"human", "gpt"} <= set(said):
         raise BadRow(DropReason.NO_RATING, "no question and answer")
     return said["human"], said["gpt"]
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
 
 
 SOURCE = Source(

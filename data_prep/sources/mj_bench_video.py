@@ -17,7 +17,7 @@ ASPECTS = {"TA": "Alignment", "VQ": "Fineness", "MQ": "Coherence & Consistency"}
 DIMENSIONS = (
     Dimension("TA", "Alignment", "how well objects, attributes, actions, counts and places of the prompt are shown"),
     Dimension("VQ", "Fineness", "how fine the picture is: no distorted faces, limbs or objects, no blur"),
-    Dimension("MQ", "Coherence & Consistency", "how coherent space, action, objects, background and light stay over time"),
+    Dimension("MQ", "Coherence & Consistency", "how coherent space, action, objects and light stay over time"),
 )
 
 
@@ -25,7 +25,8 @@ def to_pair(row: Row, options: ReadOptions) -> Pair:
     if row.get("discard") is True:
         raise BadRow(DropReason.DISCARDED)
     aspects = read_mapping(row, "category_preference")
-    raw_labels = {key: aspects.get(aspect) for key, aspect in ASPECTS.items()} | {OVERALL: row.get("overall_preference")}
+    raw_labels = {key: aspects.get(aspect) for key, aspect in ASPECTS.items()}
+    raw_labels[OVERALL] = row.get("overall_preference")
     meta = read_meta(row, {"total_score_1": "video_0_total_score", "total_score_2": "video_1_total_score"})
     return Pair(
         prompt=read_prompt(row, "caption"),

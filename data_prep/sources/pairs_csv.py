@@ -30,9 +30,9 @@ def to_pair(row: Row, options: ReadOptions) -> Pair:
     keys = [name for name in columns if _KEY.fullmatch(name)]
     known = {dimension.key for dimension in options.dimensions}
     if unknown := sorted(set(keys) - known - {OVERALL}):
-        raise SourceError(f"columns {unknown} are no known dimensions ({sorted(known)}); describe them in --dimensions FILE")
+        raise SourceError(f"columns {unknown} are none of the dimensions {sorted(known)}; use --dimensions FILE")
     if not keys:
-        raise SourceError(f"no label column among {sorted(columns)}; add one per dimension ({sorted(known)}) or {OVERALL}")
+        raise SourceError(f"no label column among {sorted(columns)}; add {OVERALL} or some of {sorted(known)}")
     raw_labels = {key: row[key] for key in keys}
     others = {name: row[name] for name in columns if name not in keys and isinstance(row[name], str) and row[name]}
     return Pair(

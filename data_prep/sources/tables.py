@@ -34,7 +34,8 @@ def find_files(root: Path, patterns: Sequence[str]) -> list[Path]:
         if found := sorted(path for path in root.glob(pattern) if path.is_file()):
             return found
     raise SourceError(
-        f"no label file below {str(root)!r}: looked for {', '.join(patterns)}; give --root its folder, or the file itself"
+        f"no label file below {str(root)!r}: looked for {', '.join(patterns)}; "
+        "give --root its folder, or the file itself"
     )
 
 
@@ -52,7 +53,7 @@ def _check_columns(path: Path, head: Sequence[Any], columns: Sequence[str]) -> N
         raise SourceError(f"{path} holds no rows; fetch it again")
     known = {name for row in head if isinstance(row, Mapping) for name in row if name is not None}
     if lacking := [name for name in columns if name not in known]:
-        raise SourceError(f"{path} lacks the columns {lacking}, it has {sorted(known)}; is --source the right one for it?")
+        raise SourceError(f"{path} lacks the columns {lacking}, it has {sorted(known)}; is it the right --source?")
 
 
 def _read_file(path: Path) -> Iterator[Any]:
@@ -74,7 +75,7 @@ def _read_csv(path: Path) -> Iterator[dict[str, Any]]:
 def _read_json(path: Path) -> Iterable[Any]:
     content = json.loads(path.read_text("utf-8-sig"))
     if not isinstance(content, list):
-        raise SourceError(f"{path} holds a {type(content).__name__}, not a list of rows; is --source the right one for it?")
+        raise SourceError(f"{path} holds a {type(content).__name__}, not a list of rows; is it the right --source?")
     return content
 
 

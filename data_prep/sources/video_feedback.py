@@ -31,7 +31,7 @@ def to_rating(row: Row) -> RatedVideo:
         prompt=read_prompt(row, "text prompt"),
         video=video if "." in video else f"{video}.mp4",
         ratings=ratings,
-        meta=read_meta(row, OTHERS, {"url": "video link"} if "://" in str(row.get("video link")) else None),
+        meta=read_meta(row, OTHERS, {"url": "video link"} if "://" in str(row.get("video link")) else {}),
     )
 
 

@@ -1,4 +1,4 @@
-"""VideoGen-RewardBench (KlingTeam): the benchmark of VideoGen-Reward, with an overall verdict and the two models' names.
+"""VideoGen-RewardBench (KlingTeam): the benchmark of VideoGen-Reward, with an overall verdict and the models' names.
 
     path_A,path_B,A_model,B_model,prompt,VQ,MQ,TA,Overall,fps_A,num_frames_A,fps_B,num_frames_B
 

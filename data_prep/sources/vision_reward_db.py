@@ -1,8 +1,8 @@
 """VisionRewardDB-Video (THUDM): 21 ratings of single videos (train), and pairs with one answer (regression, test).
 
-Each rating is scaled to 0..1 by the range that the dataset card gives it, higher being better; a dimension is the mean of
-its ratings, and two videos whose means differ by at most 0.05 tie. `camera movement`, the two degrees of motion, letters
-and safety are no matter of quality and stay out.
+Each rating is scaled to 0..1 by the range that the dataset card gives it; the card does not say which end is better, we
+take the upper one. A dimension is the mean of its ratings, and two videos whose means differ by at most 0.05 tie.
+`camera movement`, the two degrees of motion, letters and safety are no matter of quality and stay out.
 
 The card does not list the words of `standard_answer`: the usual ones are read, others become null, counted and shown.
 """
@@ -10,7 +10,17 @@ The card does not list the words of `standard_answer`: the usual ones are read, 
 from __future__ import annotations
 
 from data_prep.sources.fields import read_label, read_mapping, read_meta, read_number, read_prompt, read_video
-from data_prep.sources.source import BadRow, DropReason, Pair, PairTable, RatedVideo, RatingTable, ReadOptions, Row, Source
+from data_prep.sources.source import (
+    BadRow,
+    DropReason,
+    Pair,
+    PairTable,
+    RatedVideo,
+    RatingTable,
+    ReadOptions,
+    Row,
+    Source,
+)
 from verl_videosearch.judgement import OVERALL, Dimension
 
 RANGES = {
@@ -50,8 +60,9 @@ def to_rating(row: Row) -> RatedVideo:
     annotation = read_mapping(row, "annotation")
     ratings: dict[str, float] = {}
     for key, ranges in RANGES.items():
-        values = [(read_number(annotation, name), low, high) for name, (low, high) in ranges.items()]
-        scaled = [(value - low) / (high - low) for value, low, high in values if value is not None and low <= value <= high]
+        values = ((read_number(annotation, name), *bounds) for name, bounds in ranges.items())
+        known = ((value, low, high) for value, low, high in values if value is not None and low <= value <= high)
+        scaled = [(value - low) / (high - low) for value, low, high in known]
         if scaled:
             ratings[key] = sum(scaled) / len(scaled)
     if not ratings:
