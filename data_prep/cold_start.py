@@ -32,6 +32,7 @@ from data_prep.teacher import TeacherConfig, TemplateTeacher
 from data_prep.trace_filter import Filter
 from data_prep.trace_report import estimate_tokens, tabulate_cost, tabulate_reasons, tabulate_yields
 from data_prep.traces import write_sft_rows
+from recipes import RECIPES
 from verl_videosearch.episode import EpisodeConfig
 from verl_videosearch.extras import Extra, require
 from verl_videosearch.frame_store import FrameStore
@@ -48,7 +49,7 @@ def read_episode(recipe: str | None, overrides: Sequence[str]) -> EpisodeConfig:
     settings: dict[str, Any] = {}
     if recipe is not None:
         hydra, omegaconf = require("hydra", Extra.GPU), require("omegaconf", Extra.GPU)
-        with hydra.initialize_config_module("recipes.recipe", version_base=None):
+        with hydra.initialize_config_dir(str(RECIPES), version_base=None):
             settings = omegaconf.OmegaConf.to_container(hydra.compose(recipe).videosearch.episode, resolve=True)
     return EpisodeConfig.from_dict(settings | dict(read_override(text) for text in overrides))
 

@@ -2,3 +2,8 @@
 
 It is a package so that the files travel in the wheel and are found from any working folder.
 """
+
+from pathlib import Path
+
+RECIPES = Path(__file__).with_name("recipe")
+"""The folder of the recipes, for programs that read one without verl."""
