@@ -53,7 +53,8 @@ blockquote { margin: 10px 0; padding-left: 12px; border-left: 3px solid var(--li
 .chip { border: 1px solid var(--line); border-radius: 999px; padding: 1px 10px; font-size: 13px; }
 .chip b { margin-right: 5px; } .chip.overall { border-color: var(--ink); }
 .strip { display: grid; grid-template-columns: repeat(12, 1fr); gap: 4px; }
-@media (max-width: 900px) { .strip { grid-template-columns: repeat(6, 1fr); } }
+.strip.short { grid-template-columns: repeat(8, 1fr); }
+@media (max-width: 900px) { .strip, .strip.short { grid-template-columns: repeat(4, 1fr); } }
 figure { margin: 0; border: 2px solid transparent; border-radius: 6px; padding: 2px; }
 figure img { width: 100%; display: block; border-radius: 3px; }
 figcaption { font-size: 12px; color: var(--soft); display: flex; justify-content: space-between; padding: 1px 3px; }
@@ -150,8 +151,9 @@ def make_strip(
             f'<figure class="{classes}"><img src="{picture}" alt="frame {number}">'
             f"<figcaption><b>{number}</b><span>{video.times_s[candidate]:.2f} s</span></figcaption></figure>"
         )
+    width = "strip short" if len(figures) <= 16 else "strip"
     size = f"{video.source_width}×{video.source_height}, {video.num_decoded_frames} frames"
-    return f'<h3>Video {side} <span>{path} · {size}</span></h3><div class="strip">{"".join(figures)}</div>' + "".join(
+    return f'<h3>Video {side} <span>{path} · {size}</span></h3><div class="{width}">{"".join(figures)}</div>' + "".join(
         f'<p class="defects">{escape(describe_defect(defect))}</p>' for defect in defects
     )
 
