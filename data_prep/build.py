@@ -13,18 +13,16 @@ nothing; a random subset (`--limit`, `--seed`). Does not cover: downloading, unp
 from __future__ import annotations
 
 import json
-import os
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from random import Random
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
+from data_prep.build_report import make_tables, show_missing
 from data_prep.sources import SOURCES
 from data_prep.sources.fields import vote_overall
 from data_prep.sources.pairing import pair_videos
@@ -40,38 +38,9 @@ from data_prep.sources.source import (
     SourceError,
 )
 from data_prep.sources.tables import find_files, read_rows
+from data_prep.video_finder import VideoFinder
 from verl_videosearch.judgement import DEFAULT_DIMENSIONS, OVERALL, Dimension
 from verl_videosearch.sample import PreferenceSample, write_samples
-
-MAX_NAMED = 10
-"""How many missing files, and how many of a source's own label words, the report names."""
-
-
-class VideoFinder:
-    """Finds the files that a source's paths mean, below one root."""
-
-    def __init__(self, root: Path, folders: Iterable[str]) -> None:
-        self.root, self.folders = root, tuple(folders)
-        self._by_name: dict[str, list[str]] | None = None
-
-    def find(self, path: str) -> str | None:
-        """Return the path relative to the root (an absolute one as it is) of an existing file, or None.
-
-        A bare file name may lie in any folder below the root, if only one file there has it.
-        """
-        for candidate in (str(PurePosixPath(folder, path)) for folder in self.folders):
-            if os.path.isfile(self.root / candidate):
-                return candidate
-        found = self._files_named(path) if "/" not in path else []
-        return found[0] if len(found) == 1 else None
-
-    def _files_named(self, name: str) -> list[str]:
-        if self._by_name is None:
-            self._by_name = defaultdict(list)
-            for folder, _, files in os.walk(self.root):
-                for file in files:
-                    self._by_name[file].append(Path(folder, file).relative_to(self.root).as_posix())
-        return self._by_name.get(name, [])
 
 
 def read_samples_of(
@@ -174,47 +143,6 @@ def read_dimensions(path: Path | None) -> tuple[Dimension, ...]:
         return tuple(Dimension(**fields) for fields in json.loads(path.read_text("utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise SourceError(f"--dimensions {path}: {error}; give a JSON list of key, name, explanation") from error
-
-
-def make_tables(report: ReadReport, samples: list[PreferenceSample]) -> Iterator[Table]:
-    """Yield the tables of the report: rows, then labels."""
-    rows = Table("rows", "", "first one", title_justify="left")
-    rows.add_row("read", f"{report.num_read:,}", "")
-    for reason, count in report.dropped.most_common():
-        rows.add_row(f"dropped: {reason.value}", f"{count:,}", report.examples[reason][:80])
-    rows.add_row("samples", f"{len(samples):,}", "")
-    yield rows
-    labels = Table("label", "video 1", "video 2", "tie", "null", "as the source says")
-    keys = dict.fromkeys(key for sample in samples for key in sample.labels)
-    for key in keys:
-        counts = Counter(sample.labels.get(key) for sample in samples)
-        words = Counter(_word_of(sample, key) for sample in samples)
-        words.pop("", None)
-        named = ", ".join(f"{word} {count:,}" for word, count in words.most_common(MAX_NAMED))
-        more = f", and {len(words) - MAX_NAMED} more" if len(words) > MAX_NAMED else ""
-        labels.add_row(key, *(f"{counts[label]:,}" for label in (1, 2, 0, None)), named + more)
-    yield labels
-
-
-def _word_of(sample: PreferenceSample, key: str) -> str:
-    """Return the source's own word for a label; empty for numbers, which only the sample's meta shows."""
-    if key == OVERALL and sample.meta.get("overall_is_derived"):
-        return "(derived)"
-    raw_labels = sample.meta["raw_labels"]
-    word = raw_labels.get(key) if key in raw_labels else "(not asked)"
-    return "" if isinstance(word, list) else "(missing)" if word in (None, "") else str(word)
-
-
-def show_missing(console: Console, report: ReadReport, finder: VideoFinder) -> None:
-    """Name the first missing files and where they were looked for."""
-    if not report.missing:
-        return
-    places = ", ".join(str(finder.root / folder) for folder in finder.folders)
-    console.print(f"[bold]{len(report.missing):,} video files are missing[/]; looked in {places}", soft_wrap=True)
-    for path in list(report.missing)[:MAX_NAMED]:
-        console.print(f"  {path}", markup=False, soft_wrap=True)
-    if archives := sorted(path.name for path in finder.root.glob("*.zip")):
-        console.print(f"unpack {', '.join(archives)} there first", markup=False)
 
 
 def main(

@@ -67,6 +67,15 @@ class FillReport:
     def num_good(self) -> int:
         return self.num_hits + self.num_decoded
 
+    def describe(self, report_file: Path, num_workers: int) -> str:
+        """Sum up in one line."""
+        rate = (self.num_good + len(self.broken)) / max(self.seconds, 1e-9)
+        return (
+            f"{self.num_decoded:,} decoded, {self.num_hits:,} there already, "
+            f"{len(self.broken):,} broken ({report_file}); {rate:.1f} videos/s with {num_workers} workers, "
+            f"{decimal(self.num_bytes // max(self.num_good, 1))} per video"
+        )
+
 
 def list_videos(samples: Sequence[PreferenceSample], root: Path | None) -> list[dict[str, str]]:
     """Return every video once, with the uid of the first sample that shows it."""
@@ -184,13 +193,7 @@ def main(
         task = progress.add_task("videos", total=len(rows))
         fill_store(rows, fill, workers, report, on_result=lambda: progress.advance(task))
     write_report(report_file, report)
-    console.print(
-        f"{report.num_decoded:,} decoded, {report.num_hits:,} there already, "
-        f"{len(report.broken):,} broken ({report_file}); "
-        f"{len(rows) / max(report.seconds, 1e-9):.1f} videos/s with {workers} workers, "
-        f"{decimal(report.num_bytes // max(report.num_good, 1))} per video",
-        soft_wrap=True,
-    )
+    console.print(report.describe(report_file, workers), markup=False, soft_wrap=True)
     if out is not None:
         bad = {video["path"] for video in report.broken}
         good = [each for each in samples if not bad & {str(path) for path in each.resolve_videos(video_root)}]

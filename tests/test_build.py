@@ -8,7 +8,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from data_prep import build
-from data_prep.build import VideoFinder
+from data_prep.video_finder import VideoFinder
 from tests.test_sources import GENAI_ROW, MJ_ROW, OWN_ROW, real_labels, write_table
 from verl_videosearch.sample import read_samples
 

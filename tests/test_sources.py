@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.build import VideoFinder, read_samples_of, to_sample
+from data_prep.build import read_samples_of, to_sample
 from data_prep.sources import SOURCES
 from data_prep.sources.fields import read_video
 from data_prep.sources.source import (
@@ -31,6 +31,7 @@ from data_prep.sources.source import (
     SourceError,
 )
 from data_prep.sources.tables import find_files, read_rows
+from data_prep.video_finder import VideoFinder
 from verl_videosearch.judgement import OVERALL
 from verl_videosearch.sample import SCHEMA, PreferenceSample, from_row, to_row
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from data_prep import split
-from data_prep.split import identify_videos, make_keys, normalise_prompt, parse_fractions, split_samples
+from data_prep.sample_keys import identify_videos, make_keys, normalise_prompt
+from data_prep.split import parse_fractions, split_samples
 from verl_videosearch.sample import PreferenceSample, read_samples, write_samples
 
 APP = typer.Typer()
