@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from data_prep.sources.source import ReadReport
@@ -27,7 +28,7 @@ def make_tables(report: ReadReport, samples: Sequence[PreferenceSample]) -> Iter
     rows = Table("rows", "", "first one", title_justify="left")
     rows.add_row("read", f"{report.num_read:,}", "")
     for reason, count in report.dropped.most_common():
-        rows.add_row(f"dropped: {reason.value}", f"{count:,}", report.examples[reason][:80])
+        rows.add_row(f"dropped: {reason.value}", f"{count:,}", escape(report.examples[reason][:80]))
     rows.add_row("samples", f"{len(samples):,}", "")
     yield rows
     labels = Table("label", "video 1", "video 2", "tie", "null", "as the source says")
@@ -38,7 +39,7 @@ def make_tables(report: ReadReport, samples: Sequence[PreferenceSample]) -> Iter
         words.pop("", None)
         named = ", ".join(f"{word} {count:,}" for word, count in words.most_common(MAX_NAMED))
         more = f", and {len(words) - MAX_NAMED} more" if len(words) > MAX_NAMED else ""
-        labels.add_row(key, *(f"{counts[label]:,}" for label in (1, 2, 0, None)), named + more)
+        labels.add_row(key, *(f"{counts[label]:,}" for label in (1, 2, 0, None)), escape(named + more))
     yield labels
 
 
@@ -56,7 +57,7 @@ def show_missing(console: Console, report: ReadReport, finder: VideoFinder) -> N
     if not report.missing:
         return
     places = ", ".join(str(finder.root / folder) for folder in finder.folders)
-    console.print(f"[bold]{len(report.missing):,} video files are missing[/]; looked in {places}", soft_wrap=True)
+    console.print(f"{len(report.missing):,} video files are missing; looked in {places}", markup=False, soft_wrap=True)
     for path in list(report.missing)[:MAX_NAMED]:
         console.print(f"  {path}", markup=False, soft_wrap=True)
     if archives := sorted(path.name for path in finder.root.glob("*.zip")):

@@ -82,6 +82,19 @@ def test_only_ten_missing_files_are_named(tmp_path: Path) -> None:
     assert "5a.mp4" not in result.output
 
 
+def test_text_from_a_file_is_no_markup(root: Path) -> None:
+    rows = [{**MJ_ROW, "overall_preference": "[/red]"}, {**MJ_ROW, "video_0_path": "../[/bold]"}]
+    result = run(
+        "--source",
+        "mj_bench_video",
+        "--root",
+        write_table(root / "m" / "train.json", rows),
+        "--check",
+        "--keep-missing",
+    )
+    assert result.exit_code == 0 and "[/red] 1" in words_of(result) and "../[/bold]" in words_of(result)
+
+
 def test_limit_is_a_seeded_draw_in_order(root: Path) -> None:
     drawn = set()
     for seed in range(6):
