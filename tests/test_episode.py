@@ -3,7 +3,7 @@
 from itertools import product
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.episode_contract import (
@@ -77,6 +77,7 @@ SETTINGS = st.builds(
 )
 
 
+@settings(deadline=None)  # machines that run the tests are shared
 @given(
     SETTINGS,
     st.builds(pair_of, st.integers(1, 60), st.integers(1, 60)),
@@ -89,6 +90,7 @@ def test_contract_for_any_reply(config: EpisodeConfig, candidates: object, repli
 RUNS = st.builds(lambda start, size: range(start, start + size), st.integers(1, 30), st.sampled_from([1, 2, 8, 20]))
 
 
+@settings(deadline=None)  # machines that run the tests are shared
 @given(SETTINGS, st.lists(RUNS, min_size=2, max_size=8))
 def test_contract_for_any_frames(config: EpisodeConfig, asked: list[range]) -> None:
     check_episode(config, pair_of(30, 30), [call_reply(*numbers) for numbers in asked])

@@ -1,7 +1,7 @@
 """Frame numbers, frame indices and the initial view: literal tables, then properties over every pair of lengths."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verl_videosearch.frames import CandidateFrames, FrameLocation, drop_repeats, sample_indices
@@ -39,6 +39,7 @@ def test_sample_indices_refuses(num_frames: int, max_candidates: int) -> None:
         sample_indices(num_frames, max_candidates)
 
 
+@settings(deadline=None)  # machines that run the tests are shared
 @given(st.integers(1, 10_000), st.integers(1, 200))
 def test_sampled_indices_are_even_and_never_repeat(num_frames: int, max_candidates: int) -> None:
     indices = sample_indices(num_frames, max_candidates)
@@ -81,6 +82,7 @@ def test_number_of_refuses(video: int, index: int) -> None:
         pair_of(3, 5).number_of(video, index)
 
 
+@settings(deadline=None)  # machines that run the tests are shared
 @given(LENGTHS, LENGTHS)
 def test_numbering_is_a_round_trip(num_1: int, num_2: int) -> None:
     pair = pair_of(num_1, num_2)
@@ -107,6 +109,7 @@ def test_initial_view(lengths: tuple[int, int], frames_per_video: int, view: tup
     assert pair_of(*lengths).initial_view(frames_per_video) == view
 
 
+@settings(deadline=None)  # machines that run the tests are shared
 @given(LENGTHS, LENGTHS, st.integers(1, 16))
 def test_initial_view_shows_both_videos_alike(num_1: int, num_2: int, frames_per_video: int) -> None:
     pair = pair_of(num_1, num_2)
@@ -137,6 +140,7 @@ def test_drop_repeats(numbers: list[int], unique: tuple[int, ...], repeated: tup
     assert drop_repeats(numbers) == (unique, repeated)
 
 
+@settings(deadline=None)  # machines that run the tests are shared
 @given(st.lists(st.integers(0, 20)))
 def test_drop_repeats_keeps_every_number_once(numbers: list[int]) -> None:
     unique, repeated = drop_repeats(numbers)

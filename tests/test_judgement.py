@@ -4,7 +4,7 @@ import random
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verl_videosearch.judgement import (
@@ -275,6 +275,7 @@ PIECES = st.sampled_from(
 )
 
 
+@settings(deadline=None)  # machines that run the tests are shared
 @given(st.text() | st.lists(PIECES | st.text(max_size=5), max_size=30).map("".join))
 def test_reading_never_raises_and_never_invents(text: str) -> None:
     turn = parse_turn(text, KEYS)
@@ -290,6 +291,7 @@ LABELS = st.integers(0, 2)
 CONFIDENCES = st.none() | st.integers(1, 3)
 
 
+@settings(deadline=None)  # machines that run the tests are shared
 @given(st.dictionaries(st.from_regex(r"[A-Z][A-Z0-9]{0,7}", fullmatch=True), LABELS, max_size=5), LABELS, CONFIDENCES)
 def test_format_and_parse_are_inverse(verdicts: dict[str, int], overall: int, confidence: int | None) -> None:
     keys = [key for key in verdicts if key not in (OVERALL, CONFIDENCE)]

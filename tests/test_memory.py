@@ -1,7 +1,7 @@
 """Which tool outcomes stay visible: a literal table, then the promise of the window as a property."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verl_videosearch.memory import visible_outcomes
@@ -37,6 +37,7 @@ def test_a_window_below_one_is_refused(window: int) -> None:
         visible_outcomes([Y], window)
 
 
+@settings(deadline=None)  # machines that run the tests are shared
 @given(st.lists(st.booleans()), st.none() | st.integers(1, 8))
 def test_the_newest_with_frames_stay(has_frames: list[bool], window: int | None) -> None:
     visible, with_frames = visible_outcomes(has_frames, window), [i for i, has in enumerate(has_frames) if has]
@@ -45,6 +46,7 @@ def test_the_newest_with_frames_stay(has_frames: list[bool], window: int | None)
     assert all(hidden < kept for kept in visible for hidden in set(with_frames) - visible)
 
 
+@settings(deadline=None)  # machines that run the tests are shared
 @given(st.lists(st.booleans()), st.integers(1, 8))
 def test_what_has_left_never_comes_back(has_frames: list[bool], window: int) -> None:
     for stop in range(len(has_frames)):

@@ -7,7 +7,7 @@ import json
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.episode_contract import SAMPLE, pair_of
@@ -55,6 +55,7 @@ def test_quote_prompt(prompt: str, quoted: str) -> None:
 CONTROL = ["<|im_end|>", "<|im_start|>", "<|image_pad|>", "<|", "<tool_call>", "</Answer>", "<", "|", "\n", "\ud800"]
 
 
+@settings(deadline=None)  # machines that run the tests are shared
 @given(st.lists(st.sampled_from(CONTROL) | st.text(max_size=5)).map("".join))
 def test_a_quoted_prompt_is_one_harmless_line(prompt: str) -> None:
     quoted = quote_prompt(prompt)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.episode_contract import answer_reply, call_reply, check_episode, pair_of
@@ -72,6 +72,7 @@ def test_gain_telescopes(verdicts: list[str], gain: float) -> None:
     assert measure_gain(judgements, GOLD, DEFAULT) == pytest.approx(gain)
 
 
+@settings(deadline=None)  # machines that run the tests are shared
 @given(st.lists(st.fixed_dictionaries({key: st.integers(0, 2) for key in GOLD}), max_size=6))
 def test_gain_is_the_sum_of_all_changes(verdicts: list[dict[str, int]]) -> None:
     accuracies = [DEFAULT.accuracy(verdict, GOLD) for verdict in verdicts]
