@@ -1,0 +1,60 @@
+"""What every verb shares: how it refuses, how it shows progress, how `name=value` is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+INCOMPLETE, REFUSED = 1, 2
+
+
+@contextmanager
+def explain_errors() -> Iterator[None]:
+    """Turn what the user can mend into one line and exit status 2."""
+    try:
+        yield
+    except (ValueError, ImportError) as error:
+        Console(stderr=True).print(f"error: {error}", markup=False, soft_wrap=True, highlight=False)
+        raise typer.Exit(REFUSED) from error
+
+
+def say(text: str) -> None:
+    """Print one line as it is."""
+    Console().print(text, markup=False, soft_wrap=True, highlight=False)
+
+
+def make_progress() -> Progress:
+    """Return a bar that tells how many are done and how long the rest will take."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+
+def read_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """Read `name=value`; a value is JSON, or plain text where it is not.
+
+    >>> read_assignments(["window=null", "max_tool_calls=2", "prompt_style=brief"])
+    {'window': None, 'max_tool_calls': 2, 'prompt_style': 'brief'}
+    """
+    values: dict[str, Any] = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals or not name:
+            raise ValueError(f"got {assignment!r}; write name=value, for example --set max_tool_calls=2")
+        try:
+            values[name] = json.loads(value)
+        except json.JSONDecodeError:
+            values[name] = value
+    return values

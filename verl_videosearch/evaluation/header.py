@@ -1,0 +1,140 @@
+"""RunHeader: what every table of figures must name, so that two tables can be compared or known not to be comparable.
+
+The one idea: identity is content, not a path. Pairs are named by a hash of what they are (prompt, videos, origin; the
+order of the two videos does not matter), a model by a hash of its files.
+
+>>> sample = PreferenceSample("a", "a cat", "x/1.mp4", "x/2.mp4", {"TA": 0, "VQ": 1, "MQ": 0, "OA": 1})
+>>> hash_pair(sample) == hash_pair(swap_videos(sample))
+True
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path, PurePath
+
+import xxhash
+
+from verl_videosearch.episode import EpisodeConfig
+from verl_videosearch.sample import PreferenceSample, swap_videos
+
+PROTOCOL = "one verdict 0, 1 or 2 per pair; greedy; unreadable is wrong; a failed episode is no verdict"
+CALIBRATION_NAME = "videosearch_calibration.json"
+"""Lies beside a model's files and is none of them."""
+_MODEL_SUFFIXES = (".safetensors", ".bin", ".json", ".txt", ".jinja")
+_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True)
+class RunHeader:
+    """The conditions of a table; two tables with different headers are two different measurements."""
+
+    benchmark: str
+    split: str
+    pairs_hash: str
+    """Of all pairs of the run, whatever their order."""
+    num_pairs: int
+    """Pairs that were to be judged."""
+    num_scored: int
+    """Pairs with an episode in every order that was asked for."""
+    order: str
+    """How the orders of the videos are handled."""
+    frames: str
+    model: str
+    model_hash: str
+    """Of the model's files; `unknown` if they cannot be seen from here."""
+    commit: str
+    """Of this package, as it was when the episodes were made."""
+    verdicts: str = "as judged"
+    """As judged, or by which calibration."""
+    protocol: str = PROTOCOL
+
+    def lines(self) -> list[tuple[str, str]]:
+        """Return (name, value) for printing above a table."""
+        return [
+            ("protocol", self.protocol),
+            (
+                "pairs",
+                f"{self.benchmark}, split {self.split}: {self.num_scored} of {self.num_pairs} ({self.pairs_hash})",
+            ),
+            ("order", self.order),
+            ("frames", self.frames),
+            ("model", f"{self.model} ({self.model_hash})"),
+            ("verdicts", self.verdicts),
+            ("code", self.commit),
+        ]
+
+
+def describe_frames(config: EpisodeConfig, *, is_redundant: bool = False) -> str:
+    """Say in words how many frames the judge may see.
+
+    >>> describe_frames(EpisodeConfig())
+    '48 candidates per video, 4 + 4 at first, then at most 3 calls of 8, window 1'
+    >>> describe_frames(EpisodeConfig(max_tool_calls=0))
+    '48 candidates per video, 4 + 4 at first, no calls'
+    """
+    first = config.initial_frames_per_video
+    window = "all kept" if config.window is None else f"window {config.window}"
+    calls = f"then at most {config.max_tool_calls} calls of {config.max_frames_per_call}, {window}"
+    doubled = " (each twice)" if is_redundant else ""
+    return (
+        f"{config.frames_per_video} candidates per video{doubled}, {first} + {first} at first, "
+        f"{calls if config.max_tool_calls else 'no calls'}"
+    )
+
+
+def hash_pair(sample: PreferenceSample) -> str:
+    """Name a pair by its prompt, its videos' last two path parts and its origin; not by labels, uid, split or order."""
+    return min(_hash_text(_identity(each)) for each in (sample, swap_videos(sample)))
+
+
+def hash_pairs(samples: Iterable[PreferenceSample]) -> str:
+    """Name a set of pairs, whatever their order."""
+    return _hash_text("".join(sorted(map(hash_pair, samples))))
+
+
+def hash_model(folder: Path) -> str:
+    """Name a model by the bytes of its weights, tokenizer and configuration."""
+    digest = xxhash.xxh3_64()
+    paths = [path for path in sorted(folder.iterdir()) if path.suffix in _MODEL_SUFFIXES]
+    paths = [path for path in paths if path.name != CALIBRATION_NAME]
+    if not any(path.suffix in (".safetensors", ".bin") for path in paths):
+        raise ValueError(f"{folder} holds no weights (.safetensors or .bin); give the folder of a Hugging Face model")
+    for path in paths:
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def read_commit() -> str:
+    """Return the commit of this package, `+` if files were changed since; its version where there is no checkout."""
+    here = Path(__file__).parents[1]
+    try:
+        _git(here, "ls-files", "--error-unmatch", "episode.py")
+        changes = _git(here, "diff", "--stat", "HEAD", ".")
+        return _git(here, "rev-parse", "--short=12", "HEAD") + ("+" if changes else "")
+    except (OSError, subprocess.CalledProcessError):
+        try:
+            return f"version {version('verl-videosearch')}"
+        except PackageNotFoundError:
+            return "unknown"
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command: Sequence[str] = ("git", "-C", str(folder), *arguments)
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def _identity(sample: PreferenceSample) -> str:
+    videos = ["/".join(PurePath(path).parts[-2:]) for path in (sample.video_1, sample.video_2)]
+    return json.dumps([sample.source, sample.prompt, videos, dict(sample.meta)], sort_keys=True)
+
+
+def _hash_text(text: str) -> str:
+    return xxhash.xxh3_64_hexdigest(text.encode("utf-8", "surrogatepass"))

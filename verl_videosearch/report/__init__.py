@@ -1,0 +1,1 @@
+"""Static pages: tables, plots and text in one HTML file that asks nobody for anything."""

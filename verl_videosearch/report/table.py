@@ -1,0 +1,41 @@
+"""Table: rows of text with a caption, written as Markdown or put on a page.
+
+>>> print(Table("Judges", ("judge", "with ties"), [("ours", "61.0 %"), ("a|b", "n/a")]).to_markdown())
+**Judges**
+<BLANKLINE>
+| judge | with ties |
+|---|---|
+| ours | 61.0 % |
+| a\\|b | n/a |
+<BLANKLINE>
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text; the first column names the row."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    caption: str = ""
+    """What one must know to read the numbers."""
+
+    def __post_init__(self) -> None:
+        wrong = [row for row in self.rows if len(row) != len(self.columns)]
+        assert not wrong, f"{self.title}: {len(self.columns)} columns, but a row has {len(wrong[0])}"
+
+    def to_markdown(self) -> str:
+        """Write the table with its title and caption."""
+        lines = [_row(self.columns), "|" + "---|" * len(self.columns), *map(_row, self.rows)]
+        parts = [f"**{self.title}**", "\n".join(lines), *([self.caption] if self.caption else [])]
+        return "\n\n".join(parts) + "\n"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
