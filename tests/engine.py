@@ -61,6 +61,7 @@ def tokenize_oddly(text: str) -> list[int]:
     return [token_id for character in text for token_id in tokenize(character)]
 
 
+@cache
 def compose_recipe(name: str, *overrides: str) -> DictConfig:
     """Compose a recipe as `python -m verl.trainer.main_ppo +recipe=NAME` does, with files that need not exist."""
     given = [f"actor_rollout_ref.model.path={model_dir()}", "data.train_files=train", "data.val_files=val"]
@@ -143,7 +144,7 @@ class MemoryQueue:
         return TensorDict({name: pack([row[name] for row in rows]) for name in names}, batch_size=len(keys))
 
     def kv_list(self, partition_id: str | None = None) -> dict[str, dict[str, dict[str, Any]]]:
-        return {name: tags for name, tags in self.tags.items() if partition_id in (None, name)}
+        return {name: dict(tags) for name, tags in self.tags.items() if partition_id in (None, name)}
 
     def kv_clear(self, keys: list[str], partition_id: str) -> None:
         for key in keys:
