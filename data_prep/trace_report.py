@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from data_prep.traces import Trace
 from verl_videosearch.episode import Episode, EpisodeConfig, Reply, images_of
@@ -78,8 +78,16 @@ def tabulate_cost(
 def tabulate_yields(traces: Sequence[Trace]) -> Table:
     """Show per source, and for all: traces, share accepted, share right per dimension, turns, calls, evictions."""
     keys = list(dict.fromkeys(key for trace in traces for key in trace.sample.labels if key != OVERALL)) + [OVERALL]
-    right = [f"{key} right" for key in keys]
-    table = Table("source", "traces", "accepted", *right, "turns", "calls", "evictions", title="yields")
+    table = Table(
+        Column("source", overflow="fold", min_width=12),
+        "traces",
+        "accepted",
+        *keys,
+        "turns",
+        "calls",
+        "evictions",
+        title="yields; under each dimension: share right",
+    )
     sources = {trace.sample.source for trace in traces}
     for source in [*sorted(sources), *(["all"] if len(sources) != 1 else [])]:
         group = [trace for trace in traces if source in (trace.sample.source, "all")]

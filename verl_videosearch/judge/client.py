@@ -9,8 +9,8 @@ by itself, others drop the stop string or allow four of them, so for those the c
         result = await run_episode(episode, pair, client, timeout_s=600)
 
 The key is read from the environment and never stored. Retries with backoff are the `openai` package's own (429, 5xx,
-broken connections, time-outs; a server's Retry-After counts). What fails for good is an `EpisodeFailure`, never a reply;
-what can never work (wrong key, unknown model) is a `ValueError`.
+broken connections, time-outs; a server's Retry-After counts). What fails for good is an `EpisodeFailure`, never a
+reply; what can never work (wrong key, unknown model) is a `ValueError`.
 """
 
 from __future__ import annotations
@@ -67,10 +67,11 @@ class ClientConfig:
             problems.append(f"base_url must start with http:// or https://, got {self.base_url!r}")
         if not self.model:
             problems.append("model is empty; give the name under which the server knows it")
-        if self.max_retries < 0 or self.temperature < 0:
-            problems.append(
-                f"max_retries and temperature must be at least 0, got {self.max_retries}, {self.temperature}"
-            )
+        problems += [
+            f"{name} must be at least 0, got {getattr(self, name)!r}"
+            for name in ("max_retries", "temperature")
+            if getattr(self, name) < 0
+        ]
         if problems:
             raise ValueError("bad client settings: " + "; ".join(problems))
 

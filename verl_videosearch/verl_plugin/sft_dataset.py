@@ -259,6 +259,8 @@ def read_rows(parquet_files: str | Sequence[str], episode: EpisodeConfig) -> lis
     files = parquet_files if isinstance(parquet_files, list | tuple | ListConfig) else [parquet_files]
     traces = []
     for file in files:
+        if file is None or not os.path.isfile(os.path.expanduser(file)):
+            raise ValueError(f"data.train_files: no such file: {file!r}; make it with `python -m data_prep.cold_start`")
         table = pq.read_table(os.path.expanduser(file))
         missing = {"replies", "episode"} - set(table.column_names)
         if missing:
