@@ -23,7 +23,7 @@ setup(
     packages=find_packages(include=["verl_videosearch*", "recipes*", "data_prep*"]),
     package_data={"recipes": ["recipe/*.yaml", "*.sh"]},
     install_requires=[
-        "av>=17",
+        "av>=17,<19",  # 19 drops an option that video.py uses
         "filelock>=3.16",
         "numpy>=2.0",
         "pillow>=10",

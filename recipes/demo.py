@@ -38,21 +38,25 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
-COLUMNS = {
+FIGURES = {
     "reward": "score",
-    "format": "reward_format",
-    "accuracy": "reward_accuracy",
-    "gain": "reward_gain",
-    "explore": "reward_exploration",
+    "  format": "reward_format",
+    "  accuracy": "reward_accuracy",
+    "  gain": "reward_gain",
+    "  exploration": "reward_exploration",
+    "overall verdict right": "correct_OA",
+    "episodes with a verdict": "has_verdict",
     "tool rate": "has_searched",
-    "turns": "num_turns",
-    "calls": "num_calls",
-    "evictions": "num_evictions",
-    "tokens": "num_trained_tokens",
-    "store hits": "frame_store_hit_rate",
-    "logprob gap": "agreement/logprob_abs_diff_mean",
+    "calls per episode": "num_calls",
+    "turns per episode": "num_turns",
+    "evictions per episode": "num_evictions",
+    "sequences per episode": "num_sequences",
+    "tokens per episode": "num_trained_tokens",
+    "frame-store hit rate": "frame_store_hit_rate",
+    "engine/trainer logprob gap": "agreement/logprob_abs_diff_mean",
 }
-"""Table heading to figure in the training log (`videosearch/...`)."""
+"""Row of the table to figure in the training log (`videosearch/...`)."""
+MAX_COLUMNS = 8
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,8 @@ class Stage:
     """Says how far a running stage is."""
     work: Path | None = None
     """Where the program writes until it is complete. None: it writes beside `result`, which then only marks the end."""
-    product: str = "."
-    """What in `work` becomes `result`, in one step; a pattern, the newest match counts."""
+    product: str | None = None
+    """Pattern of what in `work` becomes `result`, in one step; the newest match counts. None: all of it."""
     is_resumable: bool = False
     """The program goes on where it was killed; otherwise `work` is emptied first."""
 
@@ -168,8 +172,8 @@ def publish_result(stage: Stage) -> None:
     if stage.work is None:
         stage.result.touch()
     else:
-        newest = max(stage.work.glob(stage.product), key=lambda path: path.stat().st_mtime)
-        newest.rename(stage.result)
+        matches = stage.work.glob(stage.product) if stage.product else [stage.work]
+        max(matches, key=lambda path: path.stat().st_mtime).rename(stage.result)
 
 
 def start_dependent_group() -> None:
@@ -197,13 +201,18 @@ def read_steps(out: Path) -> dict[int, dict[str, float]]:
 
 
 def make_table(steps: dict[int, dict[str, float]]) -> Table:
-    """Show one row per training step."""
-    table = Table(title="GRPO, one row per step (means over episodes)", title_justify="left")
-    for heading in ("step", *COLUMNS, "invalid calls", "seconds"):
-        table.add_column(heading, justify="right")
-    for step, figures in steps.items():
-        cells = [f"{figures[f'videosearch/{name}']:.3g}" for name in COLUMNS.values()]
-        table.add_row(str(step), *cells, describe_invalid(figures), f"{figures['timing_s/step']:.0f}")
+    """Show one column per training step; of a long run the first, the last and some between."""
+    shown = [list(steps)[i * (len(steps) - 1) // max(MAX_COLUMNS - 1, 1)] for i in range(MAX_COLUMNS)]
+    columns = {step: steps[step] for step in (shown if len(steps) > MAX_COLUMNS else steps)}
+    table = Table(title="GRPO, means over the episodes of a step", title_justify="left")
+    table.add_column("step", no_wrap=True)
+    for step in columns:
+        table.add_column(str(step), justify="right")
+    for heading, name in FIGURES.items():
+        table.add_row(heading, *(f"{figures[f'videosearch/{name}']:.3g}" for figures in columns.values()))
+    table.add_row("invalid calls, by kind", *map(describe_invalid, columns.values()))
+    table.add_row("failed groups", *(f"{figures['videosearch/failed_groups']:.0f}" for figures in columns.values()))
+    table.add_row("seconds", *(f"{figures['timing_s/step']:.0f}" for figures in columns.values()))
     return table
 
 
@@ -215,7 +224,7 @@ def describe_invalid(figures: dict[str, float]) -> str:
     """
     prefix = "videosearch/invalid_"
     kinds = {name.removeprefix(prefix): value for name, value in figures.items() if name.startswith(prefix) and value}
-    return ", ".join(f"{kind} {value:.2g}" for kind, value in kinds.items()) or "-"
+    return "\n".join(f"{kind} {value:.2g}" for kind, value in kinds.items()) or "-"
 
 
 def read_episodes(folder: Path) -> Iterator[dict[str, Any]]:

@@ -33,7 +33,7 @@ def first_run(out: Path) -> str:
 @pytest.mark.slow_start
 @pytest.mark.timeout(1300)
 def test_every_stage_runs_and_the_table_has_a_row_per_step(first_run: str, out: Path) -> None:
-    assert "GRPO, one row per step" in first_run
+    assert "overall verdict right" in first_run
     assert list(read_steps(out)) == list(range(1, STEPS + 1))
 
 

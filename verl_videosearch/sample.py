@@ -102,8 +102,8 @@ class PreferenceSample:
             return Path(path)
         if root is None:
             raise ValueError(f"sample {self.uid!r}: {path!r} is relative, so a video root is needed (video_root=...)")
-        resolved = (Path(root) / path).resolve()
-        if not resolved.is_relative_to(Path(root).resolve()):
+        resolved = Path(os.path.normpath(Path(root) / path))  # by name: the files of a hub cache are links to elsewhere
+        if not resolved.is_relative_to(os.path.normpath(root)):
             raise ValueError(f"sample {self.uid!r}: {path!r} leads out of the video root {str(root)!r}")
         return resolved
 
