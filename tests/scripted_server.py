@@ -44,6 +44,8 @@ class ScriptedServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.owner = owner
         self.requests: list[dict[str, Any]] = []
+        self.behaviours: list[str] = []
+        """Of the pairs of `requests`."""
         self.keys: set[str | None] = set()
         self.times_s: list[float] = []
 
@@ -53,9 +55,6 @@ class ScriptedServer(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-    def count(self, behaviour: str) -> int:
-        return sum(behaviour in json.dumps(request) for request in self.requests)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -77,12 +76,13 @@ class Handler(BaseHTTPRequestHandler):
         self.server.times_s.append(time.monotonic())
         text = request["messages"][1]["content"][0]["text"]
         behaviour = text.split('"')[1]  # the prompt of the pair stands in quotes
+        self.server.behaviours.append(behaviour)
         turn = sum(message["role"] == "assistant" for message in request["messages"])
         self.behave(behaviour, turn)
 
     def behave(self, behaviour: str, turn: int) -> None:
         if behaviour in ("http_400", "http_401", "http_500") or (
-            behaviour == "http_500_once" and self.server.count(behaviour) == 1
+            behaviour == "http_500_once" and self.server.behaviours.count(behaviour) == 1
         ):
             self.send_json(int(behaviour.split("_")[1]), {"error": {"message": "scripted"}})
         elif behaviour == "too_long":
