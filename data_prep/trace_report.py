@@ -77,34 +77,20 @@ def tabulate_cost(
 
 def tabulate_yields(traces: Sequence[Trace]) -> Table:
     """Show per source, and for all: traces, share accepted, share right per dimension, turns, calls, evictions."""
-    keys = list(dict.fromkeys(key for trace in traces for key in trace.sample.labels if key != OVERALL)) + [OVERALL]
-    table = Table(
-        Column("source", overflow="fold", min_width=12),
-        "traces",
-        "accepted",
-        *keys,
-        "turns",
-        "calls",
-        "evictions",
-        title="yields; under each dimension: share right",
-    )
-    sources = {trace.sample.source for trace in traces}
-    for source in [*sorted(sources), *(["all"] if len(sources) != 1 else [])]:
-        group = [trace for trace in traces if source in (trace.sample.source, "all")]
-        table.add_row(
-            source,
-            str(len(group)),
-            _share([trace.is_accepted for trace in group]),
-            *(_share([_is_right(t, key) for t in group if t.sample.labels.get(key) is not None]) for key in keys),
-            *(
-                f"{fmean(values):.2f}" if values else "-"
-                for values in (
-                    [len(trace.replies) for trace in group],
-                    [trace.num_calls for trace in group],
-                    [trace.num_evictions for trace in group],
-                )
-            ),
-        )
+    sources = {source: [t for t in traces if t.sample.source == source] for source in {t.sample.source for t in traces}}
+    groups = dict(sorted(sources.items())) | ({} if len(sources) == 1 else {"all": list(traces)})
+    table = Table("", *(Column(name, justify="right") for name in groups), title="yields")
+    table.add_row("traces", *(str(len(group)) for group in groups.values()))
+    table.add_row("accepted", *(_share([trace.is_accepted for trace in group]) for group in groups.values()))
+    for key in dict.fromkeys(key for trace in traces for key in (*trace.sample.dimension_keys, OVERALL)):
+        rated = [[t for t in group if t.sample.labels.get(key) is not None] for group in groups.values()]
+        table.add_row(f"{key} right", *(_share([_is_right(trace, key) for trace in group]) for group in rated))
+    for name, count in {
+        "turns": lambda trace: len(trace.replies),
+        "calls": lambda trace: trace.num_calls,
+        "evictions": lambda trace: trace.num_evictions,
+    }.items():
+        table.add_row(name, *(f"{fmean(map(count, group)):.2f}" if group else "-" for group in groups.values()))
     return table
 
 

@@ -124,8 +124,15 @@ def test_nothing_crashes_and_everything_is_counted(bad_teacher_run: tuple[Path, 
     rows = read_samples(out / "sft.parquet")
     assert [row.uid for row in rows] == [name for name, outcome in OUTCOMES.items() if outcome == ACCEPTED]
     table = " ".join(result.output.split())
-    assert "made │ 13 │ 23 %" in table
-    for line in ("no_snapshot │ 4", "wrong_OA │ 1", "failed: video_missing │ 1", "failed: timeout │ 1"):
+    for line in (
+        "traces │ 13",
+        "accepted │ 23 %",
+        "OA right │ 46 %",
+        "no_snapshot │ 4",
+        "wrong_OA │ 1",
+        "failed: video_missing │ 1",
+        "failed: timeout │ 1",
+    ):
         assert line in table
     assert sum("failed: server" in line for line in result.output.splitlines()) == 4  # by cause
 
@@ -170,7 +177,7 @@ def count_lines(out: Path) -> int:
 def test_the_template_teacher_needs_no_server(tmp_path: Path, videos: Path) -> None:
     pairs = [make_pair(f"pair-{i}") for i in range(20)]
     result = run(list_arguments(tmp_path / "out", videos, pairs))
-    assert result.exit_code == 0 and "made │ 20 │ 100 %" in " ".join(result.output.split())
+    assert result.exit_code == 0 and "accepted │ 100 %" in " ".join(result.output.split())
     traces = read_logs(tmp_path / "out").values()
     assert {trace.num_evictions for trace in traces} == {0, 1}
 
