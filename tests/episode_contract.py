@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from verl_videosearch import prompts
 from verl_videosearch.episode import Ending, Episode, EpisodeConfig, EpisodeResult, Message, Reply, images_of
 from verl_videosearch.frames import CandidateFrames
 from verl_videosearch.sample import PreferenceSample
@@ -132,9 +133,7 @@ def check_labels(context: list[Message], config: EpisodeConfig, candidates: Cand
     for message in context:
         for before, item in zip([None, *message["content"]], message["content"], strict=False):
             if item["type"] == "image":
-                number = item["frame_number"]
-                video = candidates.locate(number).video
-                label = f"Frame {number} (video {video}, {candidates.time_s(number):.2f} s):"
+                label = prompts.frame_label(item["frame_number"], candidates, config.prompt_style)
                 assert (before == {"type": "text", "text": label}) == config.label_frames
 
 

@@ -143,7 +143,7 @@ def test_every_ending_has_a_row() -> None:
     [
         (write_call(3, 60), None, (3, 60), "Frames 3, 60:"),
         (write_call(3, 60, 3), None, (3, 60), "You named 3 more than once; each is shown once."),
-        (write_call(0, 97), CallFault.OUT_OF_RANGE, (), "No frames: 0, 97 outside the videos."),
+        (write_call(0, 97), CallFault.OUT_OF_RANGE, (), "No frames: outside the videos: 0, 97."),
         (write_call(*range(1, 10)), CallFault.TOO_MANY, (), "No frames: you asked for 9 frames; at most 8 are allowed"),
         (write_call(), CallFault.EMPTY_LIST, (), 'No frames: "target_frames" must be a list of one or more'),
         (write_call("3"), CallFault.NOT_INTEGERS, (), 'No frames: "target_frames" must be a list of one or more'),

@@ -50,17 +50,17 @@ def test_a_valid_call_gets_its_frames(frames: str, numbers: tuple[int, ...], rep
 
 ARGUMENTS = [
     # a number below 1 or above N, with what the text must name
-    ("[0]", F.OUT_OF_RANGE, "0 outside the videos. Video 1 is frames 1 to 48, video 2 is frames 49 to 96."),
-    ("[-1]", F.OUT_OF_RANGE, "-1 outside"),
-    ("[-0]", F.OUT_OF_RANGE, "0 outside"),
-    ("[97]", F.OUT_OF_RANGE, "97 outside"),
-    ("[12, 97, 0, 13]", F.OUT_OF_RANGE, "97, 0 outside"),
-    ("[0, 0, 0]", F.OUT_OF_RANGE, "0 outside"),
-    ("[1000000000000000000000000000000]", F.OUT_OF_RANGE, "a huge number outside"),
-    ("[-1000000000000000000000000000000]", F.OUT_OF_RANGE, "-a huge number outside"),
-    ("[" + "9" * 4000 + "]", F.OUT_OF_RANGE, "a huge number outside"),
-    (str(list(range(97, 120))), F.OUT_OF_RANGE, "106, 107, 108 and 11 more outside"),
-    ("[1, 2, 3, 4, 5, 6, 7, 8, 97]", F.OUT_OF_RANGE, "97 outside"),
+    ("[0]", F.OUT_OF_RANGE, "outside the videos: 0. Video 1 is frames 1 to 48, video 2 is frames 49 to 96."),
+    ("[-1]", F.OUT_OF_RANGE, "outside the videos: -1"),
+    ("[-0]", F.OUT_OF_RANGE, "outside the videos: 0"),
+    ("[97]", F.OUT_OF_RANGE, "outside the videos: 97"),
+    ("[12, 97, 0, 13]", F.OUT_OF_RANGE, "outside the videos: 97, 0"),
+    ("[0, 0, 0]", F.OUT_OF_RANGE, "outside the videos: 0"),
+    ("[1000000000000000000000000000000]", F.OUT_OF_RANGE, "outside the videos: a huge number"),
+    ("[-1000000000000000000000000000000]", F.OUT_OF_RANGE, "outside the videos: -a huge number"),
+    ("[" + "9" * 4000 + "]", F.OUT_OF_RANGE, "outside the videos: a huge number"),
+    (str(list(range(97, 120))), F.OUT_OF_RANGE, "106, 107, 108 and 11 more"),
+    ("[1, 2, 3, 4, 5, 6, 7, 8, 97]", F.OUT_OF_RANGE, "outside the videos: 97"),
     # more than the limit
     ("[1, 2, 3, 4, 5, 6, 7, 8, 9]", F.TOO_MANY, "you asked for 9 frames; at most 8 are allowed in one call."),
     (str(list(range(1, 97))), F.TOO_MANY, "you asked for 96 frames"),
@@ -197,7 +197,7 @@ def test_every_fault_has_a_row() -> None:
     ("outcome", "fault", "words"),
     [
         (refuse_unclosed(), F.UNCLOSED_TAG, "the call was not closed with </tool_call>"),
-        (refuse_over_limit(3), F.CALL_LIMIT, "all 3 calls. An answer is due now"),
+        (refuse_over_limit(3), F.CALL_LIMIT, "no calls are left (limit: 3). An answer is due now"),
     ],
 )
 def test_refusals(outcome: ToolOutcome, fault: CallFault, words: str) -> None:

@@ -327,6 +327,7 @@ class Episode:
             self.candidates.initial_view(self.config.initial_frames_per_video),
             max_pixels=self.config.initial_max_pixels,
             label_frames=self.config.label_frames,
+            style=self.config.prompt_style,
         )
 
     def _outcome_content(self, index: int, is_visible: bool) -> prompts.Content:
@@ -347,6 +348,7 @@ class Episode:
             notes,
             max_pixels=self.config.tool_max_pixels,
             label_frames=self.config.label_frames,
+            style=self.config.prompt_style,
         )
 
 

@@ -37,7 +37,7 @@ class PromptStyle(str, Enum):
     FULL = "full"
     """Instructions for a pre-trained model."""
     BRIEF = "brief"
-    """The same contract in few words, for models that are trained on it from scratch."""
+    """The same contract in few words, for models trained on it from scratch, which learn its form from traces."""
 
 
 def tool_schema(num_frames: int, max_frames: int) -> dict[str, Any]:
@@ -97,11 +97,8 @@ When you are ready to answer, write
 Write each part once."""
 
 _BRIEF = """\
-Judge two videos of one prompt: 1 or 2 is better, 0 tie.
-{dimensions}
-Tool: <tool_call>{call_form}</tool_call> {max_calls}, at most {max_frames} frames.
-Reply: <Snapshot> <Think> then <Recommend Answer>{recommend_form}</Recommend Answer> and a call, \
-or <Answer>{answer_form}</Answer>"""
+Which video is better, 1 or 2 (0: tie)? {dimensions}.
+Look {max_calls}, at most {max_frames} frames: <tool_call>{call_form}</tool_call>"""
 
 
 def system_content(
@@ -136,7 +133,13 @@ def system_content(
 
 
 def pair_content(
-    prompt: str, candidates: CandidateFrames, shown: Sequence[int], *, max_pixels: int, label_frames: bool
+    prompt: str,
+    candidates: CandidateFrames,
+    shown: Sequence[int],
+    *,
+    max_pixels: int,
+    label_frames: bool,
+    style: PromptStyle,
 ) -> Content:
     """Open the episode: the text prompt, both ranges of frame numbers, and the initial view."""
     ranges = " ".join(
@@ -144,28 +147,46 @@ def pair_content(
         for video in (1, 2)
     )
     opening = f'Prompt of both videos: "{quote_prompt(prompt)}"\n{ranges}\n'
-    return [_text(opening), *frames_content(shown, candidates, max_pixels=max_pixels, label_frames=label_frames)]
+    frames = frames_content(shown, candidates, max_pixels=max_pixels, label_frames=label_frames, style=style)
+    return [_text(opening), *frames]
 
 
 def frames_content(
-    numbers: Sequence[int], candidates: CandidateFrames, *, max_pixels: int, label_frames: bool
+    numbers: Sequence[int], candidates: CandidateFrames, *, max_pixels: int, label_frames: bool, style: PromptStyle
 ) -> Content:
-    """Show frames, each after its number, video and time (or bare, as in the paper, when `label_frames` is off)."""
+    """Show frames, each after its label (or bare, as in the paper, when `label_frames` is off)."""
     items: Content = []
     for number in numbers:
         if label_frames:
-            video = candidates.locate(number).video
-            items.append(_text(f"Frame {number} (video {video}, {_seconds(candidates.time_s(number))}):"))
+            items.append(_text(frame_label(number, candidates, style)))
         items.append({"type": "image", "frame_number": number, "max_pixels": max_pixels})
     return items
 
 
+def frame_label(number: int, candidates: CandidateFrames, style: PromptStyle) -> str:
+    """Name a frame: its number, and in full style also its video and time.
+
+    >>> frame_label(3, CandidateFrames((0.0, 0.5), (0.0, 0.5)), PromptStyle.FULL)
+    'Frame 3 (video 2, 0.00 s):'
+    """
+    if style is PromptStyle.BRIEF:
+        return f"Frame {number}:"
+    return f"Frame {number} (video {candidates.locate(number).video}, {_seconds(candidates.time_s(number))}):"
+
+
 def frames_reply(
-    numbers: Sequence[int], candidates: CandidateFrames, notes: Sequence[str], *, max_pixels: int, label_frames: bool
+    numbers: Sequence[int],
+    candidates: CandidateFrames,
+    notes: Sequence[str],
+    *,
+    max_pixels: int,
+    label_frames: bool,
+    style: PromptStyle,
 ) -> Content:
     """Answer a call with frames; `notes` are lines such as `calls_left_text`."""
     opening = "\n".join([*notes, f"Frames {_list(numbers)}:"]) + "\n"
-    return [_text(opening), *frames_content(numbers, candidates, max_pixels=max_pixels, label_frames=label_frames)]
+    frames = frames_content(numbers, candidates, max_pixels=max_pixels, label_frames=label_frames, style=style)
+    return [_text(opening), *frames]
 
 
 def fault_reply(reason: str, notes: Sequence[str]) -> Content:
@@ -199,7 +220,7 @@ def second_call_text() -> str:
 
 def outside_reason(numbers: Sequence[int], candidates: CandidateFrames) -> str:
     ranges = f"Video 1 is frames {_range(candidates, 1)}, video 2 is frames {_range(candidates, 2)}."
-    return f"{_list(numbers, max_shown=12)} outside the videos. {ranges}"
+    return f"outside the videos: {_list(numbers, max_shown=12)}. {ranges}"
 
 
 def too_many_reason(num_asked: int, max_frames: int) -> str:
@@ -216,7 +237,7 @@ def wrong_call_reason(got: str) -> str:
 
 
 def call_limit_reason(max_calls: int) -> str:
-    return f"you have used all {max_calls} calls. An answer is due now: write <Answer>."
+    return f"no calls are left (limit: {max_calls}). An answer is due now: write <Answer>."
 
 
 _OPENING = re.compile(r"<(?=\S)")
