@@ -318,7 +318,7 @@ def test_a_failed_group_of_validation_stays(queue: MemoryQueue) -> None:
 
 
 def test_it_is_verl_s_synchronous_trainer_with_the_recipe_s_settings(queue: MemoryQueue) -> None:
-    trainer, full = make_trainer(), VideoSearchTrainer(compose_recipe("videosearch_grpo"))
+    trainer, full = make_trainer(), VideoSearchTrainer(copy.deepcopy(compose_recipe("videosearch_grpo")))
     assert get_trainer_cls("videosearch") is VideoSearchTrainer
     assert trainer.trainer_mode == "sync" and type(trainer.replay_buffer) is ReplayBuffer
     assert trainer.replay_buffer.sync_refill_failed_groups and trainer.replay_buffer.filter_groups_metric == "acc"
