@@ -222,7 +222,7 @@ def test_the_context_is_the_episode_s(run_group: Callable[..., Run]) -> None:
     assert second.startswith(first + TURNS[0] + f"{IM_END}\n<|im_start|>user\n")
     assert "Frames 2, 14 were shown here and have left your view" in third
     assert [len(call.images) for call in run.engine.calls[0]] == [8, 10, 10]
-    times = [f"Frame {number} (video" in third for number in (2, 3, 14, 15)]
+    times = [f"Frame {number}:<|vision" in third for number in (2, 3, 14, 15)]
     assert times == [False, True, False, True]
 
 
