@@ -80,8 +80,11 @@ def _check_method(config: DictConfig) -> Iterator[str]:
 def _check_batches(config: DictConfig) -> Iterator[str]:
     batch, mini = config.data.train_batch_size, config.actor_rollout_ref.actor.ppo_mini_batch_size
     num_rollouts = config.actor_rollout_ref.rollout.n
-    if batch % mini:
-        yield f"data.train_batch_size ({batch}) must be a multiple of actor.ppo_mini_batch_size ({mini})"
+    if mini < 1 or batch < 1 or batch % mini:
+        yield (
+            f"data.train_batch_size ({batch}) must be a multiple of actor_rollout_ref.actor.ppo_mini_batch_size "
+            f"({mini}), and both at least 1"
+        )
     if num_rollouts < 2:
         yield f"actor_rollout_ref.rollout.n must be at least 2, or a group has no baseline; got {num_rollouts}"
 
@@ -104,6 +107,11 @@ def _check_lengths(config: DictConfig, settings: Settings) -> Iterator[str]:
         yield (
             f"a context may take {first + later} tokens of images and {settings.rollout.max_turn_tokens} of a reply, "
             f"but data.max_prompt_length + data.max_response_length is {total}: raise data.max_response_length"
+        )
+    if rollout.max_model_len is not None and rollout.max_model_len < total:
+        yield (
+            f"actor_rollout_ref.rollout.max_model_len ({rollout.max_model_len}) must hold data.max_prompt_length + "
+            f"data.max_response_length = {total} tokens; null is the model's own limit"
         )
     budget = config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu
     if budget < total:
