@@ -17,8 +17,8 @@ from verl_videosearch.rollout import PairFrames
 from verl_videosearch.sample import PreferenceSample
 from verl_videosearch.video import fit_size
 
-CHARS_PER_TOKEN = 4
-"""Of English text, roughly."""
+CHARS_PER_TOKEN = 3
+"""Of text with many numbers, roughly."""
 TOKENS_PER_REPLY = 250
 """Of a full turn with a snapshot, thoughts and a call, roughly."""
 
