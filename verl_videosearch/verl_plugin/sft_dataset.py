@@ -11,7 +11,7 @@ an eviction starts a new one, in which earlier replies are context. In a recipe:
 
 Trained are the tokens of a reply and the end-of-turn token after it, as in the paper; nothing else. One row of the
 file is one trace (`data_prep/traces.py`: the columns of a sample, `replies`, `episode`), one item of the dataset is one
-sequence. Traces that cannot be used whole (too long, broken video) are left out and counted, never cut; finding them
+sequence. A row with `captioned_frames` is a dialogue of captions instead (`data_prep/captions.py`). Traces that cannot be used whole (too long, broken video) are left out and counted, never cut; finding them
 takes 5 ms a trace at the start of a run, plus the decoding of videos that are not in the frame store yet.
 """
 
@@ -23,7 +23,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -34,12 +33,19 @@ from torch.utils.data import Dataset
 from verl.utils.logger import log_with_rank
 from verl.utils.tokenizer import build_multimodal_processor_inputs, get_processor_token_id
 
-from verl_videosearch.episode import Ending, Episode, EpisodeConfig, Message, Reply, images_of
+from verl_videosearch.captions import CaptionDialogue
+from verl_videosearch.episode import Episode, EpisodeConfig, Message
 from verl_videosearch.rollout import EpisodeFailure, PairFrames, load_pair
 from verl_videosearch.sample import PreferenceSample, from_row
+from verl_videosearch.verl_plugin.replay import (
+    LengthRenderer,
+    UnusableTrace,
+    blank_images,
+    find_end_of_turn,
+    replay_sequences,
+)
 from verl_videosearch.verl_plugin.settings import Settings
-from verl_videosearch.verl_plugin.tokens import ContextRenderer, TrainingSequence, find_rest
-from verl_videosearch.video import fit_size
+from verl_videosearch.verl_plugin.tokens import ContextRenderer, TrainingSequence
 
 logger = logging.getLogger(__name__)
 
@@ -56,10 +62,8 @@ class RecordedTrace:
 
     sample: PreferenceSample
     replies: tuple[str, ...]
-
-
-class UnusableTrace(Exception):
-    """A trace that does not fit this model or these settings; its one argument says why in a word or two."""
+    captioned_frames: tuple[int, ...] = ()
+    """Frame numbers of a dialogue of captions; empty for an episode."""
 
 
 class VideoSearchSFTDataset(Dataset):
@@ -150,54 +154,15 @@ class VideoSearchSFTDataset(Dataset):
         renderer: ContextRenderer,
         resolve: Callable[[list[Message]], list[Image.Image]],
     ) -> list[TrainingSequence]:
-        episode = Episode(trace.sample, pair.candidates, self.settings.episode)
-        return replay_sequences(episode, trace.replies, renderer, resolve, self._end_of_turn)
-
-
-def replay_sequences(
-    episode: Episode,
-    replies: Sequence[str],
-    renderer: ContextRenderer,
-    resolve: Callable[[list[Message]], list[Image.Image]],
-    end_of_turn: int,
-) -> list[TrainingSequence]:
-    """Drive an episode with recorded replies and return its training sequences; raises `UnusableTrace`.
-
-    `resolve` turns the image references of a context into images. Every reply carries its end-of-turn token, as one
-    that was sampled to the end does."""
-    sequences: list[TrainingSequence] = []
-    previous: tuple[str, str] | None = None
-    for text in replies:
-        if episode.is_done:
-            raise UnusableTrace("goes on after its end")
-        messages = episode.messages()
-        context, images = renderer.render(messages), resolve(messages)
-        rest = find_rest(*previous, context) if previous and episode.context_grew() else None
-        if rest is None:
-            sequences.append(TrainingSequence(renderer.tokenize(context, images), list(images)))
-        else:
-            new_images = images[len(sequences[-1].images) :]
-            rest_ids = renderer.continue_ids(sequences[-1].response_ids, rest, new_images)
-            sequences[-1].add_context(rest_ids, new_images)
-        reply_ids = renderer.tokenizer.encode(text, add_special_tokens=False)
-        if renderer.decode(reply_ids) != text:
-            raise UnusableTrace("has control tokens in a reply")
-        sequences[-1].add_reply([*reply_ids, end_of_turn], None)
-        episode.step(Reply(text))
-        previous = (context, text)
-    if not episode.is_done or episode.result().ending is not Ending.ANSWERED:
-        raise UnusableTrace("does not end with an answer")
-    return sequences
-
-
-def find_end_of_turn(renderer: ContextRenderer) -> int:
-    """Return the control token that the chat template writes right after a reply."""
-    question, reply = ({"role": role, "content": [{"type": "text", "text": "a"}]} for role in ("user", "assistant"))
-    rest = find_rest(renderer.render([question]), "a", renderer.render([question, reply, question]))
-    token_ids = renderer.tokenizer.encode(rest or "", add_special_tokens=False)
-    if not token_ids or token_ids[0] not in renderer.tokenizer.all_special_ids:
-        raise ValueError(f"the chat template must write a control token after a reply, got {rest!r}; use another model")
-    return token_ids[0]
+        settings = self.settings.episode
+        if trace.captioned_frames:
+            dialogue = CaptionDialogue(pair.candidates, trace.captioned_frames, settings)
+            return replay_sequences(dialogue, trace.replies, renderer, resolve, self._end_of_turn)
+        episode = Episode(trace.sample, pair.candidates, settings)
+        sequences = replay_sequences(episode, trace.replies, renderer, resolve, self._end_of_turn)
+        if not episode.is_done or episode.result().ending is not Ending.ANSWERED:
+            raise UnusableTrace("does not end with an answer")
+        return sequences
 
 
 def encode_images(renderer: ContextRenderer, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
@@ -224,37 +189,6 @@ def compute_positions(processor: Any, input_ids: torch.Tensor, images: Mapping[s
     return torch.cat([plain[None], vision[:, 0]])
 
 
-class LengthRenderer(ContextRenderer):
-    """A renderer that only counts: images are measured by size, once, so that no pixel has to be processed."""
-
-    def tokenize(self, text: str, images: Sequence[Image.Image]) -> list[int]:
-        """Return as many ids as `ContextRenderer.tokenize`; what images add stands as zeros at the end."""
-        token_ids = self.tokenizer.encode(text, add_special_tokens=False)
-        return token_ids + [0] * sum(self._count_extra(image.size) for image in images)
-
-    @lru_cache(maxsize=1024)  # noqa: B019  (lives as long as the dataset)
-    def _count_extra(self, size: tuple[int, int]) -> int:
-        """Return by how many ids an image of this size is longer than its placeholder."""
-        text = self.render([{"role": "user", "content": [{"type": "image"}]}])
-        with_pixels = super().tokenize(text, [Image.new("RGB", size)])
-        return len(with_pixels) - len(self.tokenizer.encode(text, add_special_tokens=False))
-
-
-def blank_images(pair: PairFrames, messages: list[Message]) -> list[Image.Image]:
-    """Return black images of the sizes that `PairFrames.images` would give."""
-    images = []
-    for item in images_of(messages):
-        frames = pair.frames_1 if pair.candidates.locate(item["frame_number"]).video == 1 else pair.frames_2
-        height, width = fit_size(*frames.shape[1:3], item["max_pixels"], pair.patch_multiple)
-        images.append(_blank(width, height))
-    return images
-
-
-@lru_cache(maxsize=64)
-def _blank(width: int, height: int) -> Image.Image:
-    return Image.new("RGB", (width, height))
-
-
 def read_rows(parquet_files: str | Sequence[str], episode: EpisodeConfig) -> list[RecordedTrace]:
     """Read every trace; `ValueError` for a file without traces, or traces made with other settings than `episode`."""
     files = parquet_files if isinstance(parquet_files, list | tuple | ListConfig) else [parquet_files]
@@ -269,7 +203,10 @@ def read_rows(parquet_files: str | Sequence[str], episode: EpisodeConfig) -> lis
             raise ValueError(f"{file!r} lacks the columns {sorted(missing)}; make it with {program}")
         for settings in set(table["episode"].to_pylist()):
             _check_settings(file, json.loads(settings), episode)
-        traces += [RecordedTrace(from_row(row), tuple(row["replies"])) for row in table.to_pylist()]
+        traces += [
+            RecordedTrace(from_row(row), tuple(row["replies"]), tuple(row.get("captioned_frames") or ()))
+            for row in table.to_pylist()
+        ]
     return traces
 
 
