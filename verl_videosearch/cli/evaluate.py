@@ -59,7 +59,7 @@ def run_eval(
     """Judge a benchmark with a served model: greedy, both orders, resumable."""
     from verl_videosearch.cli.benchmarks import draw_samples, load_benchmark
     from verl_videosearch.evaluation.calibration import read_calibration
-    from verl_videosearch.evaluation.header import hash_model, hash_pair, hash_pairs, read_commit
+    from verl_videosearch.evaluation.header import UNKNOWN_MODEL, hash_model, hash_pair, hash_pairs, read_commit
     from verl_videosearch.evaluation.results import RunSettings, write_results
     from verl_videosearch.evaluation.run_folder import RunFolder
     from verl_videosearch.evaluation.runner import Job, RunLimits, Stage, play_episode
@@ -69,9 +69,10 @@ def run_eval(
         videos = video_root or root or (Path(benchmark).parent if benchmark.endswith(".parquet") else None)
         loaded = load_benchmark(benchmark, root or video_root, videos, split=split, allows_missing=allow_missing)
         samples = draw_samples(loaded.samples, limit, seed)
+        model_hash = hash_model(model_dir) if model_dir else UNKNOWN_MODEL
         fitted = read_calibration(calibration) if calibration else None
         if fitted is not None:
-            fitted.check_apart([hash_pair(sample) for sample in samples])
+            fitted.check_use([hash_pair(sample) for sample in samples], model_hash)
         settings = RunSettings(
             benchmark=loaded.name,
             split=loaded.split if len(samples) == len(loaded.samples) else f"{loaded.split}, drawn by seed {seed}",
@@ -79,7 +80,7 @@ def run_eval(
             num_pairs=len(samples),
             orders=read_orders(order),
             model=model,
-            model_hash=hash_model(model_dir) if model_dir else "unknown",
+            model_hash=model_hash,
             max_turn_tokens=max_turn_tokens,
             episode=read_episode_config(set_ or [], single_turn),
             is_redundant=redundant,

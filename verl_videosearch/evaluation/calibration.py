@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from verl_videosearch import metrics
-from verl_videosearch.evaluation.header import hash_pair
+from verl_videosearch.evaluation.header import UNKNOWN_MODEL, hash_pair
 from verl_videosearch.evaluation.verdicts import PairVerdicts
 from verl_videosearch.sample import PreferenceSample
 
@@ -67,8 +67,12 @@ class Calibration:
         verdict, confidence = _grade(pair, self.tie_threshold)
         return None if confidence is None else look_up(self.decided if verdict else self.tied, confidence)
 
-    def check_apart(self, pair_hashes: Collection[str]) -> None:
-        """Raise `CalibrationError` if any of these pairs was fitted on."""
+    def check_use(self, pair_hashes: Collection[str], model_hash: str) -> None:
+        """Raise `CalibrationError` if any of these pairs was fitted on, or if it was fitted for another model."""
+        if UNKNOWN_MODEL not in (model_hash, self.model_hash) and model_hash != self.model_hash:
+            raise CalibrationError(
+                f"the calibration is for model {self.model_hash}, this one is {model_hash}; fit its own"
+            )
         if shared := set(pair_hashes) & set(self.pair_hashes):
             raise CalibrationError(
                 f"the calibration was fitted on {len(shared)} of these {len(pair_hashes)} pairs, so its figures here "

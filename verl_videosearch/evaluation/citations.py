@@ -21,7 +21,9 @@ from verl_videosearch.metrics import Rate
 
 _NUMBER = r"#?\d{1,9}"
 _RANGE = rf"{_NUMBER}\s?(?:-|–|to|through)\s?{_NUMBER}"
-_LIST = re.compile(rf"\bframes?\s({_RANGE}|{_NUMBER})((?:,? and |, ?| & )(?:frames? )?(?:{_RANGE}|{_NUMBER}))*", re.I)
+_ITEM = rf"(?:{_RANGE}|{_NUMBER})"
+_LINK = r"(?:\s?,\s?(?:and |or )?|\s(?:and|or|&)\s)(?:frames?\s)?"
+_LIST = re.compile(rf"\bframes?\s{_ITEM}(?:{_LINK}{_ITEM})*", re.I)
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ def describe_comparison(comparison: Comparison) -> list[Block]:
         (judge.name, *accuracy_cells(judge.overall), str(judge.overall.unreadable), *_cost_cells(judge.facts))
         for judge in comparison.judges
     ]
-    costs = ("frames", "tokens read", "tokens written", "seconds per pair")
-    rows += [(n, *accuracy_cells(figures), *[""] * 5) for n, figures in list_baselines(comparison.baselines)]
+    costs = ("frames", "tokens read + written", "seconds")
+    rows += [(n, *accuracy_cells(figures), *[""] * 4) for n, figures in list_baselines(comparison.baselines)]
     bars = [to_bar(judge.name, judge.overall.with_ties) for judge in comparison.judges]
     bars += [to_bar(name, figures.with_ties, True) for name, figures in list_baselines(comparison.baselines)]
     caption = (
@@ -74,6 +74,10 @@ def _threshold_table(comparison: Comparison) -> Iterable[Table]:
         )
 
 
-def _cost_cells(facts: Mapping[str, object]) -> tuple[str, str, str, str]:
-    cells = [facts.get(name) for name in ("frames", "prompt_tokens", "reply_tokens", "seconds")]
-    return tuple(format_number(cell) if isinstance(cell, int | float) else "" for cell in cells)
+def _cost_cells(facts: Mapping[str, float | None]) -> tuple[str, str, str]:
+    """Write what a judge costs per pair; a file of predictions does not tell."""
+    if not facts:
+        return "", "", ""
+    read, written = facts["prompt_tokens"], facts["reply_tokens"]
+    tokens = "not counted" if read is None or written is None else f"{read:,.0f} + {written:,.0f}"
+    return format_number(facts["frames"]), tokens, format_number(facts["seconds"])

@@ -25,6 +25,8 @@ from verl_videosearch.sample import PreferenceSample, swap_videos
 PROTOCOL = "one verdict 0, 1 or 2 per pair; greedy; unreadable is wrong; a failed episode is no verdict"
 CALIBRATION_NAME = "videosearch_calibration.json"
 """Lies beside a model's files and is none of them."""
+UNKNOWN_MODEL = "unknown"
+"""The hash of a model whose files cannot be seen from here."""
 _MODEL_SUFFIXES = (".safetensors", ".bin", ".json", ".txt", ".jinja")
 _CHUNK = 1 << 22
 
@@ -46,7 +48,7 @@ class RunHeader:
     frames: str
     model: str
     model_hash: str
-    """Of the model's files; `unknown` if they cannot be seen from here."""
+    """Of the model's files, or `UNKNOWN_MODEL`."""
     commit: str
     """Of this package, as it was when the episodes were made."""
     verdicts: str = "as judged"
@@ -73,13 +75,14 @@ def describe_frames(config: EpisodeConfig, *, is_redundant: bool = False) -> str
     """Say in words how many frames the judge may see.
 
     >>> describe_frames(EpisodeConfig())
-    '48 candidates per video, 4 + 4 at first, then at most 3 calls of 8, window 1'
+    '48 candidates per video, 4 + 4 at first, then up to 3 calls of 8, window 1'
     >>> describe_frames(EpisodeConfig(max_tool_calls=0))
     '48 candidates per video, 4 + 4 at first, no calls'
     """
     first = config.initial_frames_per_video
     window = "all kept" if config.window is None else f"window {config.window}"
-    calls = f"then at most {config.max_tool_calls} calls of {config.max_frames_per_call}, {window}"
+    plural = "" if config.max_tool_calls == 1 else "s"
+    calls = f"then up to {config.max_tool_calls} call{plural} of {config.max_frames_per_call}, {window}"
     doubled = " (each twice)" if is_redundant else ""
     return (
         f"{config.frames_per_video} candidates per video{doubled}, {first} + {first} at first, "

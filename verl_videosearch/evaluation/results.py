@@ -103,7 +103,7 @@ def write_results(
     summary = summarise(header, samples, pairs, state.count_failures(), calibration)
     folder.write_lines(EPISODES, lines)
     folder.write_json("results.json", to_plain(summary))
-    write_pages(folder, f"{settings.benchmark}: {settings.model}", describe_summary(summary), header.lines())
+    write_pages(folder, f"{settings.model} on {settings.benchmark}", describe_summary(summary), header.lines())
     folder.write_json("timing.json", read_timing(rows, concurrency))
     return summary
 
@@ -162,5 +162,5 @@ def write_probe_results(
     facts = make_header(settings, len({line["sample_uid"] for line in lines}), commits).lines()
     folder.write_lines(EPISODES, after)
     folder.write_json("results.json", to_plain(summary))
-    write_pages(folder, f"Probe of {settings.benchmark}: {settings.model}", describe_probes(summary), facts)
+    write_pages(folder, f"Probe of {settings.model} on {settings.benchmark}", describe_probes(summary), facts)
     return summary

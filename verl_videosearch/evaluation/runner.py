@@ -66,10 +66,14 @@ class RunLimits:
     """Jobs in flight."""
     max_tries: int = 3
     """Tries of one job in one run."""
-    retry_delay_s: float = 1.0
+    retry_delay_s: float = 0.5
     """Wait before the second try; doubled before each further one."""
     max_failures_in_a_row: int = 20
-    """After so many failed tries without one success between them the run stops: the server is gone."""
+    """After so many failed tries without one success between them (at least two per job in flight) the run stops."""
+
+    @property
+    def patience(self) -> int:
+        return max(self.max_failures_in_a_row, 2 * self.concurrency)
 
 
 class ServerGone(Exception):
@@ -125,7 +129,7 @@ async def run_jobs(
                 row = await play(job.content)
             except EpisodeFailure as failure:
                 failures_in_a_row += failure.kind in PASSING
-                if failures_in_a_row >= limits.max_failures_in_a_row:
+                if failures_in_a_row >= limits.patience:
                     raise ServerGone(f"{failures_in_a_row} tries failed in a row, the last one: {failure}") from failure
                 if failure.kind not in PASSING or number + 1 == limits.max_tries:
                     journal.append({"key": job.key, "failure": failure.label, "detail": str(failure)})

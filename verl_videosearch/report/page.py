@@ -46,7 +46,7 @@ _TEMPLATE = """\
   --ours: #2456c9; --reference: #98a2b3; --note: #fff5dc; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e9ef; --soft: #a0a9ba; --line: #333b4a; --paper: #14181f;
   --stripe: #1b212b; --ours: #7ea6ff; --reference: #6b7588; --note: #3a3115; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 62rem;
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 66rem;
   margin: 2rem auto; padding: 0 1.2rem; }
 h1 { font-size: 1.5rem; margin: 0 0 1rem; } h2 { font-size: 1.05rem; margin: 2.2rem 0 .5rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; margin: 0 0 1rem; font-size: .9rem; }
