@@ -13,7 +13,8 @@ from functools import lru_cache
 
 from PIL import Image
 
-from verl_videosearch.episode import Ending, Episode, Message, Reply, images_of
+from verl_videosearch.captions import CaptionDialogue
+from verl_videosearch.episode import Episode, Message, Reply, images_of
 from verl_videosearch.rollout import PairFrames
 from verl_videosearch.verl_plugin.tokens import ContextRenderer, TrainingSequence, find_rest
 from verl_videosearch.video import fit_size

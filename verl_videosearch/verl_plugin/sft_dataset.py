@@ -10,9 +10,10 @@ an eviction starts a new one, in which earlier replies are context. In a recipe:
       videosearch: ${videosearch}          # verl hands over `config.data` only
 
 Trained are the tokens of a reply and the end-of-turn token after it, as in the paper; nothing else. One row of the
-file is one trace (`data_prep/traces.py`: the columns of a sample, `replies`, `episode`), one item of the dataset is one
-sequence. A row with `captioned_frames` is a dialogue of captions instead (`data_prep/captions.py`). Traces that cannot be used whole (too long, broken video) are left out and counted, never cut; finding them
-takes 5 ms a trace at the start of a run, plus the decoding of videos that are not in the frame store yet.
+file is one trace (`data_prep/traces.py`: the columns of a sample, `replies`, `episode`), one item of the dataset is
+one sequence. A row with `captioned_frames` is a dialogue of captions instead (`data_prep/captions.py`). Traces that
+cannot be used whole (too long, broken video) are left out and counted, never cut; finding them takes 5 ms a trace at
+the start of a run, plus the decoding of videos that are not in the frame store yet.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from verl.utils.logger import log_with_rank
 from verl.utils.tokenizer import build_multimodal_processor_inputs, get_processor_token_id
 
 from verl_videosearch.captions import CaptionDialogue
-from verl_videosearch.episode import Episode, EpisodeConfig, Message
+from verl_videosearch.episode import Ending, Episode, EpisodeConfig, Message
 from verl_videosearch.rollout import EpisodeFailure, PairFrames, load_pair
 from verl_videosearch.sample import PreferenceSample, from_row
 from verl_videosearch.verl_plugin.replay import (
