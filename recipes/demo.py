@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -210,21 +210,22 @@ def make_table(steps: dict[int, dict[str, float]]) -> Table:
         table.add_column(str(step), justify="right")
     for heading, name in FIGURES.items():
         table.add_row(heading, *(f"{figures[f'videosearch/{name}']:.3g}" for figures in columns.values()))
-    table.add_row("invalid calls, by kind", *map(describe_invalid, columns.values()))
+    for name in list_seen(columns.values(), "videosearch/invalid_") or ["videosearch/num_invalid_calls"]:
+        heading = name.removeprefix("videosearch/").replace("_", " ")
+        table.add_row(heading, *(f"{figures[name]:.2g}" for figures in columns.values()))
     table.add_row("failed groups", *(f"{figures['videosearch/failed_groups']:.0f}" for figures in columns.values()))
     table.add_row("seconds", *(f"{figures['timing_s/step']:.0f}" for figures in columns.values()))
     return table
 
 
-def describe_invalid(figures: dict[str, float]) -> str:
-    """List invalid calls per episode by kind.
+def list_seen(steps: Iterable[dict[str, float]], prefix: str) -> list[str]:
+    """Return the figures of one kind that are not zero in every step.
 
-    >>> describe_invalid({"videosearch/invalid_too_many": 0.25, "videosearch/invalid_bad_json": 0.0})
-    'too_many 0.25'
+    >>> list_seen([{"invalid_a": 0.0, "invalid_b": 0.0}, {"invalid_a": 0.5, "invalid_b": 0.0}], "invalid_")
+    ['invalid_a']
     """
-    prefix = "videosearch/invalid_"
-    kinds = {name.removeprefix(prefix): value for name, value in figures.items() if name.startswith(prefix) and value}
-    return "\n".join(f"{kind} {value:.2g}" for kind, value in kinds.items()) or "-"
+    seen = (name for figures in steps for name, value in figures.items() if name.startswith(prefix) and value)
+    return sorted(set(seen))
 
 
 def read_episodes(folder: Path) -> Iterator[dict[str, Any]]:
@@ -244,7 +245,7 @@ def collect_episodes(out: Path) -> int:
 
 def main(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("outputs/demo"),
-    warm_steps: Annotated[int, typer.Option(min=1, help="SFT steps of the warm-up.")] = 150,
+    warm_steps: Annotated[int, typer.Option(min=1, help="SFT steps of the warm-up.")] = 200,
     steps: Annotated[int, typer.Option(min=1, help="GRPO steps.")] = 4,
 ) -> None:
     """Train a tiny video judge on this machine's CPU and show what it did."""
