@@ -118,12 +118,11 @@ def test_redundant_frames_double_the_numbers(pairs: Path, tmp_path: Path) -> Non
     assert "8 candidates per video (each twice)" in results["header"]["frames"]
 
 
-@pytest.mark.parametrize("fault", ["half_closed", "hangs_up", "not_json", "no_choices", "http_500", "too_slow"])
-def test_a_bad_server_changes_no_byte(pairs: Path, healthy: Path, tmp_path: Path, fault: str) -> None:
-    faults = {number: fault for number in range(3, 40, 12)}
-    with serve_judge(faults=faults) as server:
-        evaluate(pairs, server, tmp_path / "run", "--request-timeout-s", "0.5")
-        assert len(server.requests) > 48  # the faults did happen
+def test_a_bad_server_changes_no_byte(pairs: Path, healthy: Path, tmp_path: Path) -> None:
+    kinds = ["half_closed", "hangs_up", "not_json", "no_choices", "http_500", "too_slow"]
+    with serve_judge(faults={5 * number + 3: kind for number, kind in enumerate(kinds)}) as server:
+        evaluate(pairs, server, tmp_path / "run", "--request-timeout-s", "1")
+        assert len(server.requests) > 48  # the faults did happen, and were asked again
     assert read_final(tmp_path / "run") == read_final(healthy)
 
 
