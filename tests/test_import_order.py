@@ -24,7 +24,7 @@ prompts
 memory
 tool
 episode
-reward
+reward captions
 rollout
 verl_plugin judge evaluation report tiny_model
 cli data_prep recipes

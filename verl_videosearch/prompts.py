@@ -189,6 +189,11 @@ def frames_reply(
     return [_text(opening), *frames]
 
 
+def caption_content() -> Content:
+    """Ask for captions of the frames that follow (`captions.py`)."""
+    return [_text("Say in a few words what each frame shows.")]
+
+
 def fault_reply(reason: str, notes: Sequence[str]) -> Content:
     """Answer a call that gets no frames."""
     return [_text("\n".join([f"No frames: {reason}", *notes]))]

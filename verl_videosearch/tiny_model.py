@@ -84,6 +84,10 @@ BASE_CORPUS = (
     "text alignment, visual quality, motion quality, overall, tie, video 1 is better, video 2 is better, both equal",
     "frame 1 to frame 96 at 0.5 s: clean, defect, noise, snow, tint, blur, blocks, square, inverted, grey, frozen, "
     "jumps, tearing, flicker, brighter, darker, marker, hidden, visible, nothing, start, middle, end, between, gap",
+    "look behind the marker on 5, 21; something may hide there, look again to be sure, check more frames; dim, comb, "
+    "flash; so video 1 wins, no difference, a tie, video 2 is better, both equal",
+    "A small plum circle, large sand ring, rust triangle, teal or moss diamond moves left and right, up or down over a "
+    "navy, slate, khaki, brown background.",
 )
 """What a reply is made of, whatever the wording of the prompts: tags, verdicts, a call, words for what is seen."""
 
