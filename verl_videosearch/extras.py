@@ -18,6 +18,7 @@ class Extra(str, Enum):
 
     GPU = "gpu"
     CPU = "cpu"
+    JUDGE = "judge"
     BENCH = "bench"
     DEMO = "demo"
     DEV = "dev"

@@ -90,7 +90,7 @@ class ChatClient:
 
     def __init__(self, config: ClientConfig) -> None:
         self.config, self.usage = config, Usage()
-        self._openai = require("openai", Extra.GPU)
+        self._openai = require("openai", Extra.JUDGE)
         self._client = self._openai.AsyncOpenAI(
             base_url=config.base_url,
             api_key=os.environ.get(config.key_variable) or "none",
