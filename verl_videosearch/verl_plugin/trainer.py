@@ -142,14 +142,12 @@ class VideoSearchTrainer(PPOTrainerSync):
         )
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
-        """Update on mini-batches of equal numbers of rows; the loss is divided by the number of *episodes*."""
-        actor, rollout = self.config.actor_rollout_ref.actor, self.config.actor_rollout_ref.rollout
+        """Update on mini-batches of equal numbers of rows; verl divides the loss by prompts * n: by *episodes*."""
         workers, batch_rows = self.actor_rollout_wg, len(batch)
         plain_update = workers.update_actor
 
         def update_by_episodes(rows: KVBatchMeta) -> Any:
             rows.extra_info["mini_batch_size"] = batch_rows // self.num_updates
-            rows.extra_info["global_batch_size"] = actor.ppo_mini_batch_size * rollout.n
             return plain_update(rows)
 
         workers.update_actor = update_by_episodes
