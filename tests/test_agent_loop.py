@@ -40,7 +40,7 @@ from tests.engine import (
     use_memory_queue,
 )
 from verl_videosearch.rollout import PairFrames
-from verl_videosearch.sample import PreferenceSample, to_row, write_samples
+from verl_videosearch.sample import PreferenceSample, write_samples
 from verl_videosearch.verl_plugin import agent_loop, group
 from verl_videosearch.verl_plugin.agent_loop import FAILURES, VideoSearchAgentLoop
 
@@ -414,7 +414,7 @@ def test_one_changed_token_or_image_fails_the_group(
 
     monkeypatch.setattr(agent_loop.TokenGenerator, "drop_unanswered", drop_and_damage)
     run = run_group([TURNS[0], ANSWER])
-    detail = only_failure(run, "server")
+    detail = only_failure(run, "bug")
     assert "TokenMismatch" in detail and message in detail
 
 
@@ -437,7 +437,7 @@ def test_videos_images_and_tokens_are_handled_off_the_event_loop(
     watch(agent_loop, "digest_image")
     watch(agent_loop.ContextRenderer, "tokenize")
     watch(PairFrames, "images")
-    watch(VideoSearchAgentLoop, "_write_episode")
+    watch(VideoSearchAgentLoop, "_write_line")
     run_group([TURNS[0], ANSWER])
     assert len(threads) == 6
     assert all(threading.get_ident() not in seen for seen in threads.values())
@@ -462,10 +462,10 @@ def test_every_episode_is_one_json_line(run_group: Callable[..., Run], tmp_path:
 def test_lines_of_many_threads_stay_whole(tmp_path: Path) -> None:
     loop = object.__new__(VideoSearchAgentLoop)
     loop.settings = agent_loop._read_settings(f"rollout: {{episodes_dir: {tmp_path}}}")
-    sample = PreferenceSample("pair-7", "x" * 60_000, "1.mp4", "2.mp4", LABELS)
-    row = to_row(sample) | {"uid": "prompt", "session_id": 0, "global_steps": 1}
+    record = {"sample_uid": "pair-7", "prompt": "x" * 60_000}
+    row = {"uid": "prompt", "session_id": 0, "global_steps": 1}
     threads = [
-        threading.Thread(target=lambda: [loop._write_episode(None, None, None, None, row) for _ in range(20)])
+        threading.Thread(target=lambda: [loop._write_line(record, row) for _ in range(20)])
         for _ in range(8)
     ]
     for thread in threads:

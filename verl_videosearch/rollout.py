@@ -45,6 +45,10 @@ class FailureKind(str, Enum):
     """Another episode of the same group failed, so this one cannot be compared."""
     PROMPT_TOO_LONG = "prompt_too_long"
     """The first context alone does not fit: a setting, not the model, is wrong."""
+    SAMPLE = "sample"
+    """The row breaks the contract."""
+    BUG = "bug"
+    """Ours: what is trained would differ from what was sampled."""
 
 
 class EpisodeFailure(Exception):

@@ -42,6 +42,7 @@ from verl_videosearch.verl_plugin.settings import FramesConfig, Settings
 from verl_videosearch.verl_plugin.tokens import (
     ContextRenderer,
     SentContext,
+    TokenMismatch,
     TrainingSequence,
     check_sequence,
     digest_image,
@@ -137,15 +138,16 @@ class VideoSearchAgentLoop(AgentLoopBase):
         """Run one episode; `row` is a row of the contract (`sample.py`) plus verl's `uid`, `session_id`,
         `global_steps`."""
         group = join_group(row["uid"])
+        sample_uid = str(row.get("sample_uid", "?"))
         try:
-            return await self._run_session(from_row(row), group, sampling_params, row)
+            return await self._run_session(read_sample(row), group, sampling_params, row)
         except Exception as error:  # the one boundary: whatever it was, the group is told and the failure gets a kind
-            failure = to_failure(error, row["sample_uid"])
+            failure = to_failure(error, sample_uid)
             group.fail(failure)
             await self._report_failure(failure, row)
             raise failure from error
         except asyncio.CancelledError:
-            group.fail(EpisodeFailure(FailureKind.TIMEOUT, "the session was cancelled", row["sample_uid"]))
+            group.fail(EpisodeFailure(FailureKind.TIMEOUT, "the session was cancelled", sample_uid))
             raise
         finally:
             leave_group(row["uid"], group)
@@ -169,7 +171,7 @@ class VideoSearchAgentLoop(AgentLoopBase):
         )
         score = score_episode(result, sample.labels, search_rate, settings.reward)
         measures = measure_episode(result, score, sample.labels) | _measure_cost(generator, pair, load_s)
-        await asyncio.to_thread(self._write_episode, episode, result, score, None, row)
+        await asyncio.to_thread(self._write_line, to_record(sample, episode, result, score), row)
         return self._pack(generator, result, score, measures)
 
     def measure_room(self, context_ids: Sequence[int], episode: Episode) -> int:
@@ -217,33 +219,36 @@ class VideoSearchAgentLoop(AgentLoopBase):
         """Tell the trainer, and the file of episodes, that this session failed."""
         tag = {"kind": failure.label, "detail": str(failure)[:500], "uid": row["uid"]}
         await tq.async_kv_put(key=f"{row['uid']}_{row['session_id']}_0", partition_id=FAILURES, tag=tag)
-        await asyncio.to_thread(self._write_episode, None, None, None, failure, row)
+        record = {"sample_uid": failure.sample_uid, "failure": failure.label, "failure_detail": failure.detail}
+        await asyncio.to_thread(self._write_line, record, row)
 
-    def _write_episode(
-        self,
-        episode: Episode | None,
-        result: EpisodeResult | None,
-        score: Score | None,
-        failure: EpisodeFailure | None,
-        row: dict[str, Any],
-    ) -> None:
-        """Append one JSON line to this process's file of episodes."""
+    def _write_line(self, record: dict[str, Any], row: dict[str, Any]) -> None:
+        """Append one episode to this process's file of JSON lines."""
         if self.settings.rollout.episodes_dir is None:
             return
         folder = Path(self.settings.rollout.episodes_dir)
         folder.mkdir(parents=True, exist_ok=True)
         where = {"step": row["global_steps"], "group": row["uid"], "session": row["session_id"]}
-        line = json.dumps(where | to_record(from_row(row), episode, result, score, failure)) + "\n"
+        line = json.dumps(where | record) + "\n"
         # Sessions write from several threads: unbuffered, a line is one append and stays in one piece.
         with (folder / f"episodes-{os.getpid()}.jsonl").open("ab", buffering=0) as file:
             file.write(line.encode())
+
+
+def read_sample(row: dict[str, Any]) -> PreferenceSample:
+    """Read the row; a broken one is a failure of kind `sample`."""
+    try:
+        return from_row(row)
+    except (ValueError, KeyError, TypeError) as error:
+        raise EpisodeFailure(FailureKind.SAMPLE, str(error), str(row.get("sample_uid", "?"))) from error
 
 
 def to_failure(error: Exception, sample_uid: str) -> EpisodeFailure:
     """Give any exception of a session its kind."""
     if isinstance(error, EpisodeFailure):
         return error
-    return EpisodeFailure(FailureKind.SERVER, f"{type(error).__name__}: {error}", sample_uid)
+    kind = FailureKind.BUG if isinstance(error, TokenMismatch) else FailureKind.SERVER
+    return EpisodeFailure(kind, f"{type(error).__name__}: {error}", sample_uid)
 
 
 def _measure_cost(generator: TokenGenerator, pair: PairFrames, load_s: float) -> dict[str, float]:
