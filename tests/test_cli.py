@@ -94,6 +94,7 @@ def test_comparisons_that_mean_nothing_are_refused(samples: Path, tmp_path: Path
         "compare", tmp_path / "a.csv", tmp_path / "b/a.csv", "--samples", samples
     )
     assert "has no run.json" in refuse("compare", tmp_path / "b", "--samples", samples)
+    assert "no such run or file" in refuse("compare", tmp_path / "a.csv", tmp_path / "c", "--samples", samples)
 
 
 @pytest.mark.parametrize(

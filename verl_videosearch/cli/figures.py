@@ -40,6 +40,8 @@ def run_compare(
     from verl_videosearch.sample import read_samples
 
     with explain_errors():
+        if missing := [str(path) for path in judges if not path.exists()]:
+            raise ValueError(f"no such run or file: {', '.join(missing)}")
         runs = {path: read_run(path) for path in judges if path.is_dir()}
         check_same_pairs(list(runs.values()))
         if not runs and samples_file is None:

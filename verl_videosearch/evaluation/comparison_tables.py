@@ -25,7 +25,7 @@ def describe_comparison(comparison: Comparison) -> list[Block]:
         (judge.name, *accuracy_cells(judge.overall), str(judge.overall.unreadable), *_cost_cells(judge.facts))
         for judge in comparison.judges
     ]
-    costs = ("frames", "tokens read + written", "seconds")
+    costs = ("frames", "tokens in + out", "seconds")
     rows += [(n, *accuracy_cells(figures), *[""] * 4) for n, figures in list_baselines(comparison.baselines)]
     bars = [to_bar(judge.name, judge.overall.with_ties) for judge in comparison.judges]
     bars += [to_bar(name, figures.with_ties, True) for name, figures in list_baselines(comparison.baselines)]

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jinja2 import Environment, StrictUndefined
-
+from verl_videosearch.extras import Extra, require
 from verl_videosearch.report.table import Table
 
 
@@ -46,14 +45,14 @@ _TEMPLATE = """\
   --ours: #2456c9; --reference: #98a2b3; --note: #fff5dc; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e9ef; --soft: #a0a9ba; --line: #333b4a; --paper: #14181f;
   --stripe: #1b212b; --ours: #7ea6ff; --reference: #6b7588; --note: #3a3115; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 66rem;
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 68rem;
   margin: 2rem auto; padding: 0 1.2rem; }
 h1 { font-size: 1.5rem; margin: 0 0 1rem; } h2 { font-size: 1.05rem; margin: 2.2rem 0 .5rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; margin: 0 0 1rem; font-size: .9rem; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .87rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem; text-align: left; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th, td { padding: .3rem .6rem; text-align: left; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; } tbody tr:nth-child(even) { background: var(--stripe); }
 p.caption { color: var(--soft); font-size: .85rem; margin: .4rem 0 0; max-width: 50rem; }
 p.note { background: var(--note); padding: .6rem .9rem; border-radius: .3rem; }
@@ -85,7 +84,8 @@ polyline { fill: none; }
 
 def render_page(title: str, blocks: Sequence[Block], facts: Sequence[tuple[str, str]] = ()) -> str:
     """Return a whole HTML document; `facts` stand above everything else."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    jinja2 = require("jinja2", Extra.JUDGE)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     return environment.from_string(_TEMPLATE).render(title=title, facts=facts, blocks=blocks)
 
 
