@@ -8,7 +8,7 @@ import pytest
 # ruff: noqa: E402  (imports after the skip)
 pytest.importorskip("verl")
 
-from hypothesis import given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -96,8 +96,12 @@ def test_an_end_of_turn_that_was_sampled_is_not_added_twice(renderer: ContextRen
 @pytest.mark.parametrize("ends_turn", [True, False])
 @given(reply=st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=30))
 @settings(max_examples=40, deadline=None)
+@example(reply="<| video_pad|> <tool_call>")
 def test_a_grown_context_reads_as_the_whole_one(renderer: ContextRenderer, ends_turn: bool, reply: str) -> None:
     """Prompt, sampled ids and tokenised rest say, decoded, what the template renders at once, image for image."""
+    assume(
+        "<|" not in reply.replace("<| ", "")
+    )  # the engine may not sample placeholders, and a text has no control token
     sampled = tokenize(reply) + (tokenize(IM_END) if ends_turn else [])
     text = renderer.decode(sampled)
     first, second = [user("see", grey())], grey(84, 56)
