@@ -62,7 +62,7 @@ class Policy:
 
     def seed_of(self, key: Key) -> int:
         """Give each episode a seed of its own, the same in every run."""
-        return xxhash.xxh3_64_intdigest(f"{self.seed} {key}") % 2**31
+        return xxhash.xxh3_64_intdigest(f"{self.seed} {key}".encode()) % 2**31
 
 
 def find_endpoint(url: str, model: str, key_variable: str, name: str | None = None) -> Endpoint:

@@ -102,7 +102,7 @@ def balance(attempts: Sequence[Attempt], config: SelectionConfig) -> list[Attemp
 
 
 def fill_evenly(sizes: Mapping[K, int], total: int | None) -> dict[K, int]:
-    """Share `total` out as evenly as the sizes allow; a remainder goes to the first keys in order.
+    """Share `total` out as evenly as the sizes allow; a remainder goes to the smallest, then to the first.
 
     >>> fill_evenly({"a": 1, "b": 5, "c": 5}, 8)
     {'a': 1, 'b': 4, 'c': 3}
@@ -137,4 +137,4 @@ def group_by(attempts: Iterable[Attempt], name: Callable[[Attempt], K]) -> dict[
 
 
 def _draw(attempt: Attempt, seed: int) -> int:
-    return xxhash.xxh3_64_intdigest(f"{seed} {attempt.key}")
+    return xxhash.xxh3_64_intdigest(f"{seed} {attempt.key}".encode())
