@@ -35,7 +35,7 @@ from data_prep.attempts import Key, check_attempts, open_shard, read_attempts
 from data_prep.cold_start import SFT_ROWS, read_episode, read_pairs
 from data_prep.judging import RunConfig
 from data_prep.players import Endpoint, Players, Policy, find_endpoint, hash_served
-from data_prep.sampling_report import describe_run, tabulate_audit
+from data_prep.sampling_report import describe_run, find_missing_verdicts, tabulate_audit
 from data_prep.selection import Selection, SelectionConfig, select
 from data_prep.trace_filter import Filter
 from data_prep.traces import write_sft_rows
@@ -139,6 +139,8 @@ def finish(
     content = describe_run([str(key) for key in keys], logs, selection) | {"selection": asdict(config)}
     for table in tabulate_audit(content):
         console.print(table)
+    for verdict in find_missing_verdicts(attempts, selection):
+        console.print(f"no episode of gold verdict {verdict} was accepted: what is taught is one-sided", style="bold")
     missing = content["planned"] - content["finished"]
     if missing:
         console.print(f"{missing} of {len(keys)} episodes are not finished; the same command tries them again")

@@ -5,7 +5,7 @@
 | inputs | pairs in one order of their videos |
 | episodes | finished attempts; failures stand apart, by kind |
 | accepted | of them, passed the filter |
-| right KEY | of the episodes with a gold label, verdict equal to it |
+| right | per dimension and overall, of the episodes with a gold label: verdict equal to it |
 | solved | inputs with an accepted attempt |
 | chosen, taken | attempts chosen per input; of those, left by balance and target |
 """
@@ -100,11 +100,18 @@ def describe_run(keys: Sequence[str], logs: AttemptLogs, selection: Selection) -
     }
 
 
+def find_missing_verdicts(attempts: Sequence[Attempt], selection: Selection) -> list[int | None]:
+    """Return the gold verdicts of which nothing is taught: what is taught then is one-sided."""
+    taken = {read_verdict(attempt) for attempt in selection.taken}
+    return [verdict for verdict in group_by(attempts, read_verdict) if verdict not in taken]
+
+
 def tabulate_audit(content: Mapping[str, Any]) -> list[Table]:
     """Show an audit as two tables: yields per group, and why attempts were not accepted."""
     keys = list(content["groups"][0]["right"])
-    names = ["inputs", "episodes", "accepted", *(f"right {key}" for key in keys), "solved", "chosen", "taken"]
-    yields = Table("", *(Column(name, justify="right") for name in names), title="yields")
+    names = ["inputs", "episodes", "accepted", *keys, "solved", "chosen", "taken"]
+    title = f"yields ({', '.join(keys)}: share right)"
+    yields = Table(Column(no_wrap=True), *(Column(name, justify="right") for name in names), title=title)
     for row in content["groups"]:
         right = [_write_share(row["right"].get(key)) for key in keys]
         counts = [str(row[f"num_{name}"]) for name in ("inputs", "episodes", "accepted", "solved", "chosen", "taken")]

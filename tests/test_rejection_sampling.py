@@ -19,7 +19,9 @@ import typer
 from typer.testing import CliRunner, Result
 
 from data_prep.attempts import Attempt, Key, from_row, to_row
+from data_prep.cold_start import read_episode
 from data_prep.lossless import write_lossless
+from data_prep.players import find_endpoint, hash_served
 from data_prep.rejection_sampling import main
 from data_prep.selection import SelectionConfig, fill_evenly, read_verdict, select
 from data_prep.traces import Trace
@@ -212,6 +214,7 @@ def test_one_trace_per_input_and_nothing_is_lost(tmp_path: Path, videos: Path, s
     assert everything["num_solved"] == everything["num_chosen"] == everything["num_taken"]
     assert [row["group"] for row in content["groups"]][1:4] == ["source made", "order AB", "verdict 1"]
     assert "12 of 40 episodes are not finished" in result.output
+    assert "no episode of gold verdict" not in result.output
     rows = read_samples(out / "sft.parquet")
     assert len(rows) == everything["num_taken"] > 2 and all(row.prompt == "changing" for row in rows)
 
@@ -243,9 +246,11 @@ def test_each_row_says_where_it_comes_from(tmp_path: Path, videos: Path, server:
 
 def test_both_orders_are_played_and_swapped(tmp_path: Path, videos: Path, server: ScriptedServer) -> None:
     out = tmp_path / "out"
-    run(list_arguments_of(out, videos, [make_pair("a")], "--both-orders", "--samples", "1", servers=[server]))
+    options = ["--both-orders", "--samples", "1"]
+    result = run(list_arguments_of(out, videos, [make_pair("a")], *options, servers=[server]))
     assert set(read_keys(out)) == {"a AB 0", "a BA 0"}
     groups = {row["group"]: row for row in json.loads((out / "audit.json").read_text())["groups"]}
+    assert "no episode of gold verdict 2 was accepted" in result.output
     assert groups["order AB"]["right"]["OA"] == 1.0 and groups["order BA"]["right"]["OA"] == 0.0
 
 
@@ -348,6 +353,13 @@ def test_a_log_keeps_to_its_settings_and_pairs(tmp_path: Path, videos: Path, ser
     assert other.exit_code == 1 and "an episode of another pair 'a'" in other.output
 
 
+@pytest.mark.parametrize("size", ["", "_tiny"])
+def test_the_policy_is_sampled_as_it_will_be_trained(size: str) -> None:
+    pytest.importorskip("hydra")
+    recipes = [f"videosearch_{stage}{size}" for stage in ("rft", "cold_start", "grpo")]
+    assert len({read_episode(recipe, ()) for recipe in recipes}) == 1
+
+
 # Serving
 
 
@@ -375,6 +387,20 @@ import subprocess, time
 print(subprocess.Popen(["sleep", "60"]).pid, flush=True)
 time.sleep(60)
 """
+
+
+@pytest.mark.slow_start
+@pytest.mark.timeout(900)
+def test_vllm_serves_a_checkpoint_and_stops(tmp_path: Path) -> None:
+    pytest.importorskip("vllm")
+    from verl_videosearch.tiny_model import build_tiny_model  # torch
+
+    checkpoint = build_tiny_model(tmp_path / "model")
+    with serve_checkpoint(checkpoint, "policy", tmp_path / "log", ["--max-model-len=1024"]) as url:
+        endpoint = find_endpoint(url, "policy", "NO_KEY")
+        assert endpoint.is_vllm and hash_served([endpoint]) == hash_model(checkpoint)
+    with pytest.raises(ValueError, match="is the server up"):
+        find_endpoint(url, "policy", "NO_KEY")
 
 
 def test_a_server_that_does_not_come_up_says_why(tmp_path: Path) -> None:
