@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
 from data_prep.attempts import Attempt, AttemptLogs
@@ -111,7 +112,8 @@ def tabulate_audit(content: Mapping[str, Any]) -> list[Table]:
     keys = list(content["groups"][0]["right"])
     names = ["inputs", "episodes", "accepted", *keys, "solved", "chosen", "taken"]
     title = f"yields ({', '.join(keys)}: share right)"
-    yields = Table(Column(no_wrap=True), *(Column(name, justify="right") for name in names), title=title)
+    columns = (Column(no_wrap=True), *(Column(name, justify="right", overflow="fold") for name in names))
+    yields = Table(*columns, title=title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for row in content["groups"]:
         right = [_write_share(row["right"].get(key)) for key in keys]
         counts = [str(row[f"num_{name}"]) for name in ("inputs", "episodes", "accepted", "solved", "chosen", "taken")]
@@ -126,6 +128,6 @@ def _write_share(share: float | None) -> str:
     """Write a share.
 
     >>> _write_share(0.5), _write_share(None)
-    ('50 %', '-')
+    ('50%', '-')
     """
-    return "-" if share is None else f"{100 * share:.0f} %"
+    return "-" if share is None else f"{100 * share:.0f}%"
