@@ -64,7 +64,7 @@ def tool_schema(num_frames: int, max_frames: int) -> dict[str, Any]:
     }
 
 
-_FULL = """\
+_TASK = """\
 You are an expert judge of generated videos. Two videos were made from the same text prompt. Decide which one is better.
 
 # What to judge
@@ -72,6 +72,9 @@ You are an expert judge of generated videos. Two videos were made from the same 
 - {overall}: the overall preference, all things considered.
 For each write 1 if video 1 is better, 2 if video 2 is better, 0 if neither is.
 
+"""
+
+_SEARCH = """\
 # What you see
 At first you see only a few frames of each video; the rest stays hidden until you ask for it. Problems may hide \
 between the frames that you see. If the visible frames do not settle the matter, ask for others with the tool. \
@@ -90,15 +93,24 @@ When you need more frames, write
 <Recommend Answer>{recommend_form}</Recommend Answer>
 <tool_call>{call_form}</tool_call>
 When you are ready to answer, write
+"""
+
+_ANSWER = """\
 <Snapshot>what the newest frames show, by frame number</Snapshot>
 <Think>your reasoning</Think>
 <Answer>{answer_form}</Answer>
+"""
+
+_ONCE = """\
 {confidence} is your confidence: 1 high, 2 medium, 3 low. Leave <Snapshot> out only if no new frames arrived. \
 Write each part once."""
 
-_BRIEF = """\
-Which video is better, 1 or 2 (0: tie)? {dimensions}.
-Look {max_calls}, at most {max_frames} frames: <tool_call>{call_form}</tool_call>"""
+_FULL = _TASK + _SEARCH + _ANSWER + _ONCE
+_FULL_AT_ONCE = _TASK + "# Format\nWrite each part once:\n" + _ANSWER
+"""Without a tool: a judge that answers from what it sees first."""
+
+_BRIEF_AT_ONCE = "Which video is better, 1 or 2 (0: tie)? {dimensions}."
+_BRIEF = _BRIEF_AT_ONCE + "\nLook {max_calls}, at most {max_frames} frames: <tool_call>{call_form}</tool_call>"
 
 
 def system_content(
@@ -110,13 +122,15 @@ def system_content(
     window: int | None,
     style: PromptStyle,
 ) -> Content:
-    """Say what to judge, how to call the tool and how to answer."""
+    """Say what to judge, how to call the tool (nothing of it when no call is allowed) and how to answer."""
     keys = [dimension.key for dimension in dimensions] + [OVERALL]
     answer_form = ", ".join(f"{key}=0/1/2" for key in keys)
     if style is PromptStyle.FULL:
-        template, lines = _FULL, "\n".join(f"- {d.key} ({d.name}): {d.explanation}." for d in dimensions)
+        template = _FULL if max_calls else _FULL_AT_ONCE
+        lines = "\n".join(f"- {d.key} ({d.name}): {d.explanation}." for d in dimensions)
     else:
-        template, lines = _BRIEF, ", ".join([f"{d.key} {d.name}" for d in dimensions] + [f"{OVERALL} overall"])
+        template = _BRIEF if max_calls else _BRIEF_AT_ONCE
+        lines = ", ".join([f"{d.key} {d.name}" for d in dimensions] + [f"{OVERALL} overall"])
     text = template.format(
         dimensions=lines,
         overall=OVERALL,
