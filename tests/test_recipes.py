@@ -25,6 +25,8 @@ MAIN_CONFIGS = {
     "videosearch_cold_start_tiny": "sft_trainer_engine",
     "videosearch_grpo": "ppo_trainer",
     "videosearch_grpo_tiny": "ppo_trainer",
+    "videosearch_rft": "sft_trainer_engine",
+    "videosearch_rft_tiny": "sft_trainer_engine",
 }
 PROGRAMS = {"sft_trainer_engine": "verl.trainer.sft_trainer", "ppo_trainer": "verl.trainer.main_ppo"}
 

@@ -19,7 +19,12 @@ from verl_videosearch.verl_plugin.frozen_vision import freeze_in_engine, freeze_
 from verl_videosearch.verl_plugin.settings import Settings
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "recipe"
-TWINS = {"videosearch_cold_start": "videosearch_grpo", "videosearch_cold_start_tiny": "videosearch_grpo_tiny"}
+TWINS = {
+    "videosearch_cold_start": "videosearch_grpo",
+    "videosearch_cold_start_tiny": "videosearch_grpo_tiny",
+    "videosearch_rft": "videosearch_grpo",
+    "videosearch_rft_tiny": "videosearch_grpo_tiny",
+}
 OURS = {"data.videosearch"}
 
 
