@@ -32,6 +32,7 @@ BEHAVIOURS: dict[str, list[str | None]] = {
     "unreadable": [GOLD.replace("OA=1", "OA=5")],
 }
 """Replies by turn."""
+FINISH_REASONS = {"truncated": "length", "aborted": "abort", "filtered": "content_filter"}
 SLOW_S, TOO_SLOW_S = 0.15, 3.0
 
 
@@ -104,7 +105,7 @@ class Handler(BaseHTTPRequestHandler):
             if behaviour in ("slow", "too_slow"):
                 time.sleep(SLOW_S if behaviour == "slow" else TOO_SLOW_S)
             replies = BEHAVIOURS.get(behaviour, [GOLD])
-            self.send_reply(replies[min(turn, len(replies) - 1)], "length" if behaviour == "truncated" else "stop")
+            self.send_reply(replies[min(turn, len(replies) - 1)], FINISH_REASONS.get(behaviour, "stop"))
 
     def send_reply(self, text: str | None, finish_reason: str) -> None:
         choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish_reason}

@@ -69,7 +69,7 @@ def test_only_vllm_is_told_where_to_stop(owner: str, is_vllm: bool) -> None:
     ("behaviour", "reply"),
     [
         ("chatter", Reply(ANSWER)),
-        ("null", Reply("")),
+        ("empty", Reply("")),
         ("http_500_once", Reply(ANSWER)),
         ("truncated", Reply("<Snapshot>grey</Snapshot><Think>look</Think><Answer>TA=0, VQ", is_truncated=True)),
     ],
@@ -88,6 +88,9 @@ def test_replies_end_where_a_rollout_ends(behaviour: str, reply: Reply) -> None:
         ("hangs_up", "server", 2),
         ("not_json", "server", 1),
         ("no_choices", "server_no_reply", 1),
+        ("null", "server_no_reply", 1),
+        ("aborted", "server_finish_abort", 1),
+        ("filtered", "server_finish_content_filter", 1),
         ("too_slow", "timeout", 2),
     ],
 )

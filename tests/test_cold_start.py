@@ -84,7 +84,6 @@ OUTCOMES: dict[str, set[str] | str] = {
     "endless_calls": {"call_call_limit", "ending_call_limit"},
     "refused_call": {"call_out_of_range"},
     "empty": {"no_snapshot", "no_think", "no_call_nor_answer", "ending_no_answer"},
-    "null": {"no_snapshot", "no_think", "no_call_nor_answer", "ending_no_answer"},
     "control_token": {"control_token"},
     "truncated": {"unclosed_tag", "no_call_nor_answer", "unreadable_verdict", "ending_truncated"},
     "unreadable": {"unreadable_verdict", "ending_unreadable"},
@@ -94,6 +93,8 @@ OUTCOMES: dict[str, set[str] | str] = {
     "hangs_up": FAILED,
     "not_json": FAILED,
     "no_choices": FAILED,
+    "null": FAILED,
+    "aborted": FAILED,
     "too_slow": FAILED,
 }
 """What becomes of a teacher's behaviour (`scripted_server.py`)."""
@@ -125,16 +126,16 @@ def test_nothing_crashes_and_everything_is_counted(bad_teacher_run: tuple[Path, 
     assert [row.uid for row in rows] == [name for name, outcome in OUTCOMES.items() if outcome == ACCEPTED]
     table = " ".join(result.output.split())
     for line in (
-        "traces │ 13",
-        "accepted │ 23 %",
-        "OA right │ 46 %",
-        "no_snapshot │ 4",
+        "traces │ 12",
+        "accepted │ 25 %",
+        "OA right │ 50 %",
+        "no_snapshot │ 3",
         "wrong_OA │ 1",
         "failed: video_missing │ 1",
         "failed: timeout │ 1",
     ):
         assert line in table
-    assert sum("failed: server" in line for line in result.output.splitlines()) == 4  # by cause
+    assert sum("failed: server" in line for line in result.output.splitlines()) == 5  # by cause
 
 
 def test_failures_are_tried_again(bad_teacher_run: tuple[Path, Result], videos: Path) -> None:

@@ -122,9 +122,7 @@ class ChatClient:
         await self._pacer.wait()
         completion = await self._send(request, body)
         self._count(completion)
-        choice = completion.choices[0]
-        text = cut_after_stop(choice.message.content or "")
-        return Reply(text, is_truncated=choice.finish_reason == "length" and not ends_with_stop(text))
+        return read_reply(completion.choices[0])
 
     async def _send(self, request: dict[str, Any], body: dict[str, Any]) -> Any:
         """Send one request, with the package's retries; returns a completion with at least one choice."""
@@ -144,7 +142,8 @@ class ChatClient:
             raise EpisodeFailure(FailureKind.SERVER, str(error), cause=f"http_{error.status_code}") from error
         except (openai.OpenAIError, ValueError) as error:  # ValueError: the body is not JSON
             raise EpisodeFailure(FailureKind.SERVER, f"{type(error).__name__}: {error}") from error
-        if not getattr(completion, "choices", None) or completion.choices[0].message is None:
+        message = completion.choices[0].message if getattr(completion, "choices", None) else None
+        if message is None or message.content is None:
             raise EpisodeFailure(FailureKind.SERVER, "the server's answer holds no reply", cause="no_reply")
         return completion
 
@@ -165,6 +164,19 @@ class ChatClient:
         if usage is not None:
             self.usage.num_prompt_tokens += usage.prompt_tokens or 0
             self.usage.num_reply_tokens += usage.completion_tokens or 0
+
+
+def read_reply(choice: Any) -> Reply:
+    """Read one choice; a reply that the server did not let the model finish is a failure, not the model's text."""
+    if choice.finish_reason not in ("stop", "length"):
+        raise EpisodeFailure(
+            FailureKind.SERVER,
+            f"the server ended a reply with {choice.finish_reason!r}; allowed are 'stop' and 'length' (switch its own "
+            "tool parsing and content filters off)",
+            cause=f"finish_{choice.finish_reason}",
+        )
+    text = cut_after_stop(choice.message.content)
+    return Reply(text, is_truncated=choice.finish_reason == "length" and not ends_with_stop(text))
 
 
 class Pacer:
