@@ -25,6 +25,7 @@ memory
 tool
 episode
 reward captions
+alarms
 rollout
 verl_plugin judge evaluation report tiny_model
 cli data_prep recipes

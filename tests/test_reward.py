@@ -180,7 +180,10 @@ def test_every_outcome_has_the_same_figures(labels: Mapping[str, int | None]) ->
         names.add(tuple(measures))
         assert all(type(value) is float for value in measures.values())
         without_gold = {f"correct_{key}" for key, label in labels.items() if label is None}
-        assert {name for name, value in measures.items() if math.isnan(value)} == without_gold
+        shares = {"verdict_0", "verdict_1", "verdict_2"}
+        without_verdict = set() if measures["has_verdict"] else shares
+        assert {name for name, value in measures.items() if math.isnan(value)} == without_gold | without_verdict
+        assert measures["has_verdict"] == 0 or sum(measures[name] for name in shares) == 1
         assert sum(measures[f"ending_{ending.value}"] for ending in Ending) == 1
         assert sum(measures[f"unreadable_{problem.value}"] for problem in Problem) == 1 - measures["has_verdict"]
         assert sum(measures[f"invalid_{fault.value}"] for fault in CallFault) == measures["num_invalid_calls"]
@@ -191,6 +194,8 @@ def test_every_outcome_has_the_same_figures(labels: Mapping[str, int | None]) ->
     ("outcome", "figures"),
     [
         ("right", {"score": 2.0, "acc": 1.0, "has_verdict": 1, "correct_OA": 1, "num_calls": 0, "num_turns": 1}),
+        ("right", {"verdict_0": 0, "verdict_1": 1, "verdict_2": 0}),
+        ("searched", {"verdict_0": 0, "verdict_1": 0, "verdict_2": 1}),
         (
             "searched",
             {"has_searched": 1, "num_calls": 3, "num_invalid_calls": 1, "invalid_out_of_range": 1, "num_evictions": 1}

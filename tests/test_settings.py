@@ -5,13 +5,15 @@ from typing import Any
 
 import pytest
 
+from verl_videosearch.alarms import AlarmConfig
 from verl_videosearch.episode import EpisodeConfig
 from verl_videosearch.reward import RewardConfig
 from verl_videosearch.verl_plugin.settings import FramesConfig, RolloutConfig, Settings
 
 
 def test_an_empty_node_gives_the_defaults() -> None:
-    assert Settings.from_dict({}) == Settings(EpisodeConfig(), RewardConfig(), RolloutConfig(), FramesConfig())
+    defaults = Settings(EpisodeConfig(), RewardConfig(), RolloutConfig(), FramesConfig(), AlarmConfig())
+    assert Settings.from_dict({}) == defaults
     assert Settings.from_dict({"episode": None, "frames": {}}) == Settings.from_dict({})
 
 
@@ -39,12 +41,14 @@ def test_values_reach_their_groups() -> None:
             "reward": {"gain_weight": 0},
             "rollout": {"max_turn_tokens": 7, "episode_timeout_s": 1, "episodes_dir": "episodes"},
             "frames": {"video_root": "videos"},
+            "alarms": {"window_steps": 4},
         }
     )
     assert settings.episode.window is None
     assert settings.reward.gain_weight == 0
     assert (settings.rollout.max_turn_tokens, settings.rollout.episodes_dir) == (7, "episodes")
     assert settings.frames.video_root == "videos"
+    assert settings.alarms == AlarmConfig(window_steps=4)
 
 
 MISTAKES = [
@@ -69,10 +73,12 @@ MISTAKES = [
     ({"episode": {"windw": 1}}, "videosearch.episode: unknown settings ['windw']; allowed are ['frames_per_video', "),
     ({"episode": {"window": 0}}, "videosearch.episode: bad episode settings: window must be a whole number"),
     ({"reward": {"gain_weight": -1}}, "videosearch.reward: bad reward settings: gain_weight must be a number"),
+    ({"alarms": {"window_steps": 5}}, "videosearch.alarms: bad alarm settings: window_steps must be an even whole"),
+    ({"alarms": {"window": 4}}, "videosearch.alarms: unknown settings ['window']; allowed are ['min_search_rate', "),
     ({"episode": 5}, "videosearch.episode must be a group of settings, got 5"),
     ({"episode": "full"}, "videosearch.episode must be a group of settings, got 'full'"),
     ({"frames": []}, "videosearch.frames must be a group of settings, got []"),
-    ({"episodes": {}}, "unknown groups ['episodes']; allowed are ['episode', 'reward', 'rollout', 'frames']"),
+    ({"episodes": {}}, "unknown groups ['episodes']; allowed are ['episode', 'reward', 'rollout', 'frames', 'alarms']"),
 ]
 
 
@@ -89,11 +95,12 @@ def test_all_mistakes_are_named_at_once() -> None:
         "episode": {"window": 0, "max_tool_calls": -1},
         "rollout": {"max_turn_tokens": 0, "unknown": 1},
         "frames": {"max_gigabytes": -5},
+        "alarms": {"max_verdict_share": 90},
     }
     with pytest.raises(ValueError) as caught:
         Settings.from_dict(node)
-    for name in ("typo", "window", "max_tool_calls", "max_turn_tokens", "unknown", "max_gigabytes"):
-        assert name in str(caught.value)
+    names = ("typo", "window", "max_tool_calls", "max_turn_tokens", "unknown", "max_gigabytes", "max_verdict_share")
+    assert not [name for name in names if name not in str(caught.value)]
 
 
 def test_the_store_follows_its_settings(tmp_path: Any) -> None:

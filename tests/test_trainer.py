@@ -1,6 +1,7 @@
 """The trainer counts episodes: equal weights, whole prompts per optimizer step, failures never scored."""
 
 import copy
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.core_algos import agg_loss
 from verl.trainer.ppo.v1 import get_trainer_cls
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils import tensordict_utils as tu
 
 from tests.engine import MemoryQueue, compose_recipe, use_memory_queue
+from verl_videosearch.alarms import AlarmKind
 from verl_videosearch.reward import _round_exactly
 from verl_videosearch.verl_plugin.agent_loop import FAILURES
 from verl_videosearch.verl_plugin.trainer import (
@@ -29,6 +32,7 @@ from verl_videosearch.verl_plugin.trainer import (
     measure_agreement,
     measure_batch,
     measure_failures,
+    measure_filtering,
     split_by_prompt,
 )
 
@@ -447,6 +451,96 @@ def test_a_session_that_failed_has_no_accuracy_in_validation(queue: MemoryQueue)
         expected_acc_counts={("clips", "a"): 1, ("clips", "b"): 1, ("clips", "failed"): 1},
     )
     assert metrics["val-core/clips/acc/mean@1"] == 0.75
+
+
+def test_validation_is_over_the_episodes_that_have_a_figure(queue: MemoryQueue) -> None:
+    nan = float("nan")
+    measures = {
+        "reward": [2.0, 0.0, 1.0],
+        "acc": [1.0, 0.0, 0.5],
+        "verdict_1": [1.0, nan, 0.0],
+        "correct_VQ": [nan] * 3,
+    }
+    metrics = make_trainer()._val_metrics_update(["clips"] * 3, ["a", "b", "c"], measures, [2, 2, 2])
+    assert metrics["val-aux/clips/verdict_1/mean@1"] == 0.5
+    assert metrics["val-core/clips/acc/mean@1"] == 0.5
+    assert not [name for name in metrics if "correct_VQ" in name]
+
+
+# Alarms
+
+
+@pytest.mark.parametrize(
+    ("groups", "rate"),
+    [
+        ([[(1.0, 1), (0.0, 1)]], 0.0),
+        ([[(1.0, 1), (1.0, 2)]] * 3 + [[(1.0, 1), (0.0, 1)]], 0.75),
+        ([[(1.0, 1), (1.0, 1)]] * 2 + [[(1.0, 1), (0.0, 3)]] * 2, 0.5),  # one of the two with signal is left over
+        ([[(1.0, 1), (1.0, 1)], [], [(1.0, 1), (0.0, 1)]], 0.5),  # the second failed
+    ],
+)
+def test_the_rate_of_filtered_groups_is_that_of_verl_s_buffer(
+    queue: MemoryQueue, groups: list[list[tuple[float, int]]], rate: float
+) -> None:
+    trainer = make_trainer()
+    refill_with(trainer, queue, [(1.0, 1), (0.0, 1)])
+    for i, episodes in enumerate(groups):
+        add_group(queue, f"p{i}", episodes, status="finished" if episodes else "failure")
+    _, metrics = trainer.replay_buffer.sample(global_steps=1, partition_id="train", batch_size=1)
+    assert measure_filtering(metrics, num_trained=1) == {"videosearch/filtered_group_rate": rate}
+
+
+ALARMS = [f"videosearch/alarm_{kind.value}" for kind in AlarmKind]
+
+
+def sound(trainer: VideoSearchTrainer, **figures: float) -> set[str]:
+    """Take one step with these figures; the alarms that are on."""
+    metrics = {f"videosearch/{name}": value for name, value in ({"num_episodes": 32.0} | figures).items()}
+    logged = trainer._sound_alarms(metrics | {"val-aux/clips/has_searched/mean@1": 0.0, "actor/lr": 1e-6})
+    trainer.global_steps += 1
+    assert list(logged) == ALARMS, "every kind on every step"
+    return {name.removeprefix("videosearch/alarm_") for name, value in logged.items() if value == 1.0}
+
+
+def test_an_alarm_is_logged_while_it_lasts_and_written_when_it_begins(caplog: pytest.LogCaptureFixture) -> None:
+    trainer = make_trainer()
+    rates = [0.9, 0.1, 0.05, 0.5, 0.1]
+    assert [sound(trainer, has_searched=rate) == {"search_lost"} for rate in rates] == [False, True, True, False, True]
+    written = [record.getMessage() for record in caplog.records if record.name.startswith("verl_videosearch")]
+    assert [message.split(":")[0] for message in written] == [
+        "ALARM search_lost, step 2",
+        "ALARM search_lost, step 5",
+    ]
+    assert "is 0.1, below videosearch.alarms.min_search_rate=0.2" in written[0]
+    assert "earlier checkpoint" in written[0]
+    assert {record.levelno for record in caplog.records} == {logging.WARNING}
+
+
+def test_alarms_follow_the_settings_and_may_be_on_together() -> None:
+    trainer = make_trainer(**{"videosearch.alarms.min_search_rate": 0.0, "videosearch.alarms.max_verdict_share": 0.5})
+    figures = {"has_searched": 0.0, "filtered_group_rate": 0.85, "has_verdict": 1.0, "verdict_0": 0.4, "verdict_2": 0.6}
+    assert sound(trainer, **figures) == {"signal_lost", "one_verdict"}
+
+
+def test_a_rise_over_a_window_is_seen_and_a_resume_starts_anew() -> None:
+    trainer, resumed = (make_trainer(**{"videosearch.alarms.window_steps": 4}) for _ in range(2))
+    steps = [{"has_searched": 1.0, "score": score, "correct_OA": 0.5} for score in (1.0, 1.0, 1.5, 1.5, 1.5)]
+    assert [bool(sound(trainer, **step)) for step in steps] == [False, False, False, True, True]
+    assert [bool(sound(resumed, **step)) for step in steps[2:]] == [False, False, False]
+
+
+def test_alarms_are_among_the_figures_of_a_step(queue: MemoryQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PPOTrainerSync, "_compute_metrics", lambda *_: None)
+    batch = store_figures(queue, {"p_0_0": {"has_searched": 0.0, "score": 1.0}})
+    metrics = {"training/filter_groups/evicted_samples": 72.0, "val-core/clips/acc/mean@1": 0.5}
+    make_trainer()._compute_metrics(batch, metrics, {}, 1, 0)
+    assert metrics["videosearch/filtered_group_rate"] == 0.9  # the recipe trains on 8 groups
+    assert {name: metrics[name] for name in ALARMS} == {
+        "videosearch/alarm_search_lost": 1.0,
+        "videosearch/alarm_signal_lost": 1.0,
+        "videosearch/alarm_one_verdict": 0.0,
+        "videosearch/alarm_reward_without_accuracy": 0.0,
+    }
 
 
 def test_an_old_log_is_moved_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

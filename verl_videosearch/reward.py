@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from verl_videosearch.episode import Ending, EpisodeResult, read_config
-from verl_videosearch.judgement import OVERALL, Judgement, Problem
+from verl_videosearch.judgement import LABELS, OVERALL, Judgement, Problem
 from verl_videosearch.tool import CallFault
 
 
@@ -107,10 +107,10 @@ def measure_exploration(result: EpisodeResult, search_rate: float, config: Rewar
 
 def measure_episode(result: EpisodeResult, score: Score, labels: Mapping[str, int | None]) -> dict[str, float]:
     """Return the figures of one episode under their log names; every episode has the same keys, NaN where there is
-    no gold label.
+    no gold label (`correct_*`) or no verdict (`verdict_*`).
 
-    Averaged over episodes, `has_searched` is the tool-use rate, `ending_*` and `unreadable_*` are shares,
-    `invalid_*` are calls per episode."""
+    Averaged over the episodes that are not NaN, `has_searched` is the tool-use rate, `ending_*`, `unreadable_*` and
+    `verdict_*` (overall verdicts of each class) are shares, `invalid_*` are calls per episode."""
     verdicts = result.verdict.verdicts if isinstance(result.verdict, Judgement) else {}
     problem = None if verdicts else result.verdict.problem
     outcomes = result.outcomes
@@ -127,6 +127,9 @@ def measure_episode(result: EpisodeResult, score: Score, labels: Mapping[str, in
         "num_evictions": float(result.num_evictions),
         "num_frames_asked": float(sum(len(outcome.frame_numbers) for outcome in outcomes)),
         "visible_images_per_turn": sum(r.num_visible_images for r in result.turns) / max(len(result.turns), 1),
+    }
+    measures |= {
+        f"verdict_{label}": float(verdicts[OVERALL] == label) if verdicts else float("nan") for label in LABELS
     }
     measures |= {f"ending_{ending.value}": float(result.ending is ending) for ending in Ending}
     measures |= {f"unreadable_{each.value}": float(problem is each) for each in Problem}

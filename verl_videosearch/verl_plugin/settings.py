@@ -1,6 +1,6 @@
 """Our settings inside verl's config: the node `videosearch` that a recipe adds.
 
-The one idea: one node, four plain groups, each a frozen dataclass that refuses unknown names and bad values;
+The one idea: one node, five plain groups, each a frozen dataclass that refuses unknown names and bad values;
 everything else in a recipe is verl's own. It stands in the main config (not in a file of its own), so that
 `videosearch.episode.window=2` on the command line is plain Hydra::
 
@@ -9,6 +9,7 @@ everything else in a recipe is verl's own. It stands in the main config (not in 
       reward: {gain_weight: 0.2}           -> RewardConfig   (verl_videosearch/reward.py)
       rollout: {max_turn_tokens: 1024}     -> RolloutConfig  (here)
       frames: {max_gigabytes: 200}         -> FramesConfig   (here)
+      alarms: {min_search_rate: 0.2}       -> AlarmConfig    (verl_videosearch/alarms.py)
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from verl_videosearch.alarms import AlarmConfig
 from verl_videosearch.episode import EpisodeConfig, read_config
 from verl_videosearch.frame_store import FrameStore
 from verl_videosearch.reward import RewardConfig
@@ -93,11 +95,18 @@ class Settings:
     reward: RewardConfig
     rollout: RolloutConfig
     frames: FramesConfig
+    alarms: AlarmConfig
 
     @classmethod
     def from_dict(cls, node: Mapping[str, Any]) -> Settings:
         """Read the node; every mistake in it is named in one `ValueError`."""
-        groups = {"episode": EpisodeConfig, "reward": RewardConfig, "rollout": RolloutConfig, "frames": FramesConfig}
+        groups = {
+            "episode": EpisodeConfig,
+            "reward": RewardConfig,
+            "rollout": RolloutConfig,
+            "frames": FramesConfig,
+            "alarms": AlarmConfig,
+        }
         unknown = sorted(set(node) - set(groups))
         problems = [f"videosearch: unknown groups {unknown}; allowed are {list(groups)}"] if unknown else []
         configs = {}

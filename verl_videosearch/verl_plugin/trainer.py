@@ -8,18 +8,20 @@ counted in episodes here, by overriding a few of its methods and nothing else:
 - *weights*: an episode's advantage is divided by its number of sequences and the loss by the number of episodes, so
   with `loss_agg_mode=seq-mean-token-mean` every episode weighs the same (the KL term adds up over sequences);
 - *failed groups* are dropped whole and counted by kind, and training stops with the reasons when too many fail;
-- *figures* of the episodes are logged as `videosearch/...` from the first step, padding rows left out.
+- *figures* of the episodes are logged as `videosearch/...` from the first step, padding rows left out;
+- *alarms* (`alarms.py`) are checked after every step, logged, and written as a warning when they begin.
 
 Registered as `trainer.v1.trainer_mode: videosearch`.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +38,11 @@ from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_partitions, log_seqlen_unbalance
 
+from verl_videosearch.alarms import PREFIX, AlarmKind, find_alarms
 from verl_videosearch.verl_plugin.agent_loop import FAILURES
 from verl_videosearch.verl_plugin.settings import Settings
 
-PREFIX = "videosearch"
+logger = logging.getLogger(__name__)
 
 
 @register_trainer("videosearch")
@@ -50,6 +53,7 @@ class VideoSearchTrainer(PPOTrainerSync):
         # verl 0.9.1 asks for the name "sync", not for the class, to choose its on-policy replay buffer and checkpoints.
         self.trainer_mode = "sync"
         self._settings = Settings.from_dict(OmegaConf.to_container(self.config.videosearch, resolve=True))
+        self._history: list[dict[str, float]] = []
         return drop_failed_groups(super()._build_replay_buffer())
 
     @property
@@ -156,9 +160,22 @@ class VideoSearchTrainer(PPOTrainerSync):
         finally:
             workers.update_actor = plain_update
 
-    def _val_metrics_update(self, *args: Any, expected_acc_counts: Any = None, **kwargs: Any) -> dict[str, float]:
-        """Validate on the episodes that took place: verl 0.9.1 counts a failed session as `acc=0`."""
-        return super()._val_metrics_update(*args, expected_acc_counts=None, **kwargs)
+    def _val_metrics_update(
+        self,
+        data_sources: list[str],
+        sample_uids: list[str],
+        measures: dict[str, list],
+        *args: Any,
+        expected_acc_counts: Any = None,
+        **kwargs: Any,
+    ) -> dict[str, float]:
+        """Validate on the episodes that took place: verl 0.9.1 counts a failed session as `acc=0`, and it leaves out
+        None but not NaN, our word for a figure that an episode does not have."""
+        known = {
+            name: [None if isinstance(value, float) and math.isnan(value) else value for value in values]
+            for name, values in measures.items()
+        }
+        return super()._val_metrics_update(data_sources, sample_uids, known, *args, expected_acc_counts=None, **kwargs)
 
     def _compute_metrics(
         self, batch: KVBatchMeta, metrics: dict, timing_raw: dict, global_steps: int, epoch: int
@@ -166,6 +183,24 @@ class VideoSearchTrainer(PPOTrainerSync):
         super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
         metrics.update(measure_batch(batch))
         metrics.update(measure_failures())
+        metrics.update(measure_filtering(metrics, self.config.data.train_batch_size))
+        metrics.update(self._sound_alarms(metrics))
+
+    def _sound_alarms(self, metrics: Mapping[str, Any]) -> dict[str, float]:
+        """Return 0 or 1 for every kind of alarm and write a warning for each that begins at this step.
+
+        The history starts empty after a resume: an alarm that lasts is then written once more, and the one over
+        several steps needs that many new ones.
+        """
+        settings, before = self._settings.alarms, self._history
+        self._history = [*before, {name: value for name, value in metrics.items() if name.startswith(f"{PREFIX}/")}]
+        on_before = {alarm.kind for alarm in find_alarms(before, settings)}
+        alarms = find_alarms(self._history, settings)
+        for alarm in alarms:
+            if alarm.kind not in on_before:
+                logger.warning("ALARM %s, step %d: %s", alarm.kind.value, self.global_steps, alarm.message)
+        on = {alarm.kind for alarm in alarms}
+        return {f"{PREFIX}/alarm_{kind.value}": float(kind in on) for kind in AlarmKind}
 
 
 def keep_old_log(config: DictConfig) -> None:
@@ -244,8 +279,8 @@ def measure_agreement(batch: KVBatchMeta) -> dict[str, float]:
 
 
 def measure_batch(batch: KVBatchMeta) -> dict[str, float]:
-    """Average the figures of each episode (once, whatever its number of sequences); NaN means no gold label and is
-    left out."""
+    """Average the figures of each episode (once, whatever its number of sequences); NaN means no gold label
+    or no verdict and is left out."""
     last_rows = {session_of(key): key for key in sorted(select_real(batch), key=lambda key: int(key.rsplit("_", 1)[1]))}
     data = tq.kv_batch_get(
         keys=list(last_rows.values()), partition_id=batch.partition_id, select_fields=["extra_fields"]
@@ -274,3 +309,17 @@ def measure_failures() -> dict[str, float]:
     return {f"{PREFIX}/failed_groups": float(len(groups))} | {
         f"{PREFIX}/failed_{kind}": float(count) for kind, count in counts.items()
     }
+
+
+def measure_filtering(metrics: Mapping[str, Any], num_trained: int) -> dict[str, float]:
+    """Return the share of a step's finished prompt groups that dynamic sampling filtered (no signal).
+
+    Groups are trained on, filtered, or, with signal, left over because verl samples ahead; failed ones do not count.
+    Without dynamic sampling nothing is filtered: 0.
+
+    >>> measure_filtering({"training/filter_groups/evicted_samples": 6.0}, num_trained=2)
+    {'videosearch/filtered_group_rate': 0.75}
+    """
+    names = ("evicted_samples", "discarded_surplus_samples")  # verl 0.9.1: "samples" here are groups
+    filtered, left_over = (metrics.get(f"training/filter_groups/{name}", 0) for name in names)
+    return {f"{PREFIX}/filtered_group_rate": float(filtered / (num_trained + filtered + left_over))}
