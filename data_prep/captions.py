@@ -1,11 +1,16 @@
-"""Write captions of single frames as SFT rows, for a model that has to learn to see.
+"""Write captions of frames as SFT rows, for a model that has to learn to see.
 
     python -m data_prep.captions --pairs outputs/hide_and_seek/train.parquet --video-root outputs/hide_and_seek \\
         --out outputs/captions.parquet --recipe videosearch_cold_start_tiny
 
-The one idea: the truth about a pair says what each of its frames shows, whatever a judge chooses to look at. So
-captions teach the eyes and leave the choices alone. One row is one pair: some of its frames in random order, half of
-them from the rare ones (hidden defects, cues) as far as there are any. Mix the rows with traces:
+The one idea: the truth about a pair says what its frames show, whatever a judge chooses to look at. So captions teach
+the eyes and leave the choices alone: traces that choose badly still make a model that sees. One row is one pair, a
+dialogue of two kinds of captions in random order::
+
+    frame 22                  snow                                    half of them rare: hidden defects, cues
+    frames 10, 11, 26, 27     <Snapshot>video 1 clean; video 2 snow</Snapshot>      as a call shows them
+
+The second kind is written in the template teacher's words. Mix the rows with traces:
 `data.train_files=[traces/sft.parquet,captions.parquet]`.
 
 Covers: pairs of `hide_and_seek` and `degrade`. Does not cover: pre-trained models, which see already.
@@ -15,6 +20,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,8 +31,8 @@ from rich.console import Console
 from rich.progress import track
 
 from data_prep.cold_start import read_episode, read_pairs
-from data_prep.defects import DEFECT_TYPES, PAIRED, defect_from_meta
-from data_prep.teacher import check_truth
+from data_prep.defects import DEFECT_TYPES, Defect, defect_from_meta
+from data_prep.teacher import check_truth, describe_frames, find_gaps, read_gap, shows_defect
 from data_prep.traces import SFT_SCHEMA
 from verl_videosearch.episode import EpisodeConfig
 from verl_videosearch.frame_store import FrameStore
@@ -35,65 +41,86 @@ from verl_videosearch.prompts import PromptStyle
 from verl_videosearch.rollout import EpisodeFailure, load_pair
 from verl_videosearch.sample import PreferenceSample, to_row, write_rows
 
-CAPTION_SCHEMA = pa.schema([*SFT_SCHEMA, ("captioned_frames", pa.list_(pa.int32()))])
-"""The columns of a file of traces and one more; `replies` are the captions."""
+CAPTION_SCHEMA = pa.schema([*SFT_SCHEMA, ("captioned_frames", pa.list_(pa.list_(pa.int32())))])
+"""The columns of a file of traces and one more: the frame numbers of each caption; `replies` are the captions."""
 
 
 @dataclass(frozen=True)
-class FrameTruth:
-    """What one frame shows."""
+class CaptionConfig:
+    """What is captioned in one row."""
 
-    defects: tuple[str, ...]
-    """Types of its defects."""
-    is_cue: bool
-    is_rare: bool
-    """True for a cue and for a frame of a hidden defect."""
+    num_frames: int = 8
+    """Captions of one frame."""
+    num_looks: int = 3
+    """Captions of what one call would show."""
+    seed: int = 0
 
-    def caption(self, style: PromptStyle) -> str:
-        """Say it in the teacher's words.
-
-        >>> FrameTruth(("lines",), is_cue=True, is_rare=True).caption(PromptStyle.BRIEF)
-        'lines and marker'
-        """
-        names = [name if style is PromptStyle.BRIEF else DEFECT_TYPES[name].words for name in self.defects]
-        return " and ".join([*names, "marker"] if self.is_cue else names) or "clean"
+    def __post_init__(self) -> None:
+        if min(self.num_frames, self.num_looks) < 0 or self.num_frames + self.num_looks == 0:
+            got = f"{self.num_frames} and {self.num_looks}"
+            raise ValueError(f"frames and looks must be at least 0 and not both 0, got {got}")
 
 
-def find_truth(sample: PreferenceSample, place: FrameLocation) -> FrameTruth:
-    """Look up what a frame shows; a defect that shows only between neighbours does not count."""
-    defects = [defect_from_meta(meta) for meta in sample.meta[f"defects_{place.video}"]]
-    here = [each for each in defects if place.index in each.frame_indices and each.type not in PAIRED]
-    cues = sample.meta.get("cues") or [cue for cue in [sample.meta.get("cue")] if cue]
-    is_cue = any(place.index == cue["first_index"] - 1 for cue in cues)
-    is_rare = is_cue or any(defect.is_hidden for defect in here)
-    return FrameTruth(tuple(defect.type for defect in here), is_cue, is_rare)
+class PairCaptions:
+    """The captions of one pair; raises `ValueError` for a pair whose truth is not known."""
 
+    def __init__(self, sample: PreferenceSample, candidates: CandidateFrames, episode: EpisodeConfig) -> None:
+        check_truth(sample, candidates, episode)
+        self._sample, self._candidates, self._episode = sample, candidates, episode
+        self._defects = {side: [defect_from_meta(meta) for meta in sample.meta[f"defects_{side}"]] for side in (1, 2)}
+        self._cues = [read_gap(cue) for cue in sample.meta.get("cues") or [sample.meta.get("cue")] if cue]
 
-def choose_frames(
-    sample: PreferenceSample, candidates: CandidateFrames, num_frames: int, rng: random.Random
-) -> list[int]:
-    """Draw frame numbers, half of them rare ones as far as there are any, in random order."""
-    numbers = rng.sample(range(1, len(candidates) + 1), len(candidates))
-    rare = [number for number in numbers if find_truth(sample, candidates.locate(number)).is_rare]
-    rare = rare[: num_frames // 2]
-    others = [number for number in numbers if number not in rare]
-    chosen = rare + others[: num_frames - len(rare)]
-    rng.shuffle(chosen)
-    return chosen
+    def make_row(self, config: CaptionConfig) -> dict[str, Any]:
+        """Draw frames and looks, and write them as an SFT row."""
+        rng = random.Random(f"{config.seed} {self._sample.uid}")
+        frames = [[number] for number in self.choose_frames(config.num_frames, rng)]
+        groups = frames + self.choose_looks(config.num_looks, rng)
+        rng.shuffle(groups)
+        return to_row(self._sample) | {
+            "replies": [self.caption(group) for group in groups],
+            "episode": json.dumps(asdict(self._episode)),
+            "captioned_frames": groups,
+        }
 
+    def choose_frames(self, count: int, rng: random.Random) -> list[int]:
+        """Draw frame numbers, half of them rare ones as far as there are any."""
+        numbers = rng.sample(range(1, len(self._candidates) + 1), len(self._candidates))
+        rare = [number for number in numbers if self._is_rare(self._candidates.locate(number))][: count // 2]
+        others = [number for number in numbers if number not in rare]
+        return (rare + others)[:count]
 
-def make_row(
-    sample: PreferenceSample, candidates: CandidateFrames, episode: EpisodeConfig, num_frames: int, seed: int
-) -> dict[str, Any]:
-    """Caption some frames of a pair; raises `ValueError` for a pair whose truth is not known."""
-    check_truth(sample, candidates, episode)
-    numbers = choose_frames(sample, candidates, num_frames, random.Random(f"{seed} {sample.uid}"))
-    captions = [find_truth(sample, candidates.locate(number)).caption(episode.prompt_style) for number in numbers]
-    return to_row(sample) | {
-        "replies": captions,
-        "episode": json.dumps(asdict(episode)),
-        "captioned_frames": numbers,
-    }
+    def choose_looks(self, count: int, rng: random.Random) -> list[list[int]]:
+        """Draw neighbouring frames of both videos from different gaps, a gap with a cue first."""
+        gaps = find_gaps(self._candidates, self._episode.initial_frames_per_video)
+        gaps = [gap for gap in gaps if gap in self._cues] + rng.sample(gaps, len(gaps))
+        looks = []
+        for gap in list(dict.fromkeys(gaps))[:count]:
+            num_each = min(self._episode.max_frames_per_call // 2, len(gap))
+            start = rng.randrange(gap.start, gap.stop - num_each + 1)
+            indices = range(start, start + num_each)
+            looks.append([self._candidates.number_of(side, index) for side in (1, 2) for index in indices])
+        return looks
+
+    def caption(self, numbers: Sequence[int]) -> str:
+        """Say what one frame shows in a word or two, and what several show as the teacher does."""
+        places = [self._candidates.locate(number) for number in numbers]
+        shown = {side: self._find_shown(side, places) for side in (1, 2)}
+        style = self._episode.prompt_style
+        if len(places) > 1:
+            return f"<Snapshot>{describe_frames(places, shown, self._cues, self._candidates, style)}</Snapshot>"
+        defects = shown[places[0].video]
+        names = [each.type if style is PromptStyle.BRIEF else DEFECT_TYPES[each.type].words for each in defects]
+        return " and ".join([*names, "marker"] if self._is_cue(places[0]) else names) or "clean"
+
+    def _find_shown(self, side: int, places: Sequence[FrameLocation]) -> list[Defect]:
+        indices = {place.index for place in places if place.video == side}
+        return [defect for defect in self._defects[side] if shows_defect(defect, indices)]
+
+    def _is_cue(self, place: FrameLocation) -> bool:
+        return any(place.index == cue.start - 1 for cue in self._cues)
+
+    def _is_rare(self, place: FrameLocation) -> bool:
+        return self._is_cue(place) or any(defect.is_hidden for defect in self._find_shown(place.video, [place]))
 
 
 def main(
@@ -102,23 +129,24 @@ def main(
     video_root: Annotated[Path | None, typer.Option(help="Folder that relative video paths start from.")] = None,
     recipe: Annotated[str | None, typer.Option(help="Take the episode settings of this recipe.")] = None,
     episode: Annotated[list[str] | None, typer.Option(help="Change one of them: window=2; repeatable.")] = None,
-    frames: Annotated[int, typer.Option(min=1, help="Frames per row.")] = 12,
+    frames: Annotated[int, typer.Option(help="Captions of one frame per row.")] = CaptionConfig.num_frames,
+    looks: Annotated[int, typer.Option(help="Captions of what a call shows per row.")] = CaptionConfig.num_looks,
     limit: Annotated[int | None, typer.Option(help="Only the first pairs.")] = None,
     store: Annotated[Path | None, typer.Option(help="Frame store; default: $VIDEOSEARCH_FRAME_STORE.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed chooses the same frames.")] = 0,
 ) -> None:
-    """Write captions of single frames."""
+    """Write captions of frames."""
     console, frame_store, rows, failures = Console(), FrameStore(store), [], 0
     try:
-        config = read_episode(recipe, episode or ())
+        config, settings = CaptionConfig(frames, looks, seed), read_episode(recipe, episode or ())
         for sample in track(read_pairs(pairs, limit), "captioning", console=console):
             try:
-                pair = load_pair(sample, frame_store, config, video_root)
+                pair = load_pair(sample, frame_store, settings, video_root)
             except EpisodeFailure as failure:
                 failures += 1
                 console.print(f"left out: {failure}", markup=False, highlight=False)
                 continue
-            rows.append(make_row(sample, pair.candidates, config, frames, seed))
+            rows.append(PairCaptions(sample, pair.candidates, settings).make_row(config))
     except (ValueError, ImportError) as error:
         Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error

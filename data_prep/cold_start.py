@@ -69,6 +69,18 @@ def read_override(text: str) -> tuple[str, Any]:
         return name, value
 
 
+def read_weights(text: str) -> tuple[float, ...]:
+    """Read weights, with commas between.
+
+    >>> read_weights("0.4,0.3,0.3")
+    (0.4, 0.3, 0.3)
+    """
+    try:
+        return tuple(float(weight) for weight in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"--looks takes numbers with commas between, such as 0.4,0.3,0.3; got {text!r}") from error
+
+
 def read_pairs(files: Sequence[Path], limit: int | None) -> list[PreferenceSample]:
     """Read the pairs that can be judged right or wrong: those with a gold label."""
     samples = [sample for file in files for sample in read_samples(file)]
@@ -165,6 +177,9 @@ def main(
         float, typer.Option(help="Template: weight of looking behind the cue.")
     ] = TeacherConfig.cued_gap,
     wrong_gap: Annotated[float, typer.Option(help="Template: weight of looking elsewhere.")] = TeacherConfig.wrong_gap,
+    detour: Annotated[
+        float, typer.Option(help="Template: weight of looking elsewhere, then behind the cue.")
+    ] = TeacherConfig.detour,
     looks: Annotated[str, typer.Option(help="Template: weights of 0, 1, ... calls without a cue.")] = "0.4,0.3,0.3",
     max_calls: Annotated[int | None, typer.Option(help="Template: most calls; default: the episode's limit.")] = None,
     seed: Annotated[int, typer.Option(help="Template: the same seed gives the same words.")] = 0,
@@ -174,8 +189,7 @@ def main(
     try:
         samples = read_pairs(pairs, limit)
         if teacher == TEMPLATE:
-            weights = tuple(float(weight) for weight in looks.split(","))
-            chosen = TeacherConfig(direct, cued_gap, wrong_gap, weights, max_calls, seed=seed)
+            chosen = TeacherConfig(direct, cued_gap, wrong_gap, detour, read_weights(looks), max_calls, seed=seed)
             name = TEMPLATE
         else:
             limits = {"timeout_s": timeout_s, "max_retries": max_retries, "max_requests_per_minute": rate}

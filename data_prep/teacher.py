@@ -11,8 +11,9 @@ without, it answers at once, or looks once or twice for confirmation::
     <Snapshot>video 1 clean; video 2 snow on 22, 23</Snapshot><Think>video 1 is better</Think>
     <Answer>TA=0, VQ=1, MQ=0, OA=1</Answer>
 
-Weights other than the default make a teacher that chooses badly on purpose, so that reward has something to repair: its
-wrong answers are still what a judge would say who has seen no more. Such traces need `cold_start --filter well_formed`.
+Weights other than the default make a teacher that chooses badly on purpose, so that reward has something to repair: it
+answers at once, looks elsewhere, or looks elsewhere first. Its wrong answers are still what a judge would say who has
+seen no more; to keep them takes `cold_start --filter well_formed`.
 
 Covers: pairs of `hide_and_seek` and `degrade` whose candidates are all their frames. Does not cover: human preferences.
 """
@@ -20,8 +21,9 @@ Covers: pairs of `hide_and_seek` and `degrade` whose candidates are all their fr
 from __future__ import annotations
 
 import json
+import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -50,7 +52,10 @@ class TeacherConfig:
     cued_gap: float = 1.0
     """Weight of looking behind the cue."""
     wrong_gap: float = 0.0
-    """Weight of looking once into another gap, each equally often."""
+    """Weight of looking into another gap, each equally often, and not behind the cue."""
+    detour: float = 0.0
+    """Weight of looking into another gap first and behind the cue then: two calls where one call shows a gap; where
+    gaps are longer (profile paper), the limit of calls may end it before the cue."""
     looks: tuple[float, ...] = (0.4, 0.3, 0.3)
     """Weights of 0, 1, 2, ... calls on a pair without a cue; while no difference was seen it looks at least once."""
     max_calls: int | None = None
@@ -60,17 +65,16 @@ class TeacherConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("choices", "looks"):
-            weights = getattr(self, name)
-            if min(weights, default=0) < 0 or sum(weights) <= 0:
-                raise ValueError(f"the weights of {name} must be at least 0 and not all 0, got {weights}")
+        for names, weights in (("direct, cued_gap, wrong_gap, detour", self.choices), ("looks", self.looks)):
+            if min(weights, default=0) < 0 or not 0 < sum(weights) < math.inf:
+                raise ValueError(f"the weights {names} must be at least 0, finite and not all 0, got {weights}")
         if self.min_defect_frames < 1 or (self.max_calls is not None and self.max_calls < 0):
             raise ValueError(f"min_defect_frames must be at least 1 and max_calls at least 0 or null, got {self}")
 
     @property
-    def choices(self) -> tuple[float, float, float]:
-        """Weights of direct, cued gap, wrong gap."""
-        return self.direct, self.cued_gap, self.wrong_gap
+    def choices(self) -> tuple[float, float, float, float]:
+        """Weights of direct, cued gap, wrong gap, detour."""
+        return self.direct, self.cued_gap, self.wrong_gap, self.detour
 
 
 class TemplateTeacher:
@@ -83,7 +87,7 @@ class TemplateTeacher:
         self._candidates, self._episode, self._config = candidates, episode, config
         self._random = random.Random(f"{config.seed} {sample.uid}")
         self._defects = {side: [defect_from_meta(meta) for meta in sample.meta[f"defects_{side}"]] for side in (1, 2)}
-        self._cues = [_read_gap(cue) for cue in sample.meta.get("cues") or [sample.meta.get("cue")] if cue]
+        self._cues = [read_gap(cue) for cue in sample.meta.get("cues") or [sample.meta.get("cue")] if cue]
         self._gaps = find_gaps(candidates, episode.initial_frames_per_video)
         self._targets = self._choose_targets()
         self._calls_left = episode.max_tool_calls
@@ -99,7 +103,8 @@ class TemplateTeacher:
             num_looks = self._random.choices(range(len(config.looks)), config.looks)[0]
             return self._random.sample(self._gaps, min(num_looks, len(self._gaps)))
         others = [gap for gap in self._gaps if gap not in self._cues]
-        plans = ([], self._cues, [self._random.choice(others)] if others else [])
+        other = [self._random.choice(others)] if others else []
+        plans = ([], self._cues, other, other + self._cues)
         return list(self._random.choices(plans, config.choices)[0])
 
     async def __call__(self, messages: list[Message], images: Sequence[Image.Image]) -> Reply:
@@ -138,7 +143,7 @@ class TemplateTeacher:
         found = []
         for side, defects in self._defects.items():
             indices = {place.index for place in shown if place.video == side}
-            new = [defect for defect in defects if defect not in self._named[side] and _shows(defect, indices)]
+            new = [defect for defect in defects if defect not in self._named[side] and shows_defect(defect, indices)]
             self._named[side] += new
             found += new
         return found
@@ -162,24 +167,7 @@ class TemplateTeacher:
 
     def _describe(self, new: Sequence[FrameLocation]) -> str:
         """Say what the newest frames show, by frame number."""
-        parts = [f"video {side} {self._describe_side(side, new)}" for side in (1, 2)]
-        marked = [place for place in new for cue in self._cues if place.index == cue.start - 1]
-        if marked:
-            numbers = [self._candidates.number_of(place.video, place.index) for place in marked]
-            parts.append(f"marker on {', '.join(map(str, numbers))}")
-        return "; ".join(parts)
-
-    def _describe_side(self, side: int, new: Sequence[FrameLocation]) -> str:
-        indices = [place.index for place in new if place.video == side]
-        words = []
-        for defect in self._named[side]:
-            name = defect.type if self._episode.prompt_style is PromptStyle.BRIEF else DEFECT_TYPES[defect.type].words
-            damaged = [index for index in indices if index in defect.frame_indices]
-            if damaged == indices:
-                words.append(name)
-            elif damaged:
-                words.append(f"{name} on {', '.join(str(self._candidates.number_of(side, i)) for i in damaged)}")
-        return " and ".join(words) or "clean"
+        return describe_frames(new, self._named, self._cues, self._candidates, self._episode.prompt_style)
 
     def _verdicts(self) -> dict[str, int]:
         return labels_from_defects(self._named[1], self._named[2])
@@ -191,6 +179,41 @@ class TemplateTeacher:
     def _conclude(self) -> str:
         better = self._verdicts()[OVERALL]
         return self._random.choice(BETTER_WORDS if better else TIE_WORDS).format(better)
+
+
+def describe_frames(
+    places: Sequence[FrameLocation],
+    defects: Mapping[int, Sequence[Defect]],
+    cues: Sequence[range],
+    candidates: CandidateFrames,
+    style: PromptStyle,
+) -> str:
+    """Say what frames show: the defects of each video, by frame number where only some frames have them, and cues."""
+    parts = [f"video {side} {_describe_side(places, side, defects[side], candidates, style)}" for side in (1, 2)]
+    marked = [place for place in places for cue in cues if place.index == cue.start - 1]
+    if marked:
+        numbers = [candidates.number_of(place.video, place.index) for place in marked]
+        parts.append(f"marker on {', '.join(map(str, numbers))}")
+    return "; ".join(parts)
+
+
+def _describe_side(
+    places: Sequence[FrameLocation],
+    side: int,
+    defects: Sequence[Defect],
+    candidates: CandidateFrames,
+    style: PromptStyle,
+) -> str:
+    indices = [place.index for place in places if place.video == side]
+    words = []
+    for defect in defects:
+        name = defect.type if style is PromptStyle.BRIEF else DEFECT_TYPES[defect.type].words
+        damaged = [index for index in indices if index in defect.frame_indices]
+        if damaged == indices:
+            words.append(name)
+        elif damaged:
+            words.append(f"{name} on {', '.join(str(candidates.number_of(side, index)) for index in damaged)}")
+    return " and ".join(words) or "clean"
 
 
 def check_truth(sample: PreferenceSample, candidates: CandidateFrames, episode: EpisodeConfig) -> None:
@@ -229,11 +252,11 @@ def find_gaps(candidates: CandidateFrames, initial_frames_per_video: int) -> lis
     return [range(before + 1, after) for before, after in pairwise(places) if after - before > 1]
 
 
-def _read_gap(cue: dict[str, int]) -> range:
+def read_gap(cue: dict[str, int]) -> range:
     return range(cue["first_index"], cue["first_index"] + cue["num_frames"])
 
 
-def _shows(defect: Defect, indices: set[int]) -> bool:
+def shows_defect(defect: Defect, indices: set[int]) -> bool:
     """True when frames at these indices show the defect; some show only between neighbours."""
     damaged = indices & set(defect.frame_indices)
     return any(index + 1 in damaged for index in damaged) if defect.type in PAIRED else bool(damaged)

@@ -183,15 +183,37 @@ def test_the_template_teacher_needs_no_server(tmp_path: Path, videos: Path) -> N
     assert {trace.num_evictions for trace in traces} == {0, 1}
 
 
-def test_wrong_answers_are_kept_only_on_request(tmp_path: Path, videos: Path) -> None:
+def make_hidden_pair(uid: str) -> PreferenceSample:
     hidden = SNOW | {"first_index": 1, "num_frames": 2, "is_hidden": True}
     cue = {"first_index": 1, "num_frames": 3}
-    pair = make_pair("hidden")
-    pair = replace(pair, meta=dict(pair.meta) | {"defects_2": [hidden], "cue": cue, "pair_type": "hidden"})
+    pair = make_pair(uid)
+    return replace(pair, meta=dict(pair.meta) | {"defects_2": [hidden], "cue": cue, "pair_type": "hidden"})
+
+
+@pytest.mark.parametrize(
+    ("choice", "num_calls", "num_evictions", "wrong"),
+    [
+        ("direct", 0, 0, ("VQ", "OA")),
+        ("cued-gap", 1, 0, ()),
+        ("wrong-gap", 1, 0, ("VQ", "OA")),
+        ("detour", 2, 1, ()),
+    ],
+)
+def test_each_choice_of_the_template_teacher_is_an_option(
+    tmp_path: Path, videos: Path, choice: str, num_calls: int, num_evictions: int, wrong: tuple[str, ...]
+) -> None:
+    weights = ["--cued-gap", "0", f"--{choice}", "1", "--filter", "well_formed"]
+    assert run(list_arguments(tmp_path / "out", videos, [make_hidden_pair("hidden")], *weights)).exit_code == 0
+    trace = read_logs(tmp_path / "out")["hidden"]
+    assert trace.is_accepted
+    assert (trace.num_calls, trace.num_evictions, trace.wrong) == (num_calls, num_evictions, wrong)
+
+
+def test_wrong_answers_are_kept_only_on_request(tmp_path: Path, videos: Path) -> None:
     for stages, num_rows in (("correct", 0), ("well_formed", 1)):
         out = tmp_path / stages
         weak = ["--direct", "1", "--cued-gap", "0", "--filter", stages]
-        assert run(list_arguments(out, videos, [pair], *weak)).exit_code == 0
+        assert run(list_arguments(out, videos, [make_hidden_pair("hidden")], *weak)).exit_code == 0
         assert len(read_samples(out / "sft.parquet")) == num_rows
         assert read_logs(out)["hidden"].wrong == ("VQ", "OA")
 
@@ -212,6 +234,12 @@ def test_a_server_that_refuses_ends_the_run_at_once(tmp_path: Path, videos: Path
         (["--episode", "windw=2"], "unknown settings ['windw']"),
         (["--episode", "window"], "takes name=value"),
         (["--direct", "-1"], "must be at least 0"),
+        (["--detour", "-1"], "direct, cued_gap, wrong_gap, detour must be at least 0"),
+        (["--detour", "nan"], "must be at least 0, finite and not all 0"),
+        (["--cued-gap", "0"], "not all 0, got (0.0, 0.0, 0.0, 0.0)"),
+        (["--looks", "a,b"], "--looks takes numbers with commas between, such as 0.4,0.3,0.3; got 'a,b'"),
+        (["--looks", ""], "--looks takes numbers"),
+        (["--looks", "1,-1"], "looks must be at least 0"),
         (["--teacher", "localhost:8000", "--model", "m"], "base_url must start with http"),
         (["--teacher", "http://localhost:1/v1"], "model is empty"),
         (["--pairs", "missing.parquet"], "no such file"),

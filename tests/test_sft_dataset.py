@@ -1,13 +1,19 @@
 """SFT trains in exactly the contexts of the rollout, each reply once, and nothing else."""
 
 import asyncio
+import json
 import logging
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 # ruff: noqa: E402  (imports after the skip)
@@ -15,20 +21,22 @@ pytest.importorskip("verl")
 
 import torch
 from omegaconf import OmegaConf
+from PIL import Image
 from torch.utils.data import DataLoader
 from verl.experimental.agent_loop.agent_loop import AgentLoopWorker
 from verl.utils.dataset.dataset_utils import SFTTensorCollator
 from verl.utils.tokenizer import hf_processor, hf_tokenizer
 
+from data_prep.captions import CAPTION_SCHEMA
 from data_prep.lossless import write_lossless
 from data_prep.traces import Trace, write_sft_rows
 from tests.engine import ANSWER, GUESS, THOUGHT, ScriptedEngine, call_frames, model_dir
 from verl_videosearch.episode import Episode, EpisodeConfig
 from verl_videosearch.rollout import load_pair, run_episode
-from verl_videosearch.sample import PreferenceSample
+from verl_videosearch.sample import PreferenceSample, to_row, write_rows
 from verl_videosearch.verl_plugin.agent_loop import TokenGenerator
 from verl_videosearch.verl_plugin.settings import FramesConfig
-from verl_videosearch.verl_plugin.sft_dataset import VideoSearchSFTDataset
+from verl_videosearch.verl_plugin.sft_dataset import VideoSearchSFTDataset, encode_images
 from verl_videosearch.verl_plugin.tokens import ContextRenderer, TrainingSequence
 
 EPISODE = {"frames_per_video": 8, "initial_frames_per_video": 2, "max_frames_per_call": 4, "prompt_style": "brief"}
@@ -62,10 +70,14 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> PreferenceSample:
 def make_dataset(path: Path, traces: list[Trace], **data: Any) -> VideoSearchSFTDataset:
     """Write the traces and open them as verl's SFT trainer does."""
     write_sft_rows(path, traces)
+    return open_dataset(str(path), **data)
+
+
+def open_dataset(files: str | list[str], **data: Any) -> VideoSearchSFTDataset:
     defaults = {"pad_mode": "no_padding", "max_length": 4096, "videosearch": "${videosearch}"}
     config = OmegaConf.create({"videosearch": {"episode": EPISODE}, "data": defaults | data})
     return VideoSearchSFTDataset(
-        parquet_files=str(path),
+        parquet_files=files,
         tokenizer=renderer().tokenizer,
         config=config.data,
         processor=renderer().processor,
@@ -75,6 +87,15 @@ def make_dataset(path: Path, traces: list[Trace], **data: Any) -> VideoSearchSFT
 
 def make_trace(sample: PreferenceSample, replies: list[str], **episode: Any) -> Trace:
     return Trace(sample, tuple(replies), EpisodeConfig.from_dict(EPISODE | episode), "script")
+
+
+def write_captions(
+    path: Path, sample: PreferenceSample, groups: Sequence[Sequence[int]], captions: Sequence[str], **episode: Any
+) -> str:
+    settings = json.dumps(asdict(EpisodeConfig.from_dict(EPISODE | episode)))
+    row = to_row(sample) | {"replies": captions, "episode": settings, "captioned_frames": groups}
+    write_rows(path, pa.Table.from_pylist([row], schema=CAPTION_SCHEMA))
+    return str(path)
 
 
 def roll_out(sample: PreferenceSample, replies: list[str]) -> list[TrainingSequence]:
@@ -128,6 +149,56 @@ def test_images_and_positions_are_those_of_the_rollout(sample: PreferenceSample,
             assert torch.equal(value, inputs[name])
 
 
+GROUPS = [[10], [2, 3, 10, 11], [16], [6, 14]]
+CAPTIONS = ["snow", "<Snapshot>video 1 clean; video 2 snow on 10</Snapshot>", "clean", "snow"]
+
+
+def test_a_dialogue_of_captions_is_one_sequence(sample: PreferenceSample, tmp_path: Path) -> None:
+    (item,) = open_dataset(write_captions(tmp_path / "captions.parquet", sample, GROUPS, CAPTIONS))
+    # runs of tokens that are context or caption, in turns
+    starts = [0, *(item["loss_mask"].diff().nonzero().flatten() + 1).tolist(), len(item["input_ids"])]
+    runs = [renderer().tokenizer.decode(item["input_ids"][a:b]) for a, b in pairwise(starts)]
+    assert item["loss_mask"][starts[:-1]].tolist() == [0, 1] * len(GROUPS)
+    assert runs[1::2] == [f"{caption}<|im_end|>" for caption in CAPTIONS]
+    assert [[int(number) for number in re.findall(r"Frame (\d+):", run)] for run in runs[::2]] == GROUPS
+
+
+def test_the_images_of_captions_are_the_frames_in_order(sample: PreferenceSample, tmp_path: Path) -> None:
+    (item,) = open_dataset(write_captions(tmp_path / "captions.parquet", sample, GROUPS, CAPTIONS))
+    pair = load_pair(sample, FramesConfig().open_store(), EpisodeConfig.from_dict(EPISODE))
+    frames = [*pair.frames_1, *pair.frames_2]
+    images = [Image.fromarray(np.asarray(frames[number - 1])) for group in GROUPS for number in group]
+    expected = encode_images(renderer(), images)
+    assert len(expected["image_grid_thw"]) == 8
+    for name, value in item["multi_modal_inputs"].items():
+        assert torch.equal(value, expected[name])
+
+
+def test_captions_and_traces_mix(sample: PreferenceSample, tmp_path: Path) -> None:
+    traces, captions = tmp_path / "sft.parquet", tmp_path / "captions.parquet"
+    write_sft_rows(traces, [make_trace(sample, SCRIPTS["two calls"])])
+    files = [str(traces), write_captions(captions, sample, GROUPS, CAPTIONS)]
+    items = [item["input_ids"].tolist() for item in open_dataset(files)]
+    assert items == [item["input_ids"].tolist() for file in files for item in open_dataset(file)]
+    assert len(items) == 3
+
+
+@pytest.mark.parametrize(
+    ("groups", "captions", "episode", "words"),
+    [
+        (GROUPS[:3], CAPTIONS, {}, "none of 1 traces can be used"),
+        (GROUPS, CAPTIONS, {"frames_per_video": 6}, "frames_per_video is 8 here, was 6 there"),
+        (GROUPS, CAPTIONS, {"max_frames_per_call": 6}, "max_frames_per_call is 4 here, was 6 there"),
+    ],
+)
+def test_captions_of_other_frames_are_refused(
+    sample: PreferenceSample, tmp_path: Path, groups: list, captions: list[str], episode: dict, words: str
+) -> None:
+    file = write_captions(tmp_path / "captions.parquet", sample, groups, captions, **episode)
+    with pytest.raises(ValueError, match=words):
+        open_dataset(file)
+
+
 def test_verl_collates_the_items(sample: PreferenceSample, tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path / "sft.parquet", [make_trace(sample, SCRIPTS["three calls"])])
     loader = DataLoader(dataset, batch_size=3, collate_fn=SFTTensorCollator("no_padding"), num_workers=1)
@@ -161,6 +232,8 @@ def test_traces_that_cannot_be_used_whole_are_counted(
 
 def test_measured_lengths_are_exact(sample: PreferenceSample, tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path / "sft.parquet", [make_trace(sample, SCRIPTS["three calls"])])
+    assert dataset._measure(dataset._traces[0]) == [len(item["input_ids"]) for item in dataset]
+    dataset = open_dataset(write_captions(tmp_path / "captions.parquet", sample, GROUPS, CAPTIONS))
     assert dataset._measure(dataset._traces[0]) == [len(item["input_ids"]) for item in dataset]
 
 

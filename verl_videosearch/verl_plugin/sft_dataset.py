@@ -63,8 +63,8 @@ class RecordedTrace:
 
     sample: PreferenceSample
     replies: tuple[str, ...]
-    captioned_frames: tuple[int, ...] = ()
-    """Frame numbers of a dialogue of captions; empty for an episode."""
+    captioned_frames: tuple[tuple[int, ...], ...] = ()
+    """Frame numbers of each caption of a dialogue; empty for an episode."""
 
 
 class VideoSearchSFTDataset(Dataset):
@@ -205,7 +205,7 @@ def read_rows(parquet_files: str | Sequence[str], episode: EpisodeConfig) -> lis
         for settings in set(table["episode"].to_pylist()):
             _check_settings(file, json.loads(settings), episode)
         traces += [
-            RecordedTrace(from_row(row), tuple(row["replies"]), tuple(row.get("captioned_frames") or ()))
+            RecordedTrace(from_row(row), tuple(row["replies"]), tuple(map(tuple, row.get("captioned_frames") or ())))
             for row in table.to_pylist()
         ]
     return traces
