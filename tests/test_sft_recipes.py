@@ -84,6 +84,17 @@ def test_only_the_vision_tower_is_frozen() -> None:
     assert frozen == {name for name, _ in model.named_parameters() if ".visual." in name} != set()
 
 
+def test_no_gradient_runs_through_a_frozen_tower() -> None:
+    """Whoever asks for gradients of what the embeddings put out: transformers 5 for checkpointing, verl for LoRA."""
+    model = AutoModelForImageTextToText.from_pretrained(model_dir())
+    patches, grid = torch.zeros(16, 1176), torch.tensor([[1, 4, 4]])
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    assert model.model.visual(patches, grid_thw=grid).pooler_output.requires_grad
+    freeze_vision(model).enable_input_require_grads()
+    assert not model.model.visual(patches, grid_thw=grid).pooler_output.requires_grad
+    assert model.get_input_embeddings()(torch.zeros(1, 2, dtype=torch.long)).requires_grad
+
+
 def test_the_engine_freezes_what_it_builds() -> None:
     class Engine:
         def _build_module(self) -> torch.nn.Module:
