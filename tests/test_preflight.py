@@ -49,6 +49,14 @@ def test_a_recipe_with_files_can_start(data_dir: Path, recipe: str) -> None:
     assert find_problems(make_config(data_dir, {}, recipe)) == []
 
 
+def test_a_sequence_may_be_shared_by_gpus(data_dir: Path) -> None:
+    settings = {"actor_rollout_ref.actor.ppo_max_token_len_per_gpu": 768}
+    assert (
+        find_problems(make_config(data_dir, settings | {"actor_rollout_ref.actor.ulysses_sequence_parallel_size": 2}))
+        == []
+    )
+
+
 def test_several_files_can_start(data_dir: Path) -> None:
     files = [str(data_dir / "good.parquet")] * 2
     assert find_problems(make_config(data_dir, {"data.train_files": files})) == []
@@ -79,7 +87,17 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         {"actor_rollout_ref.actor.ppo_mini_batch_size": 0},
         "must be a multiple of actor_rollout_ref.actor.ppo_mini_batch_size (0)",
     ),
-    ({"actor_rollout_ref.actor.ppo_max_token_len_per_gpu": 1000}, "ppo_max_token_len_per_gpu (1000) must hold one"),
+    (
+        {"actor_rollout_ref.actor.ppo_max_token_len_per_gpu": 1000},
+        "ppo_max_token_len_per_gpu (times ulysses_sequence_parallel_size: 1000) must hold one sequence",
+    ),
+    ({"videosearch.rollout.max_turn_tokens": 500}, "a context may take 336 tokens of images and 1500 of replies, but"),
+    ({"actor_rollout_ref.model.lora_rank": 8}, "actor_rollout_ref.model.exclude_modules must name the vision tower"),
+    ({"actor_rollout_ref.model.lora_rank": 8}, "save_contents must not have hf_model with LoRA"),
+    (
+        {"actor_rollout_ref.ref.fsdp_config.model_dtype": "bf16"},
+        "ref.fsdp_config.model_dtype must be 'fp32', got 'bf16'",
+    ),
     ({"actor_rollout_ref.model.path": "???"}, "actor_rollout_ref.model.path is not set; give it on the command line"),
     ({"actor_rollout_ref.model.path": "./no_model"}, "no model in 'no_model' (config.json is missing)"),
     ({"data.train_files": "???"}, "data.train_files is not set; give it on the command line as data.train_files=..."),

@@ -51,6 +51,7 @@ def find_problems(config: DictConfig) -> list[str]:
         *_check_method(config),
         *_check_batches(config),
         *_check_lengths(config, settings),
+        *_check_adapter(config),
         *_check_model(config),
         *_check_data(config, settings),
     ]
@@ -90,34 +91,37 @@ def _check_batches(config: DictConfig) -> Iterator[str]:
 
 
 def _check_lengths(config: DictConfig, settings: Settings) -> Iterator[str]:
-    """Compare the limits with the images of the first and of the longest context (text comes on top)."""
+    """Compare the limits with the images of the first context, and with images and replies of the longest one; the
+    instructions come on top."""
     episode, rollout = settings.episode, config.actor_rollout_ref.rollout
     first = (
         2 * episode.initial_frames_per_video * count_image_tokens(episode.initial_max_pixels, episode.patch_multiple)
     )
     calls = episode.max_tool_calls if episode.window is None else min(episode.window, episode.max_tool_calls)
     later = calls * episode.max_frames_per_call * count_image_tokens(episode.tool_max_pixels, episode.patch_multiple)
+    replies = (episode.max_tool_calls + 1) * settings.rollout.max_turn_tokens  # no window forgets text
     total = rollout.prompt_length + rollout.response_length
     if first > rollout.prompt_length:
         yield (
             f"the first view alone may take {first} tokens but data.max_prompt_length is {rollout.prompt_length}: "
             f"raise it to about {first + 1000}, or lower videosearch.episode.initial_max_pixels"
         )
-    if first + later + settings.rollout.max_turn_tokens > total:
+    if first + later + replies > total:
         yield (
-            f"a context may take {first + later} tokens of images and {settings.rollout.max_turn_tokens} of a reply, "
-            f"but data.max_prompt_length + data.max_response_length is {total}: raise data.max_response_length"
+            f"a context may take {first + later} tokens of images and {replies} of replies, but "
+            f"data.max_prompt_length + data.max_response_length is {total}: raise data.max_response_length"
         )
     if rollout.max_model_len is not None and rollout.max_model_len < total:
         yield (
             f"actor_rollout_ref.rollout.max_model_len ({rollout.max_model_len}) must hold data.max_prompt_length + "
             f"data.max_response_length = {total} tokens; null is the model's own limit"
         )
-    budget = config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu
+    actor = config.actor_rollout_ref.actor
+    budget = actor.ppo_max_token_len_per_gpu * actor.ulysses_sequence_parallel_size
     if budget < total:
         yield (
-            f"actor_rollout_ref.actor.ppo_max_token_len_per_gpu ({budget}) must hold one sequence of "
-            f"data.max_prompt_length + data.max_response_length = {total} tokens"
+            f"actor_rollout_ref.actor.ppo_max_token_len_per_gpu (times ulysses_sequence_parallel_size: {budget}) must "
+            f"hold one sequence of data.max_prompt_length + data.max_response_length = {total} tokens"
         )
 
 
@@ -130,11 +134,35 @@ def count_image_tokens(max_pixels: int, patch_multiple: int) -> int:
     return max_pixels // patch_multiple**2 + IMAGE_TEXT_TOKENS
 
 
+def _check_adapter(config: DictConfig) -> Iterator[str]:
+    """LoRA settings that verl 0.9.1 accepts and that do not do what they say."""
+    model = config.actor_rollout_ref.model
+    if model.lora_rank <= 0:
+        return
+    if model.target_modules == "all-linear" and not model.exclude_modules and not model.lora.merge:
+        yield (
+            "actor_rollout_ref.model.exclude_modules must name the vision tower ('.*visual.*' for Qwen-VL): it would "
+            "get adapters, too, and vLLM applies those of the language model only"
+        )
+    if "hf_model" in config.actor_rollout_ref.actor.checkpoint.save_contents:
+        yield (
+            "actor_rollout_ref.actor.checkpoint.save_contents must not have hf_model with LoRA: verl writes a folder "
+            "that nothing can load; use [model,optimizer,extra] and see docs/seven_b.md"
+        )
+
+
 def _check_model(config: DictConfig) -> Iterator[str]:
     path = Path(config.actor_rollout_ref.model.path).expanduser()
     looks_local = str(config.actor_rollout_ref.model.path).startswith(("/", ".", "~"))
     if looks_local and not (path / "config.json").is_file():
         yield f"actor_rollout_ref.model.path: no model in {str(path)!r} (config.json is missing)"
+    for role in ("actor", "ref"):
+        dtype = config.actor_rollout_ref[role].fsdp_config.model_dtype
+        if dtype not in ("fp32", "float32"):
+            yield (
+                f"actor_rollout_ref.{role}.fsdp_config.model_dtype must be 'fp32', got {dtype!r}: verl would round the "
+                "frequencies of the rotary embedding, too; it computes in bfloat16 anyway"
+            )
 
 
 def _check_data(config: DictConfig, settings: Settings) -> Iterator[str]:
