@@ -11,7 +11,7 @@ Covers: images and tokens per turn. Does not cover: time and memory, which depen
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,6 +27,7 @@ from verl_videosearch.frames import CandidateFrames
 from verl_videosearch.rollout import PairFrames
 from verl_videosearch.sample import PreferenceSample
 from verl_videosearch.tiny_model import build_tiny_model
+from verl_videosearch.verl_plugin.replay import blank_images
 from verl_videosearch.verl_plugin.tokens import ContextRenderer
 
 SAMPLE = PreferenceSample(
@@ -52,21 +53,27 @@ class TurnSize:
 def measure_turns(renderer: ContextRenderer, config: EpisodeConfig, frames_per_call: int) -> Iterator[TurnSize]:
     """Yield the size of every prompt of an episode that uses all its calls and then answers."""
     pair = make_pair(config)
-    episode = Episode(SAMPLE, pair.candidates, config)
-    image_token = renderer.processor.image_token_id
-    for turn in range(config.max_tool_calls + 1):
+    replies = [write_reply(turn, frames_per_call, len(pair.candidates)) for turn in range(config.max_tool_calls + 1)]
+    return measure_contexts(renderer, SAMPLE, pair, config, replies)
+
+
+def measure_contexts(
+    renderer: ContextRenderer, sample: PreferenceSample, pair: PairFrames, config: EpisodeConfig, replies: Sequence[str]
+) -> Iterator[TurnSize]:
+    """Yield the size of the context that each reply is written to."""
+    episode = Episode(sample, pair.candidates, config)
+    for reply in replies:
         messages = episode.messages()
-        images = pair.images(messages)
-        token_ids = renderer.tokenize(renderer.render(messages), images)
-        num_image_tokens = token_ids.count(image_token)
-        yield TurnSize(len(images), len(token_ids) - num_image_tokens, num_image_tokens)
-        episode.step(Reply(write_reply(turn, frames_per_call, len(pair.candidates))))
+        text, images = renderer.render(messages), blank_images(pair, messages)
+        num_text_tokens = len(renderer.tokenizer.encode(text, add_special_tokens=False)) - len(images)  # placeholders
+        yield TurnSize(len(images), num_text_tokens, len(renderer.tokenize(text, images)) - num_text_tokens)
+        episode.step(Reply(reply))
 
 
-def make_pair(config: EpisodeConfig) -> PairFrames:
+def make_pair(config: EpisodeConfig, frame_shape: tuple[int, int, int] = FRAME_SHAPE) -> PairFrames:
     """Make two black videos with all their candidate frames."""
     times = tuple(i / 12 for i in range(config.frames_per_video))
-    black = np.broadcast_to(np.zeros(1, np.uint8), (len(times), *FRAME_SHAPE))
+    black = np.broadcast_to(np.zeros(1, np.uint8), (len(times), *frame_shape))
     return PairFrames(CandidateFrames(times, times), black, black, patch_multiple=config.patch_multiple)
 
 

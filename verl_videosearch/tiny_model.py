@@ -168,7 +168,6 @@ def default_corpus() -> list[str]:
 
 def train_tokenizer(text_corpus: Iterable[str], max_vocab: int) -> Qwen2Tokenizer:
     """Train a byte-level BPE that splits text as Qwen's does: digits one by one, any text in NFC form round-trips."""
-    added = (*CONTROL_TOKENS, *PLAIN_TOKENS)
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -177,16 +176,20 @@ def train_tokenizer(text_corpus: Iterable[str], max_vocab: int) -> Qwen2Tokenize
         ]
     )
     trainer = trainers.BpeTrainer(
-        vocab_size=max_vocab - len(added),
+        vocab_size=max_vocab - len(CONTROL_TOKENS) - len(PLAIN_TOKENS),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     bpe.train_from_iterator(text_corpus, trainer)
     learned = json.loads(bpe.to_str())["model"]
-    vocab = learned["vocab"] | {token: len(learned["vocab"]) + i for i, token in enumerate(added)}
+    return make_tokenizer(learned["vocab"], [tuple(pair) for pair in learned["merges"]])
+
+
+def make_tokenizer(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Qwen2Tokenizer:
+    """Put Qwen2.5-VL's added tokens behind a byte-level vocabulary, and its chat template beside it."""
     tokenizer = Qwen2Tokenizer(
-        vocab=vocab,
-        merges=[tuple(pair) for pair in learned["merges"]],
+        vocab=vocab | {token: len(vocab) + i for i, token in enumerate((*CONTROL_TOKENS, *PLAIN_TOKENS))},
+        merges=merges,
         eos_token="<|im_end|>",
         model_max_length=MAX_POSITIONS,
         chat_template=CHAT_TEMPLATE,
@@ -241,10 +244,12 @@ def model_config(tokenizer: Qwen2Tokenizer, size: TinyModelConfig) -> Qwen2_5_VL
     )
 
 
-def make_processor(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLProcessor:
-    """Return the stock processor for pictures from 28 x 28 pixels, the smallest that yields one visual token."""
+def make_processor(
+    tokenizer: Qwen2Tokenizer, min_image_tokens: int = 1, max_image_tokens: int = 1280
+) -> Qwen2_5_VLProcessor:
+    """Return the stock processor; pictures of fewer or more visual tokens, of 28 x 28 pixels each, are resized."""
     one_token = (PATCH_SIZE * MERGE_SIZE) ** 2
-    pixels = {"size": {"shortest_edge": one_token, "longest_edge": 1280 * one_token}}
+    pixels = {"size": {"shortest_edge": min_image_tokens * one_token, "longest_edge": max_image_tokens * one_token}}
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(**pixels),
         tokenizer=tokenizer,
