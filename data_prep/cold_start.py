@@ -32,9 +32,8 @@ from data_prep.teacher import TeacherConfig, TemplateTeacher
 from data_prep.trace_filter import Filter
 from data_prep.trace_report import estimate_tokens, tabulate_cost, tabulate_reasons, tabulate_yields
 from data_prep.traces import write_sft_rows
-from recipes import RECIPES
+from recipes import read_episode_settings
 from verl_videosearch.episode import EpisodeConfig
-from verl_videosearch.extras import Extra, require
 from verl_videosearch.frame_store import FrameStore
 from verl_videosearch.judge.client import ChatClient, ClientConfig, Usage
 from verl_videosearch.rollout import EpisodeFailure, load_pair
@@ -46,11 +45,7 @@ SFT_ROWS = "sft.parquet"
 
 def read_episode(recipe: str | None, overrides: Sequence[str]) -> EpisodeConfig:
     """Read the episode settings of a recipe (default: `EpisodeConfig`'s own), changed by `name=value` pairs."""
-    settings: dict[str, Any] = {}
-    if recipe is not None:
-        hydra, omegaconf = require("hydra", Extra.JUDGE), require("omegaconf", Extra.JUDGE)
-        with hydra.initialize_config_dir(str(RECIPES), version_base=None):
-            settings = omegaconf.OmegaConf.to_container(hydra.compose(recipe).videosearch.episode, resolve=True)
+    settings = {} if recipe is None else read_episode_settings(recipe)
     return EpisodeConfig.from_dict(settings | dict(read_override(text) for text in overrides))
 
 

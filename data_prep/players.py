@@ -11,24 +11,21 @@ Covers: asking servers who they are, taking them in turn. Does not cover: retrie
 
 from __future__ import annotations
 
-import copy
 import os
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import xxhash
 
 from data_prep.attempts import Attempt, Input, Key, to_row
 from data_prep.judging import RunConfig, judge_pair
 from verl_videosearch.evaluation.header import UNKNOWN_MODEL, hash_model, read_commit
 from verl_videosearch.evaluation.run_folder import Line
-from verl_videosearch.evaluation.runner import show_in_order
+from verl_videosearch.evaluation.runner import derive_seed, show_in_order
 from verl_videosearch.extras import Extra, require
 from verl_videosearch.frame_store import FrameStore
-from verl_videosearch.judge.client import ChatClient, ClientConfig, Usage
+from verl_videosearch.judge.client import ChatClient, ClientConfig
 from verl_videosearch.sample import PreferenceSample
 
 UNCHANGED = {"top_k": 0, "repetition_penalty": 1.0}
@@ -62,7 +59,7 @@ class Policy:
 
     def seed_of(self, key: Key) -> int:
         """Give each episode a seed of its own, the same in every run."""
-        return xxhash.xxh3_64_intdigest(f"{self.seed} {key}".encode()) % 2**31
+        return derive_seed(self.seed, str(key))
 
 
 def find_endpoint(url: str, model: str, key_variable: str, name: str | None = None) -> Endpoint:
@@ -134,9 +131,8 @@ class Players:
         number = self._numbers.setdefault(key.input, len(self._numbers)) + self._tries[key]
         self._tries[key] += 1
         endpoint, shared = (each[number % len(self._clients)] for each in (self._endpoints, self._clients))
-        client, seed = copy.copy(shared), self.policy.seed_of(key)  # one pool of connections, its own account and seed
-        client.usage = Usage()
-        client.config = replace(shared.config, extra_body={**shared.config.extra_body, "seed": seed})
+        seed = self.policy.seed_of(key)
+        client = shared.for_episode(seed)
         trace = await judge_pair(show_in_order(sample, key.order), lambda *_: client, self.store, self.config)
         provenance = asdict(self.policy) | {"server": endpoint.name, "seed": seed, "commit": self._commit}
         tokens = {name: getattr(client.usage, name) for name in ("num_prompt_tokens", "num_reply_tokens")}

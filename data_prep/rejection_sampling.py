@@ -44,10 +44,10 @@ from verl_videosearch.evaluation.run_folder import RunFolder
 from verl_videosearch.evaluation.runner import Job, Order, RunLimits, ServerGone, run_jobs
 from verl_videosearch.frame_store import FrameStore
 from verl_videosearch.judge.client import ClientConfig
-from verl_videosearch.judge.local_server import serve_checkpoint
+from verl_videosearch.judge.local_server import SERVER_LOG, serve_checkpoint
 from verl_videosearch.sample import PreferenceSample
 
-PROVENANCE, AUDIT, SERVER_LOG = "provenance.jsonl", "audit.json", "server.log"
+PROVENANCE, AUDIT = "provenance.jsonl", "audit.json"
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,10 @@ from rich.table import Table
 
 from data_prep.sample_keys import Keys, make_keys, normalise_prompt
 from verl_videosearch.judgement import OVERALL
-from verl_videosearch.sample import PreferenceSample, read_samples, write_samples
+from verl_videosearch.sample import PreferenceSample, read_samples, swap_videos, write_samples
 
+SWAPPED = "-swapped"
+"""Ends the uid of a pair whose videos were swapped."""
 DEFAULT_FRACTIONS = "cold_start=.1,rft=.3,grpo=.5,validation=.1"
 
 
@@ -131,6 +133,11 @@ def split_samples(
     return {name: [replace(samples[index], split=name) for index in part] for name, part in parts.items()}
 
 
+def add_swapped(samples: Sequence[PreferenceSample]) -> list[PreferenceSample]:
+    """Return each pair followed by itself with the videos swapped, so that a mean over both hides no position bias."""
+    return [each for sample in samples for each in (sample, replace(swap_videos(sample), uid=f"{sample.uid}{SWAPPED}"))]
+
+
 def parse_fractions(text: str) -> dict[str, float]:
     """Read `name=fraction,...`; names are file names, fractions add up to 1.
 
@@ -169,6 +176,9 @@ def main(
     against: Annotated[list[Path] | None, typer.Option(help="Benchmark to keep out; may be repeated.")] = None,
     video_root: Annotated[Path | None, typer.Option(help="Folder of the videos.")] = None,
     against_root: Annotated[Path | None, typer.Option(help="That of the benchmarks; default: the same.")] = None,
+    both_orders: Annotated[
+        list[str] | None, typer.Option(help="Part that also gets every pair with its videos swapped; repeatable.")
+    ] = None,
     by_path: Annotated[bool, typer.Option("--by-path", help="Compare video names instead of bytes: weaker.")] = False,
     seed: Annotated[int, typer.Option(help="The same seed gives the same parts.")] = 0,
 ) -> None:
@@ -176,6 +186,8 @@ def main(
     console = Console()
     try:
         wanted = parse_fractions(fractions)
+        if unknown := sorted(set(both_orders or ()) - set(wanted)):
+            raise ValueError(f"--both-orders names no part: {', '.join(unknown)}; the parts are {', '.join(wanted)}")
         samples = read_samples(file)
         benchmarks = {str(path): read_samples(path) for path in against or []}
         roots = [(each, against_root or video_root) for each in benchmarks.values()]
@@ -192,7 +204,7 @@ def main(
         Console(stderr=True).print(f"error: {error}", markup=False, soft_wrap=True)
         raise typer.Exit(2) from error
     for name, part in parts.items():
-        write_samples(out / f"{name}.parquet", part)
+        write_samples(out / f"{name}.parquet", add_swapped(part) if name in (both_orders or ()) else part)
     (out / "overlaps.json").write_text(json.dumps([asdict(overlap) for overlap in overlaps], indent=1), "utf-8")
     for name in benchmarks:
         shared = Counter(" and ".join(overlap.shared) for overlap in overlaps if overlap.against == name)

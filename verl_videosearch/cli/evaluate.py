@@ -18,11 +18,14 @@ from verl_videosearch.cli.console import INCOMPLETE, explain_errors, make_progre
 
 if TYPE_CHECKING:
     from verl_videosearch.evaluation.run_folder import Journal, Line
-    from verl_videosearch.evaluation.runner import Job, RunLimits, RunState
-    from verl_videosearch.judge.client import ClientConfig
-    from verl_videosearch.rollout import GenerateFn
+    from verl_videosearch.evaluation.runner import Job, Order, RunLimits, RunState
+    from verl_videosearch.judge.source import Decoding, ModelSource, StartEpisode
+    from verl_videosearch.sample import PreferenceSample
 
-Endpoint = Annotated[str, typer.Option(help="OpenAI-compatible server, such as http://localhost:8000/v1.")]
+Endpoint = Annotated[str | None, typer.Option(help="OpenAI-compatible server, such as http://localhost:8000/v1.")]
+Serve = Annotated[Path | None, typer.Option(help="Checkpoint: start a vLLM server for it, and stop it.")]
+Local = Annotated[Path | None, typer.Option(help="Small checkpoint: load it into this process, no server.")]
+ServeOption = Annotated[list[str] | None, typer.Option(help="Option of vllm serve: --max-model-len=4096; repeatable.")]
 Out = Annotated[Path, typer.Option(help="Folder of the run; the same command goes on with it.")]
 VideoRoot = Annotated[Path | None, typer.Option(help="Folder of the videos; default: --root.")]
 Store = Annotated[Path | None, typer.Option(help="Frame store; default: $VIDEOSEARCH_FRAME_STORE.")]
@@ -33,21 +36,26 @@ RequestTimeout = Annotated[float, typer.Option(help="Most seconds of one request
 
 def run_eval(
     benchmark: Annotated[str, typer.Option(help="videogen, genai, mj, or a PATH.parquet of samples.")],
-    endpoint: Endpoint,
     model: Annotated[str, typer.Option(help="Name under which the server knows the model.")],
     out: Out,
+    endpoint: Endpoint = None,
+    serve: Serve = None,
+    local: Local = None,
+    serve_option: ServeOption = None,
     root: Annotated[Path | None, typer.Option(help="Folder of the label file.")] = None,
     video_root: VideoRoot = None,
     split: Annotated[str | None, typer.Option(help="Another split of the benchmark, such as test_v1.")] = None,
     order: Annotated[str, typer.Option(help="both, AB (as in the file) or BA (swapped).")] = "both",
+    recipe: Annotated[str | None, typer.Option(help="Take the episode settings of this recipe.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Episode setting as name=value; repeatable.")] = None,
     single_turn: Annotated[
         int | None, typer.Option(min=2, help="No tool: this many frames at once, half each.")
     ] = None,
     redundant: Annotated[bool, typer.Option("--redundant", help="Double every candidate frame.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Judge this many pairs, drawn by --seed.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of --limit.")] = 0,
-    model_dir: Annotated[Path | None, typer.Option(help="The model's files, for its hash in every header.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of --limit, and of sampling.")] = 0,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy, the protocol.")] = 0.0,
+    model_dir: Annotated[Path | None, typer.Option(help="The model's files, for its hash; default: --serve.")] = None,
     calibration: Annotated[Path | None, typer.Option(help="File of `videosearch calibrate`.")] = None,
     allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Leave out pairs without videos.")] = False,
     max_turn_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of one reply.")] = 1024,
@@ -62,10 +70,13 @@ def run_eval(
     from verl_videosearch.evaluation.header import UNKNOWN_MODEL, hash_model, hash_pair, hash_pairs, read_commit
     from verl_videosearch.evaluation.results import RunSettings, write_results
     from verl_videosearch.evaluation.run_folder import RunFolder
-    from verl_videosearch.evaluation.runner import Job, RunLimits, Stage, play_episode
+    from verl_videosearch.evaluation.runner import Job, RunLimits, Stage, derive_seed, play_episode
     from verl_videosearch.frame_store import FrameStore
+    from verl_videosearch.judge.source import Decoding, ModelSource
 
     with explain_errors():
+        source = ModelSource(endpoint, serve, local, serve_option or ())
+        model_dir = model_dir or source.folder
         videos = video_root or root or (Path(benchmark).parent if benchmark.endswith(".parquet") else None)
         loaded = load_benchmark(benchmark, root or video_root, videos, split=split, allows_missing=allow_missing)
         samples = draw_samples(loaded.samples, limit, seed)
@@ -82,20 +93,24 @@ def run_eval(
             model=model,
             model_hash=model_hash,
             max_turn_tokens=max_turn_tokens,
-            episode=read_episode_config(set_ or [], single_turn),
+            episode=read_episode_config(set_ or [], single_turn, recipe),
             is_redundant=redundant,
             num_missing=loaded.num_missing,
+            temperature=temperature,
+            seed=seed if temperature else 0,
         )
         stage = Stage(FrameStore(store), settings.episode, videos, episode_timeout_s, redundant, read_commit())
         jobs = [Job(f"{s.uid} {o.value}", (s, o)) for s in samples for o in settings.orders]
-        config = make_client_config(endpoint, model, max_turn_tokens, request_timeout_s)
+        decoding = Decoding(model, temperature, max_turn_tokens, request_timeout_s, seed)
 
-        async def play(content: Any, generate: GenerateFn) -> Line:
-            return await play_episode(*content, stage, generate)
+        async def play(content: tuple[PreferenceSample, Order], start_episode: StartEpisode) -> Line:
+            sample, side = content
+            own_seed = derive_seed(seed, f"{sample.uid} {side.value}") if temperature else None
+            return await play_episode(sample, side, stage, start_episode(own_seed))
 
         folder = RunFolder(out)
         with folder.claim(settings.to_json(), samples) as journal:
-            state = run_all(jobs, play, journal, RunLimits(concurrency), config, "episodes")
+            state = run_all(jobs, play, journal, RunLimits(concurrency), source, decoding, out, "episodes")
             summary = write_results(folder, settings, samples, state, concurrency=concurrency, calibration=fitted)
     say(f"with ties {summary.overall.with_ties}, without ties {summary.overall.without_ties}: {out / 'index.html'}")
     finish(state)
@@ -103,8 +118,11 @@ def run_eval(
 
 def run_probe(
     run: Annotated[Path, typer.Argument(help="Folder of a finished `videosearch eval`.")],
-    endpoint: Endpoint,
     out: Out,
+    endpoint: Endpoint = None,
+    serve: Serve = None,
+    local: Local = None,
+    serve_option: ServeOption = None,
     model: Annotated[str | None, typer.Option(help="Name of the same model; default: as in the run.")] = None,
     video_root: VideoRoot = None,
     replacement: Annotated[
@@ -125,11 +143,12 @@ def run_probe(
     from verl_videosearch.evaluation.runner import Job, RunLimits, Stage
     from verl_videosearch.evaluation.summary import has_searched
     from verl_videosearch.frame_store import FrameStore
+    from verl_videosearch.judge.source import Decoding, ModelSource
 
     with explain_errors():
-        source = RunFolder(run)
-        settings, lines = RunSettings.from_json(source.read_settings()), source.read_lines()
-        by_uid = {sample.uid: sample for sample in source.read_samples()}
+        source, probed_run = ModelSource(endpoint, serve, local, serve_option or ()), RunFolder(run)
+        settings, lines = RunSettings.from_json(probed_run.read_settings()), probed_run.read_lines()
+        by_uid = {sample.uid: sample for sample in probed_run.read_samples()}
         chosen = read_choices(replacement or [each.value for each in Replacement], Replacement)
         searched = [line for line in lines if has_searched(line)][:limit]
         lines = [line for line in lines if not has_searched(line)] + searched
@@ -141,15 +160,16 @@ def run_probe(
             for line in searched
             for each in chosen
         ]
-        probed = {"episodes": hash_lines(source), "limit": limit, "replacements": [each.value for each in chosen]}
-        config = make_client_config(endpoint, model or settings.model, settings.max_turn_tokens, request_timeout_s)
+        probed = {"episodes": hash_lines(probed_run), "limit": limit, "replacements": [each.value for each in chosen]}
+        model = model or settings.model
+        decoding = Decoding(model, 0.0, settings.max_turn_tokens, request_timeout_s)
 
-        async def play(content: Any, generate: GenerateFn) -> Line:
-            return await play_probe(*content, stage, generate)
+        async def play(content: Any, start_episode: StartEpisode) -> Line:
+            return await play_probe(*content, stage, start_episode(None))
 
         folder = RunFolder(out)
-        with folder.claim(probed | {"model": model or settings.model}, list(by_uid.values())) as journal:
-            state = run_all(jobs, play, journal, RunLimits(concurrency), config, "replays")
+        with folder.claim(probed | {"model": model}, list(by_uid.values())) as journal:
+            state = run_all(jobs, play, journal, RunLimits(concurrency), source, decoding, out, "replays")
             summary = write_probe_results(folder, settings, list(by_uid.values()), lines, state, chosen)
     say(summary.note or f"{summary.searched} of the episodes searched: {out / 'index.html'}")
     finish(state)
@@ -157,33 +177,38 @@ def run_probe(
 
 def run_all(
     jobs: Sequence[Job],
-    play: Callable[[Any, GenerateFn], Awaitable[Line]],
+    play: Callable[[Any, StartEpisode], Awaitable[Line]],
     journal: Journal,
     limits: RunLimits,
-    config: ClientConfig,
+    source: ModelSource,
+    decoding: Decoding,
+    out: Path,
     what: str,
 ) -> RunState:
     """Do all jobs on one event loop with a progress bar; a server that is gone ends it with advice."""
-    from verl_videosearch.evaluation.endpoint import open_endpoint
     from verl_videosearch.evaluation.runner import ServerGone, read_state, run_jobs
+    from verl_videosearch.judge.local_server import SERVER_LOG
+
+    done = read_state(journal.lines)
+    if all(job.key in done.rows for job in jobs):
+        return done
 
     async def drive() -> RunState:
-        async with open_endpoint(config) as start_episode:
+        async with source.open(decoding, out / SERVER_LOG) as start_episode:
             return await run_jobs(
                 jobs,
-                lambda content: play(content, start_episode()),
+                lambda content: play(content, start_episode),
                 journal,
                 limits,
                 on_done=lambda: progress.advance(task),
             )
 
     with make_progress() as progress:
-        num_done = len(read_state(journal.lines).rows)
-        task = progress.add_task(what, total=len(jobs), completed=num_done)
+        task = progress.add_task(what, total=len(jobs), completed=len(done.rows))
         try:
             return asyncio.run(drive())
         except ServerGone as error:
-            raise ValueError(f"{error}; nothing is lost: repeat the command when {config.base_url} answers") from error
+            raise ValueError(f"{error}; nothing is lost: repeat the command when the server answers") from error
 
 
 def finish(state: RunState) -> None:
@@ -194,20 +219,14 @@ def finish(state: RunState) -> None:
         raise typer.Exit(INCOMPLETE)
 
 
-def make_client_config(endpoint: str, model: str, max_turn_tokens: int, timeout_s: float) -> ClientConfig:
-    """Ask greedily."""
-    from verl_videosearch.judge.client import ClientConfig
-
-    return ClientConfig(endpoint, model, temperature=0.0, max_turn_tokens=max_turn_tokens, timeout_s=timeout_s)
-
-
-def read_episode_config(assignments: Sequence[str], single_turn: int | None) -> Any:
+def read_episode_config(assignments: Sequence[str], single_turn: int | None, recipe: str | None) -> Any:
     """Build the episode's settings; `single_turn` frames in all mean half of them per video and no call."""
+    from recipes import read_episode_settings
     from verl_videosearch.episode import EpisodeConfig
 
-    values = read_assignments(assignments)
+    values = ({} if recipe is None else read_episode_settings(recipe)) | (given := read_assignments(assignments))
     if single_turn is not None:
-        if clash := sorted({"initial_frames_per_video", "max_tool_calls"} & set(values)):
+        if clash := sorted({"initial_frames_per_video", "max_tool_calls"} & set(given)):
             raise ValueError(f"--single-turn sets {clash} itself; leave them out of --set")
         if single_turn % 2:
             raise ValueError(

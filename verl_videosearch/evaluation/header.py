@@ -90,6 +90,17 @@ def describe_frames(config: EpisodeConfig, *, is_redundant: bool = False) -> str
     )
 
 
+def describe_protocol(temperature: float, seed: int) -> str:
+    """Say how verdicts were made.
+
+    >>> describe_protocol(0.8, 3)[:72]
+    'one verdict 0, 1 or 2 per pair; sampled at temperature 0.8, seed 3; unre'
+    """
+    return (
+        PROTOCOL.replace("greedy", f"sampled at temperature {temperature:g}, seed {seed}") if temperature else PROTOCOL
+    )
+
+
 def hash_pair(sample: PreferenceSample) -> str:
     """Name a pair by its prompt, its videos' last two path parts and its origin; not by labels, uid, split or order."""
     return min(_hash_text(_identity(each)) for each in (sample, swap_videos(sample)))

@@ -19,7 +19,7 @@ from typing import Any
 from verl_videosearch.episode import EpisodeConfig
 from verl_videosearch.evaluation.altered_frames import Replacement
 from verl_videosearch.evaluation.calibration import Calibration
-from verl_videosearch.evaluation.header import RunHeader, describe_frames
+from verl_videosearch.evaluation.header import RunHeader, describe_frames, describe_protocol
 from verl_videosearch.evaluation.probe_tables import describe_probes
 from verl_videosearch.evaluation.probes import ProbeSummary, summarise_probes
 from verl_videosearch.evaluation.run_folder import EPISODES, Line, RunFolder
@@ -52,6 +52,10 @@ class RunSettings:
     is_redundant: bool = False
     num_missing: int = 0
     """Pairs of the benchmark that were left out because their videos are not there."""
+    temperature: float = 0.0
+    """0 is greedy, the protocol."""
+    seed: int = 0
+    """Of sampling; without meaning when greedy."""
 
     def to_json(self) -> dict[str, Any]:
         """Write the settings as plain data; `from_json` reads them back."""
@@ -59,7 +63,7 @@ class RunSettings:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> RunSettings:
-        values = {name: content[name] for name in cls.__dataclass_fields__}
+        values = {name: content[name] for name in cls.__dataclass_fields__ if name in content}
         values["orders"] = tuple(Order(order) for order in content["orders"])
         values["episode"] = EpisodeConfig.from_dict(content["episode"])
         return cls(**values)
@@ -125,6 +129,7 @@ def make_header(
         model=settings.model,
         model_hash=settings.model_hash,
         commit=commits,
+        protocol=describe_protocol(settings.temperature, settings.seed),
         verdicts="as judged" if calibration is None else _describe_calibration(calibration),
     )
 

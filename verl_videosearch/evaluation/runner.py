@@ -20,6 +20,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 from verl_videosearch.episode import Ending, Episode, EpisodeConfig, EpisodeResult
 from verl_videosearch.evaluation.altered_frames import double_frames
 from verl_videosearch.evaluation.run_folder import Journal, Line
@@ -195,6 +197,15 @@ async def play_episode(sample: PreferenceSample, order: Order, stage: Stage, gen
 def show_in_order(sample: PreferenceSample, order: Order) -> PreferenceSample:
     """Return the pair as the judge sees it in that order."""
     return sample if order is Order.AB else swap_videos(sample)
+
+
+def derive_seed(seed: int, key: str) -> int:
+    """Give each episode a seed of its own, the same in every run.
+
+    >>> derive_seed(0, "a AB") != derive_seed(0, "a BA"), 0 <= derive_seed(1, "a AB") < 2**31
+    (True, True)
+    """
+    return xxhash.xxh3_64_intdigest(f"{seed} {key}".encode()) % 2**31
 
 
 def read_usage(generate: GenerateFn) -> Line:

@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import copy
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from typing import Any
 
@@ -106,6 +107,14 @@ class ChatClient:
 
     async def __aexit__(self, *_: object) -> None:
         await self._client.close()
+
+    def for_episode(self, seed: int | None = None) -> ChatClient:
+        """Return a client on the same connections, at the same pace, with an account (and seed) of its own."""
+        own = copy.copy(self)
+        own.usage = Usage()
+        if seed is not None:
+            own.config = replace(self.config, extra_body={**self.config.extra_body, "seed": seed})
+        return own
 
     async def __call__(self, messages: list[Message], images: Sequence[Image.Image]) -> Reply:
         """Write the next reply; raises `EpisodeFailure`, `ContextTooLong`, or `ValueError` if no request can work."""

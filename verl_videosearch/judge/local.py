@@ -25,6 +25,7 @@ from verl_videosearch.episode import Message, Reply
 from verl_videosearch.extras import Extra, require
 from verl_videosearch.judge.client import Usage, cut_after_stop, ends_with_stop
 from verl_videosearch.prompts import STOP_STRINGS
+from verl_videosearch.rollout import GenerateFn
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class _Waiting:
     text: str
     images: list[Image.Image]
     reply: asyncio.Future[Reply]
+    usage: Usage
 
 
 class LocalModel:
@@ -76,9 +78,17 @@ class LocalModel:
 
     async def __call__(self, messages: list[Message], images: Sequence[Image.Image]) -> Reply:
         """Write the next reply, together with those of the other episodes that wait."""
+        return await self.write(messages, images, self.usage)
+
+    def for_episode(self, seed: int | None = None) -> GenerateFn:
+        """Return a `GenerateFn` with an account of its own; single episodes cannot be seeded, see `LocalConfig`."""
+        return _OwnAccount(self)
+
+    async def write(self, messages: list[Message], images: Sequence[Image.Image], usage: Usage) -> Reply:
+        """Write the next reply on somebody's account."""
         text = self._processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         reply = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(text, list(images), reply))
+        self._waiting.append(_Waiting(text, list(images), reply, usage))
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
         return await reply
@@ -112,23 +122,37 @@ class LocalModel:
                 **inputs,
                 **sampling,
                 do_sample=is_sampling,
+                repetition_penalty=1.0,  # a folder's own would change what the model prefers
                 max_new_tokens=self.config.max_turn_tokens,
                 stop_strings=list(STOP_STRINGS),
                 tokenizer=self._processor.tokenizer,
             )
-        self.usage.num_requests += len(batch)
-        self.usage.num_prompt_tokens += int(inputs["attention_mask"].sum())
-        return [self._read(token_ids) for token_ids in output[:, inputs["input_ids"].shape[1] :]]
+        for each, mask in zip(batch, inputs["attention_mask"], strict=True):
+            each.usage.num_requests += 1
+            each.usage.num_prompt_tokens += int(mask.sum())
+        replies = output[:, inputs["input_ids"].shape[1] :]
+        return [self._read(token_ids, each.usage) for each, token_ids in zip(batch, replies, strict=True)]
 
-    def _read(self, token_ids: Any) -> Reply:
+    def _read(self, token_ids: Any, usage: Usage) -> Reply:
         """Turn one row of the output into a reply; without an end in it, the token limit has cut it off."""
         tokenizer = self._processor.tokenizer
         text = cut_after_stop(tokenizer.decode(token_ids, skip_special_tokens=True))
         ends = {*_as_list(self._model.generation_config.eos_token_id), tokenizer.pad_token_id}
         sampled = token_ids.tolist()
         num_tokens = next((i for i, token_id in enumerate(sampled) if token_id in ends), len(sampled))
-        self.usage.num_reply_tokens += num_tokens
+        usage.num_reply_tokens += num_tokens
         return Reply(text, is_truncated=num_tokens >= self.config.max_turn_tokens and not ends_with_stop(text))
+
+
+class _OwnAccount:
+    """The `GenerateFn` of one episode."""
+
+    def __init__(self, model: LocalModel) -> None:
+        self.usage = Usage()
+        self._model = model
+
+    async def __call__(self, messages: list[Message], images: Sequence[Image.Image]) -> Reply:
+        return await self._model.write(messages, images, self.usage)
 
 
 def _as_list(value: Any) -> list[Any]:

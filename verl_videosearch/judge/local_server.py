@@ -24,6 +24,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
+SERVER_LOG = "server.log"
 _POLL_S, _STOP_S, _LOG_LINES = 0.5, 30.0, 15
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback: never through a proxy
 

@@ -1,4 +1,4 @@
-"""Small plots as SVG text: shares with intervals, and lines over [0, 1].
+"""Small plots as SVG text: shares with intervals, and shares over shares or over steps.
 
 The one idea: a plot is a pure function of numbers, so equal figures give equal bytes; colours come from the page, so
 it follows light and dark.
@@ -37,11 +37,13 @@ class Bar:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of `draw_lines`; points are (x, y) in [0, 1]."""
+    """One line of `draw_lines`; points are (x, y), y in [0, 1]."""
 
     label: str
     points: Sequence[tuple[float, float]]
     is_reference: bool = False
+    series: int | None = None
+    """0 to 5 gives the line a colour of its own, for plots of several."""
 
 
 def draw_intervals(bars: Sequence[Bar], axis: str) -> str:
@@ -68,20 +70,24 @@ def draw_intervals(bars: Sequence[Bar], axis: str) -> str:
     return _svg(height, parts, axis)
 
 
-def draw_lines(lines: Sequence[Line], x_axis: str, y_axis: str) -> str:
-    """Draw lines in the unit square, each named at its right."""
+def draw_lines(lines: Sequence[Line], x_axis: str, y_axis: str, max_x: int | None = None) -> str:
+    """Draw lines over shares, or over whole numbers from 0 to `max_x`, each named at its right."""
     height, left, top, right, bottom = 300, 64, 12, WIDTH - 190, 250
 
     def place(point: tuple[float, float]) -> str:
-        return f"{left + point[0] * (right - left):.1f},{bottom - point[1] * (bottom - top):.1f}"
+        x = point[0] / (max_x or 1)
+        return f"{left + x * (right - left):.1f},{bottom - point[1] * (bottom - top):.1f}"
 
-    parts = [_tick(left + share * (right - left), top, bottom, f"{100 * share:.0f} %") for share in _TICKS]
+    labels = [f"{100 * share:.0f} %" if max_x is None else f"{max_x * share:g}" for share in _TICKS]
+    ticks = zip(_TICKS, labels, strict=True)
+    parts = [_tick(left + share * (right - left), top, bottom, label) for share, label in ticks]
     for share in _TICKS:
         y = bottom - share * (bottom - top)
         parts.append(f'<line class="grid" x1="{left}" y1="{y}" x2="{right}" y2="{y}"/>')
         parts.append(_text(left - 8, y + 4, f"{100 * share:.0f} %", "end"))
     for number, line in enumerate(lines):
-        style, y = "reference" if line.is_reference else "ours", top + 14 + 20 * number
+        y = top + 14 + 20 * number
+        style = "reference" if line.is_reference else "ours" if line.series is None else f"series-{line.series}"
         if line.points:
             parts.append(f'<polyline class="{style}" points="{" ".join(map(place, line.points))}"/>')
         if len(line.points) < 12:

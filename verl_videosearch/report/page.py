@@ -60,6 +60,9 @@ svg { width: 100%; max-width: 680px; height: auto; } svg text { font: 12px syste
 .grid { stroke: var(--line); }
 .ours { stroke: var(--ours); stroke-width: 2.5; } circle.ours { fill: var(--ours); stroke: none; }
 .reference { stroke: var(--reference); stroke-width: 2; } circle.reference { fill: var(--reference); stroke: none; }
+.series-0 { --colour: #2456c9; } .series-1 { --colour: #c2571a; } .series-2 { --colour: #16845b; }
+.series-3 { --colour: #8b46b8; } .series-4 { --colour: #a88a00; } .series-5 { --colour: #c4364f; }
+[class^=series] { stroke: var(--colour); stroke-width: 2; } circle[class^=series] { fill: var(--colour); stroke: none; }
 polyline { fill: none; }
 </style>
 </head>

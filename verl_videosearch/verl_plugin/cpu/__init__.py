@@ -8,6 +8,7 @@ ask the platform:
     process_group             gloo only                                    (verl asks for two backends of one device)
     engine                    the FSDP engine, `strategy: fsdp2`           (verl registers it for cuda and npu)
     linear                    plain linear weights in vLLM                 (packed ones cannot be synchronised)
+    seeded_sampling           a seed per request while prompts are read    (vLLM moves an offset that is not there)
 
 Each says which version it was written for, and tests/test_cpu_platform.py fails when one stops working or is no longer
 needed. On a machine with an accelerator nothing here is imported.
@@ -62,6 +63,7 @@ def activate() -> None:
     on_import("verl.workers.engine.fsdp", lambda fsdp: _module("engine").register_for_cpu(fsdp))
     on_import("verl.workers.engine.fsdp.transformer_impl", lambda impl: _module("engine").offload_without_pinning(impl))
     on_import("vllm.model_executor.layers.utils", lambda utils: _module("linear").keep_plain(utils))
+    on_import("vllm.v1.worker.gpu_model_runner", lambda runner: _module("seeded_sampling").rewind_by_seed(runner))
 
 
 def _module(name: str) -> ModuleType:

@@ -1,0 +1,179 @@
+"""Row: what one judge did on hide-and-seek pairs - was it right, did it search, and did it look where the defect was?
+
+The one idea: the truth about these pairs is known (`meta.defects_1`, `meta.cues`), so a search can be scored as such
+and not only by the verdict that it led to. A row is a pure function of samples and of one episode each
+(`episodes.jsonl` of `videosearch eval`).
+
+| figure | of which episodes |
+|---|---|
+| `search_rate` | all: a call brought frames |
+| `aim_rate` | those that searched: a frame behind the cue was asked for |
+| `hit_rate` | those on pairs with a hidden defect: a frame that shows it was asked for |
+| `gain` | all: overall verdict right at the end, less overall verdict right at first |
+
+Covers: figures. Does not cover: tables and pages (`results`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from verl_videosearch.evaluation.run_folder import Line
+from verl_videosearch.judgement import OVERALL
+from verl_videosearch.metrics import PairedDifference, Rate, paired_bootstrap
+from verl_videosearch.sample import PreferenceSample
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One line of `episodes.jsonl` with the truth about its pair."""
+
+    sample: PreferenceSample
+    line: Line
+
+    def is_right(self, key: str = OVERALL, field: str = "verdicts") -> bool:
+        """Compare a verdict with its label; no verdict is wrong."""
+        return (self.line[field] or {}).get(key) == self.sample.labels[key]
+
+    @property
+    def is_all_right(self) -> bool:
+        return all(self.is_right(key) for key in self.sample.labels)
+
+    @property
+    def asked(self) -> set[tuple[int, int]]:
+        """Return (video, frame index) of every frame that a call brought."""
+        num_first = self.line["num_candidates"][0]
+        numbers = [number for turn in self.line["turns"] for number in turn["frames"]]
+        return {(1, number - 1) if number <= num_first else (2, number - 1 - num_first) for number in numbers}
+
+    @property
+    def num_calls(self) -> int:
+        return sum(bool(turn["frames"] or turn["call_fault"]) for turn in self.line["turns"])
+
+    @property
+    def num_invalid_calls(self) -> int:
+        return sum(turn["call_fault"] is not None for turn in self.line["turns"])
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens read and written, over all turns."""
+        return (self.line["num_prompt_tokens"] or 0) + (self.line["num_reply_tokens"] or 0)
+
+    @property
+    def has_hidden_defect(self) -> bool:
+        return any(True for _ in self._hidden_frames())
+
+    @property
+    def has_hit(self) -> bool:
+        return not self.asked.isdisjoint(self._hidden_frames())
+
+    @property
+    def has_aimed(self) -> bool:
+        """True when a frame of a cued gap was asked for, of whichever video."""
+        gaps = self.sample.meta["cues"]
+        cued = {i for gap in gaps for i in range(gap["first_index"], gap["first_index"] + gap["num_frames"])}
+        return any(index in cued for _, index in self.asked)
+
+    def _hidden_frames(self) -> Iterator[tuple[int, int]]:
+        for video in (1, 2):
+            for defect in self.sample.meta[f"defects_{video}"]:
+                if defect["is_hidden"]:
+                    first = defect["first_index"]
+                    yield from ((video, index) for index in range(first, first + defect["num_frames"]))
+
+
+def join_episodes(samples: Sequence[PreferenceSample], lines: Sequence[Line]) -> list[Episode]:
+    """Join lines with their pairs, in the order of the samples; every pair has one line, judged as the file has it."""
+    by_uid = {line["sample_uid"]: line for line in lines}
+    missing = [sample.uid for sample in samples if sample.uid not in by_uid]
+    if missing or len(lines) != len(samples) or any(line["order"] != "AB" for line in lines):
+        raise ValueError(
+            f"expected one episode of order AB for each of {len(samples)} pairs, got {len(lines)} episodes; "
+            f"{len(missing)} pairs have none, such as {missing[:1]}: repeat `videosearch eval`"
+        )
+    return [Episode(sample, by_uid[sample.uid]) for sample in samples]
+
+
+def replace_lines(lines: Sequence[Line], probed: Sequence[Line], replacement: str) -> list[Line]:
+    """Return a run's lines as they would have been if calls had brought other frames (`videosearch probe`)."""
+    changed = {(line["sample_uid"], line["order"]): line for line in probed if line["replacement"] == replacement}
+    return [changed.get((line["sample_uid"], line["order"]), line) for line in lines]
+
+
+def make_row(episodes: Sequence[Episode]) -> dict[str, Any]:
+    """Return every figure of a judge as plain data; `intervals` has the 95 % intervals of the plain numbers."""
+    of_type: dict[str, list[Episode]] = {}
+    for each in episodes:
+        of_type.setdefault(each.sample.meta["pair_type"], []).append(each)
+    keys = [key for key in episodes[0].sample.labels if key != OVERALL]
+    gain = paired_bootstrap([e.is_right() for e in episodes], [e.is_right(field="first_verdicts") for e in episodes])
+    rates = {
+        "search_rate": Rate.of(bool(each.asked) for each in episodes),
+        "aim_rate": Rate.of(each.has_aimed for each in episodes if each.asked),
+        "hit_rate": Rate.of(each.has_hit for each in episodes if each.has_hidden_defect),
+        "unreadable": Rate.of(each.line["verdicts"] is None for each in episodes),
+    }
+    plain = {name: describe_accuracy(rate) for name, rate in rates.items()}
+    return {
+        "overall": describe_accuracy(Rate.of(each.is_right() for each in episodes)),
+        "by_type": {n: describe_accuracy(Rate.of(e.is_right() for e in each)) for n, each in sorted(of_type.items())},
+        "by_dimension": {key: describe_accuracy(Rate.of(e.is_right(key) for e in episodes)) for key in keys},
+        "all_dimensions": describe_accuracy(Rate.of(each.is_all_right for each in episodes)),
+        **{name: each["accuracy"] for name, each in plain.items()},
+        "gain": gain.value,
+        "calls": _mean([each.num_calls for each in episodes]),
+        "invalid_calls": _mean([each.num_invalid_calls for each in episodes]),
+        "evictions": _mean([each.line["num_evictions"] for each in episodes]),
+        "tokens": _mean([each.num_tokens for each in episodes]),
+        "intervals": {name: {end: each[end] for end in ("low", "high", "n")} for name, each in plain.items()}
+        | {"gain": {"low": gain.low, "high": gain.high, "n": len(episodes)}},
+    }
+
+
+def compare(after: Sequence[Episode], before: Sequence[Episode]) -> dict[str, Any]:
+    """Test, pair by pair, whether one run is right more often than another, and searches and hits more often."""
+    hiding = [number for number, each in enumerate(after) if each.has_hidden_defect]
+    tests = {
+        "accuracy": paired_bootstrap([e.is_right() for e in after], [e.is_right() for e in before]),
+        "search_rate": paired_bootstrap([bool(e.asked) for e in after], [bool(e.asked) for e in before]),
+        "hit_rate": paired_bootstrap([after[i].has_hit for i in hiding], [before[i].has_hit for i in hiding]),
+    }
+    return {name: describe_difference(test) for name, test in tests.items()}
+
+
+def describe_difference(test: PairedDifference) -> dict[str, Any]:
+    """Write a paired test as plain data: `won` and `lost` are pairs that only one of the two has."""
+    return {
+        "difference": test.value,
+        "low": test.low,
+        "high": test.high,
+        "won": test.only_a,
+        "lost": test.only_b,
+        "p_value": test.p_value,
+    }
+
+
+def describe_accuracy(rate: Rate) -> dict[str, float | int | None]:
+    """Write a share as plain data, with its 95 % bootstrap interval.
+
+    >>> describe_accuracy(Rate(2, 2))
+    {'accuracy': 1.0, 'low': 1.0, 'high': 1.0, 'n': 2}
+    >>> describe_accuracy(Rate(0, 0))
+    {'accuracy': None, 'low': None, 'high': None, 'n': 0}
+    """
+    if not rate.total:
+        return {"accuracy": None, "low": None, "high": None, "n": 0}
+    known = rate.with_interval()
+    return {"accuracy": known.value, "low": known.low, "high": known.high, "n": known.total}
+
+
+def make_bare_row(accuracy: float, n: int, by_type: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """Return the row of a judge that is arithmetic and not a run: no interval, no behaviour."""
+    plain = {"low": None, "high": None, "n": n}
+    types = {name: {"accuracy": value} | plain for name, value in (by_type or {}).items()}
+    return {"overall": {"accuracy": accuracy} | plain, "by_type": types, "search_rate": None, "hit_rate": None}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
