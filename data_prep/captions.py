@@ -8,10 +8,10 @@ the eyes and leave the choices alone: traces that choose badly still make a mode
 dialogue of two kinds of captions in random order::
 
     frame 22                  snow                                    half of them rare: hidden defects, cues
-    frames 10, 11, 26, 27     <Snapshot>video 1 clean; video 2 snow</Snapshot>      as a call shows them
+    frames 10, 11, 26, 27     <Snapshot>video 1 clean; video 2 snow</Snapshot> ... <Answer>...     as a call shows them
 
-The second kind is written in the template teacher's words. Mix the rows with traces:
-`data.train_files=[traces/sft.parquet,captions.parquet]`.
+The second kind is the template teacher's last turn: what a look shows, and the verdict that follows from it alone.
+Mix the rows with traces: `data.train_files=[traces/sft.parquet,captions.parquet]`.
 
 Covers: pairs of `hide_and_seek` and `degrade`. Does not cover: pre-trained models, which see already.
 """
@@ -32,7 +32,7 @@ from rich.progress import track
 
 from data_prep.cold_start import read_episode, read_pairs
 from data_prep.defects import DEFECT_TYPES, Defect, defect_from_meta
-from data_prep.teacher import check_truth, describe_frames, find_gaps, read_gap, shows_defect
+from data_prep.teacher import check_truth, describe_frames, find_gaps, read_gap, shows_defect, write_answer
 from data_prep.traces import SFT_SCHEMA
 from verl_videosearch.episode import EpisodeConfig
 from verl_videosearch.frame_store import FrameStore
@@ -77,7 +77,7 @@ class PairCaptions:
         groups = frames + self.choose_looks(config.num_looks, rng)
         rng.shuffle(groups)
         return to_row(self._sample) | {
-            "replies": [self.caption(group) for group in groups],
+            "replies": [self.caption(group, rng) for group in groups],
             "episode": json.dumps(asdict(self._episode)),
             "captioned_frames": groups,
         }
@@ -101,13 +101,14 @@ class PairCaptions:
             looks.append([self._candidates.number_of(side, index) for side in (1, 2) for index in indices])
         return looks
 
-    def caption(self, numbers: Sequence[int]) -> str:
-        """Say what one frame shows in a word or two, and what several show as the teacher does."""
+    def caption(self, numbers: Sequence[int], rng: random.Random) -> str:
+        """Say what one frame shows in a word or two; describe and judge what several show as the teacher does."""
         places = [self._candidates.locate(number) for number in numbers]
         shown = {side: self._find_shown(side, places) for side in (1, 2)}
         style = self._episode.prompt_style
         if len(places) > 1:
-            return f"<Snapshot>{describe_frames(places, shown, self._cues, self._candidates, style)}</Snapshot>"
+            snapshot = describe_frames(places, shown, self._cues, self._candidates, style)
+            return f"<Snapshot>{snapshot}</Snapshot>\n{write_answer(shown, rng)}"
         defects = shown[places[0].video]
         names = [each.type if style is PromptStyle.BRIEF else DEFECT_TYPES[each.type].words for each in defects]
         return " and ".join([*names, "marker"] if self._is_cue(places[0]) else names) or "clean"

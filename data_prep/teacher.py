@@ -120,7 +120,7 @@ class TemplateTeacher:
             self._targets = self._random.sample(self._gaps, min(1, len(self._gaps)))
         snapshot = f"<Snapshot>{self._describe(new)}</Snapshot>"
         if not self._targets or not self._calls_left:
-            return Reply(f"{snapshot}\n<Think>{self._conclude()}</Think>\n<Answer>{self._judge()}</Answer>")
+            return Reply(f"{snapshot}\n{write_answer(self._named, self._random)}")
         return Reply(f"{snapshot}\n{self._write_call()}")
 
     def _locate(self, messages: list[Message]) -> list[FrameLocation]:
@@ -135,7 +135,7 @@ class TemplateTeacher:
             self._targets.pop(0)
         think = self._random.choice(LOOK_WORDS if self._cues else CHECK_WORDS)
         call = json.dumps({"name": TOOL_NAME, "arguments": {TOOL_ARGUMENT: numbers}})
-        verdict = self._judge(UNSURE if is_unsure else FAIRLY_SURE)
+        verdict = write_verdict(self._named, UNSURE if is_unsure else FAIRLY_SURE)
         return f"<Think>{think}</Think>\n<Recommend Answer>{verdict}</Recommend Answer>\n<tool_call>{call}</tool_call>"
 
     def _name_defects(self, shown: Sequence[FrameLocation]) -> list[Defect]:
@@ -169,16 +169,17 @@ class TemplateTeacher:
         """Say what the newest frames show, by frame number."""
         return describe_frames(new, self._named, self._cues, self._candidates, self._episode.prompt_style)
 
-    def _verdicts(self) -> dict[str, int]:
-        return labels_from_defects(self._named[1], self._named[2])
 
-    def _judge(self, confidence: int | None = None) -> str:
-        """Weigh what was seen so far."""
-        return format_judgement(Judgement(self._verdicts(), confidence))
+def write_verdict(defects: Mapping[int, Sequence[Defect]], confidence: int | None = None) -> str:
+    """Weigh the defects of each video that were seen."""
+    return format_judgement(Judgement(labels_from_defects(defects[1], defects[2]), confidence))
 
-    def _conclude(self) -> str:
-        better = self._verdicts()[OVERALL]
-        return self._random.choice(BETTER_WORDS if better else TIE_WORDS).format(better)
+
+def write_answer(defects: Mapping[int, Sequence[Defect]], rng: random.Random) -> str:
+    """Conclude from the defects of each video that were seen."""
+    better = labels_from_defects(defects[1], defects[2])[OVERALL]
+    think = rng.choice(BETTER_WORDS if better else TIE_WORDS).format(better)
+    return f"<Think>{think}</Think>\n<Answer>{write_verdict(defects)}</Answer>"
 
 
 def describe_frames(

@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -14,6 +14,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from data_prep.captions import CAPTION_SCHEMA, CaptionConfig, PairCaptions, main
+from data_prep.defects import PAIRED
 from data_prep.lossless import write_lossless
 from tests.replies import call_frames
 from tests.test_teacher import TINY, judge, make_pairs
@@ -72,7 +73,26 @@ RARE_NUMBERS = {5, 21, 22, 23}
     ],
 )
 def test_captions_are_true(numbers: list[int], caption: str) -> None:
-    assert CAPTIONS.caption(numbers) == caption
+    assert describe(CAPTIONS, numbers) == caption
+
+
+def describe(captions: PairCaptions, numbers: Sequence[int]) -> str:
+    """Return what a caption says about frames, without the verdict that follows from it."""
+    return captions.caption(numbers, random.Random(0)).split("\n")[0]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "verdict"),
+    [
+        ([2, 3, 18, 19], "TA=0, VQ=2, MQ=0, OA=2"),  # only the lines of video 1 are seen
+        ([22, 23, 26, 27], "TA=0, VQ=1, MQ=1, OA=1"),  # of video 1 nothing is seen
+        ([6, 7, 22, 23], "TA=0, VQ=0, MQ=0, OA=0"),  # both have a mild defect
+        ([18, 19, 20, 24], "TA=0, VQ=0, MQ=0, OA=0"),
+    ],
+)
+def test_a_look_is_judged_by_what_it_shows_alone(numbers: list[int], verdict: str) -> None:
+    caption = CAPTIONS.caption(numbers, random.Random(0))
+    assert caption.endswith(f"</Think>\n<Answer>{verdict}</Answer>")
 
 
 @pytest.mark.parametrize(
@@ -87,7 +107,7 @@ def test_captions_are_true(numbers: list[int], caption: str) -> None:
     ],
 )
 def test_full_style_uses_whole_words(numbers: list[int], caption: str) -> None:
-    assert PairCaptions(SAMPLE, CANDIDATES, replace(CONFIG, prompt_style="full")).caption(numbers) == caption
+    assert describe(PairCaptions(SAMPLE, CANDIDATES, replace(CONFIG, prompt_style="full")), numbers) == caption
 
 
 @pytest.mark.parametrize(
@@ -154,7 +174,10 @@ def test_a_look_is_captioned_as_the_teacher_says_it(style: PromptStyle, choices:
         captions, result = PairCaptions(pair, CANDIDATES, episode), judge(pair, episode, **choices)[0]
         looks = [CANDIDATES.initial_view(4), *(outcome.frame_numbers for outcome in result.outcomes)]
         said = [turn.reply.text.split("\n")[0] for turn in result.turns]
-        assert [captions.caption(numbers) for numbers in looks] == said
+        assert [describe(captions, numbers) for numbers in looks] == said
+        last = captions.caption(looks[-1], random.Random(0)).split("<Answer>")[1]
+        if len(looks) == 2 and {d["type"] for side in (1, 2) for d in pair.meta[f"defects_{side}"]}.isdisjoint(PAIRED):
+            assert result.turns[-1].reply.text.endswith(f"<Answer>{last}")  # one look behind the cue shows everything
 
 
 @pytest.mark.parametrize(("num_frames", "num_looks"), [(8, 3), (6, 0), (0, 2)])
@@ -163,7 +186,8 @@ def test_a_row_mixes_frames_and_looks(num_frames: int, num_looks: int) -> None:
     for row in rows:
         sizes = [len(group) for group in row["captioned_frames"]]
         assert sorted(sizes) == [1] * num_frames + [4] * num_looks
-        assert row["replies"] == [CAPTIONS.caption(group) for group in row["captioned_frames"]]
+        described = [describe(CAPTIONS, group) for group in row["captioned_frames"]]
+        assert [reply.split("\n")[0] for reply in row["replies"]] == described
         assert json.loads(row["episode"])["prompt_style"] == "brief" and from_row(row) == SAMPLE
     assert rows[0] == rows[1] and any(row != rows[0] for row in rows)
     orders = {tuple(len(group) for group in row["captioned_frames"]) for row in rows}

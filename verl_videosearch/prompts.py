@@ -205,7 +205,7 @@ def frames_reply(
 
 def caption_content() -> Content:
     """Ask for captions of the frames that follow (`captions.py`)."""
-    return [_text("Say in a few words what the frames show.")]
+    return [_text("Say what the frames show. If they are of both videos, judge.")]
 
 
 def fault_reply(reason: str, notes: Sequence[str]) -> Content:
