@@ -7,7 +7,8 @@ The one idea: a result appears in one step or not at all. The program writes int
 moved to `--result` when it has succeeded; so whatever exists is complete, and a pipeline that was killed anywhere is
 simply started again. A program that writes its result in one step itself needs no `--work`.
 
-Whoever stops this program stops the one it runs, too, and everything that one has started (Linux).
+Whoever stops this program stops the one it runs, too, and everything of that one's group. Killed hard, it still takes
+that one along (Linux), which then ends what it has started, as verl's trainers and our programs do.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -40,7 +42,7 @@ ENVIRONMENT = {
 }
 """For a machine without a GPU; `--tiny` sets it."""
 TIMES = "times.jsonl"
-"""In the folder of logs: one line per program that was run, `{"stage": ..., "seconds": ...}`."""
+"""In the folder of logs: one line per run of a program, also of one that failed, `{"stage": ..., "seconds": ...}`."""
 
 
 @dataclass(frozen=True)
@@ -65,48 +67,56 @@ class Stage:
         return self.logs / f"{self.name}.jsonl"
 
 
-def run_stage(stage: Stage, environment: dict[str, str], console: Console) -> float:
-    """Run the program with its output in a log; returns seconds, or exits with the end of the log."""
-    stage.logs.mkdir(parents=True, exist_ok=True)
+class StageFailed(Exception):
+    """The program failed, or left no result; the text is for the user."""
+
+
+def run_program(stage: Stage, environment: dict[str, str], console: Console) -> None:
+    """Run the program with its output in a log; raises `StageFailed` with the end of the log."""
     log, start = stage.logs / f"{stage.name}.log", time.monotonic()
     variables = os.environ | environment | {"VERL_FILE_LOGGER_PATH": str(stage.training_log)}
-    with log.open("ab") as file, Live(console=console, refresh_per_second=4, transient=True) as live:
+    with log.open("ab") as file:
         process = subprocess.Popen(
             stage.command, stdout=file, stderr=subprocess.STDOUT, env=variables, preexec_fn=start_dependent_group
         )
-        try:
+    try:
+        with Live(console=console, refresh_per_second=4, transient=True) as live:
             while process.poll() is None:
                 seconds = int(time.monotonic() - start)
                 live.update(Spinner("dots", f"{stage.name}  {seconds // 60}:{seconds % 60:02d}  {tell_step(stage)}"))
                 time.sleep(0.25)
-        finally:
-            stop_group(process)
+    finally:
+        stop_group(process)
     if process.returncode:
+        remove(stage.result)  # `videosearch eval` writes one although some episodes have failed
         tail = "".join(deque(log.open(errors="replace"), maxlen=25))
-        console.print(f"{stage.name} failed (exit {process.returncode}). End of {log}:\n{tail}", markup=False)
-        raise typer.Exit(1)
-    return time.monotonic() - start
+        raise StageFailed(f"{stage.name} failed (exit {process.returncode}). End of {log}:\n{tail}")
 
 
 def forget(stage: Stage) -> None:
     """Remove what a stage has left, so that it starts from nothing."""
-    for path in filter(None, (stage.result, stage.work)):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    training_logs = stage.logs.glob(f"{stage.name}.*jsonl")  # earlier tries have NAME.DATE.jsonl
+    for path in filter(None, (stage.result, stage.work, *training_logs)):
+        remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def publish_result(stage: Stage) -> None:
-    """Make a finished stage's result appear in one step."""
-    if stage.work is not None:
-        matches = list(stage.work.glob(stage.product)) if stage.product else [stage.work]
-        if not matches:
-            raise ValueError(f"{stage.name} ended without {stage.product!r} in {stage.work}")
-        stage.result.parent.mkdir(parents=True, exist_ok=True)
-        max(matches, key=find_step).rename(stage.result)
-    elif not stage.result.exists():
-        raise ValueError(f"{stage.name} ended without {stage.result}")
+    """Make a finished stage's result appear in one step; raises `StageFailed` if there is none."""
+    work = stage.work or stage.result
+    matches = list(work.glob(stage.product)) if stage.product else [work] * work.exists()
+    if not matches:
+        missing = work / stage.product if stage.product else work
+        raise StageFailed(f"{stage.name} ended without {missing}; see {stage.logs / stage.name}.log")
+    stage.result.parent.mkdir(parents=True, exist_ok=True)
+    max(matches, key=find_step).rename(stage.result)
 
 
 def find_step(path: Path) -> int:
@@ -135,10 +145,10 @@ def start_dependent_group() -> None:
 
 
 def stop_group(process: subprocess.Popen) -> None:
-    """End a program and what it started, also after Ctrl-C."""
-    if process.poll() is None:
+    """End a program, also after Ctrl-C, and what is left of its group."""
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
+    process.wait()
 
 
 def main(
@@ -160,14 +170,18 @@ def main(
     if result.exists():
         console.print(f"{name}: done before", markup=False, highlight=False)
         return
-    seconds = run_stage(stage, ENVIRONMENT if tiny else {}, console)
+    logs.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
     try:
+        run_program(stage, ENVIRONMENT if tiny else {}, console)
         publish_result(stage)
-    except ValueError as error:
-        console.print(f"error: {error}; see {logs / name}.log", markup=False)
+    except StageFailed as error:
+        console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
-    with (logs / TIMES).open("a") as file:
-        file.write(json.dumps({"stage": name, "seconds": round(seconds, 1)}) + "\n")
+    finally:
+        seconds = time.monotonic() - start
+        with (logs / TIMES).open("a") as file:
+            file.write(json.dumps({"stage": name, "seconds": round(seconds, 1)}) + "\n")
     console.print(f"{name}: {seconds:.0f} s", markup=False, highlight=False)
 
 
