@@ -47,6 +47,7 @@ class ScriptedServer(ThreadingHTTPServer):
         self.requests: list[dict[str, Any]] = []
         self.behaviours: list[str] = []
         """Of the pairs of `requests`."""
+        self.num_asked_for_models = 0
         self.keys: set[str | None] = set()
         self.times_s: list[float] = []
 
@@ -66,6 +67,7 @@ class Handler(BaseHTTPRequestHandler):
         """Keep quiet."""
 
     def do_GET(self) -> None:
+        self.server.num_asked_for_models += 1
         self.send_json(
             200, {"object": "list", "data": [{"id": "tiny", "object": "model", "owned_by": self.server.owner}]}
         )

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+from dataclasses import replace
 from io import BytesIO
 from typing import Any
 
@@ -63,6 +64,25 @@ def test_only_vllm_is_told_where_to_stop(owner: str, is_vllm: bool) -> None:
         assert request.get("stop") == (list(STOP_STRINGS) if is_vllm else None)
         assert request.get("include_stop_str_in_output") is (True if is_vllm else None)
     assert ("stop" in server.requests[3]) is not is_vllm
+
+
+def test_each_episode_has_an_account_and_a_seed_of_its_own() -> None:
+    config = ClientConfig(base_url="http://localhost", model="tiny", extra_body={"top_k": 5})
+    image = Image.new("RGB", (28, 28))
+
+    async def ask_for(server: ScriptedServer) -> list[int]:
+        async with ChatClient(replace(config, base_url=server.url)) as shared:
+            episodes = [shared.for_episode(7), shared.for_episode(8), shared.for_episode()]
+            for number, client in enumerate(episodes):  # the second episode asks twice, the third three times
+                await asyncio.gather(*(client(make_context("good_at_once"), [image]) for _ in range(number + 1)))
+            assert (shared.usage.num_requests, shared.config.extra_body) == (0, {"top_k": 5})
+            return [client.usage.num_reply_tokens for client in episodes]
+
+    with serve_scripts("vllm") as server:
+        assert asyncio.run(ask_for(server)) == [10, 20, 30]
+    assert [request.get("seed") for request in server.requests] == [7, 8, 8, None, None, None]
+    assert all(request["top_k"] == 5 and "stop" in request for request in server.requests)
+    assert server.num_asked_for_models == 1  # what the server is, is found out once
 
 
 @pytest.mark.parametrize(

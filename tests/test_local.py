@@ -12,6 +12,7 @@ from PIL import Image
 
 from tests.engine import model_dir
 from verl_videosearch.episode import Message, Reply
+from verl_videosearch.judge.client import Usage
 from verl_videosearch.judge.local import LocalConfig, LocalModel
 
 
@@ -41,6 +42,32 @@ def test_a_batch_gives_what_each_episode_gets_alone() -> None:
 def test_a_small_limit_of_the_batch_loses_nobody() -> None:
     model = LocalModel(model_dir(), LocalConfig(max_turn_tokens=4, max_batch=2))
     assert len(answer(model, QUESTIONS * 3)) == 6
+
+
+def test_each_episode_has_an_account_of_its_own() -> None:
+    model = LocalModel(model_dir(), LocalConfig(max_turn_tokens=4))
+
+    async def run() -> list[Usage]:
+        episodes = [model.for_episode(seed) for seed in (1, 2, None)]
+        asked = zip(episodes, [*QUESTIONS, QUESTIONS[0]], strict=True)
+        await asyncio.gather(*(generate(*question) for generate, question in asked))
+        await episodes[2](*QUESTIONS[1])
+        return [generate.usage for generate in episodes]
+
+    first, second, both = asyncio.run(run())
+    assert (first.num_requests, second.num_requests, both.num_requests) == (1, 1, 2)
+    assert second.num_prompt_tokens > first.num_prompt_tokens > 0  # padding of a batch is nobody's
+    assert both.num_prompt_tokens == first.num_prompt_tokens + second.num_prompt_tokens
+    assert both.num_reply_tokens == first.num_reply_tokens + second.num_reply_tokens <= 8
+    assert model.usage.num_requests == 0
+
+
+def test_a_seed_repeats_a_run() -> None:
+    def sample(seed: int) -> list[Reply]:
+        config = LocalConfig(temperature=1.0, max_turn_tokens=8, seed=seed)
+        return answer(LocalModel(model_dir(), config), QUESTIONS)
+
+    assert sample(1) == sample(1) != sample(2)
 
 
 def test_a_reply_cut_off_says_so() -> None:

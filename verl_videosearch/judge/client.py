@@ -112,6 +112,7 @@ class ChatClient:
         """Return a client on the same connections, at the same pace, with an account (and seed) of its own."""
         own = copy.copy(self)
         own.usage = Usage()
+        own._ask_is_vllm = self._ask_is_vllm  # asked once, for all episodes
         if seed is not None:
             own.config = replace(self.config, extra_body={**self.config.extra_body, "seed": seed})
         return own
