@@ -58,6 +58,8 @@ class ModelSource:
     def __post_init__(self) -> None:
         if sum(each is not None for each in (self.endpoint, self.serve, self.local)) != 1:
             raise ValueError("give one of --endpoint URL, --serve CHECKPOINT and --local CHECKPOINT")
+        if self.serve_options and self.serve is None:
+            raise ValueError(f"--serve-option is for --serve; got {list(self.serve_options)} without it")
         if self.folder is not None and not (self.folder / "config.json").is_file():
             raise ValueError(f"{self.folder} is no model: it has no config.json; give a Hugging Face folder")
 
