@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,13 @@ from typer.testing import CliRunner, Result
 
 pytest.importorskip("openai")
 
+from recipes import read_episode_settings  # noqa: E402
 from tests.scripted_server import ScriptedServer  # noqa: E402
 from tests.seeing_judge import EPISODE, prefer_first, search, serve_judge, write_pairs  # noqa: E402
 from verl_videosearch.cli import app  # noqa: E402
+from verl_videosearch.episode import EpisodeConfig  # noqa: E402
+from verl_videosearch.evaluation.results import RunSettings  # noqa: E402
+from verl_videosearch.evaluation.runner import derive_seed  # noqa: E402
 
 FINAL = ["episodes.jsonl", "results.json", "results.md", "index.html", "run.json"]
 """Files that must not depend on how often a run was cut."""
@@ -118,6 +124,74 @@ def test_redundant_frames_double_the_numbers(pairs: Path, tmp_path: Path) -> Non
     assert "8 candidates per video (each twice)" in results["header"]["frames"]
 
 
+def test_a_sampled_run_says_so_and_comes_back(pairs: Path, tmp_path: Path) -> None:
+    seeds = {}
+    for name, more in {"one": ["--seed", "3"], "same": ["--seed", "3", "--concurrency", "1"], "other": []}.items():
+        with serve_judge() as server:
+            results = evaluate(pairs, server, tmp_path / name, "--temperature", "0.8", *more)
+        assert {request["temperature"] for request in server.requests} == {0.8}
+        seeds[name] = Counter(request["seed"] for request in server.requests)
+        words = f"sampled at temperature 0.8, seed {3 if '--seed' in more else 0}; unreadable"
+        assert words in results["header"]["protocol"] and words in (tmp_path / name / "results.md").read_text()
+    uids = [line["sample_uid"] for line in map(json.loads, (tmp_path / "one/episodes.jsonl").open())]
+    keys = {f"{uid} {order}" for uid in uids for order in ("AB", "BA")}
+    assert seeds["one"] == {derive_seed(3, key): 2 for key in keys} == seeds["same"]  # both turns of an episode
+    assert not set(seeds["one"]) & set(seeds["other"])
+    settings = json.loads((tmp_path / "one/run.json").read_text())
+    assert (settings["temperature"], settings["seed"]) == (0.8, 3)
+    assert read_final(tmp_path / "one") == read_final(tmp_path / "same")
+
+
+def test_a_greedy_run_has_no_seed(pairs: Path, healthy: Path) -> None:
+    settings = json.loads((healthy / "run.json").read_text())
+    assert (settings["temperature"], settings["seed"]) == (0.0, 0)
+    assert "greedy" in (healthy / "results.md").read_text()
+    with serve_judge() as server:  # so another seed is the same run
+        evaluate(pairs, server, healthy, "--seed", "3")
+        assert server.requests == []
+
+
+def test_greedy_requests_say_so(pairs: Path, tmp_path: Path) -> None:
+    with serve_judge() as server:
+        evaluate(pairs, server, tmp_path / "run", "--limit", "1")
+    assert len(server.requests) == 4
+    assert all(request["temperature"] == 0 and "seed" not in request for request in server.requests)
+
+
+def test_a_sampled_run_keeps_to_its_temperature_and_is_not_probed(pairs: Path, tmp_path: Path) -> None:
+    sampled = ["--limit", "1", "--temperature", "0.8"]
+    with serve_judge() as server:
+        evaluate(pairs, server, tmp_path / "run", *sampled)
+        num_requests = len(server.requests)
+        greedy = run(list_arguments(pairs, server, tmp_path / "run", "--limit", "1"))
+        place = ["--endpoint", server.url, "--out", str(tmp_path / "probe"), "--video-root", str(pairs.parent)]
+        probe = run(["probe", str(tmp_path / "run"), *place])
+        assert len(server.requests) == num_requests
+    assert greedy.exit_code == 2 and "temperature: 0.8 there, 0.0 now" in greedy.output
+    assert probe.exit_code == 2 and "was sampled at temperature 0.8; probe a greedy run" in probe.output
+
+
+def test_a_recipe_gives_the_episode_settings_and_set_wins(pairs: Path, tmp_path: Path) -> None:
+    pytest.importorskip("hydra")
+    config = EpisodeConfig.from_dict(read_episode_settings("videosearch_grpo_tiny"))
+    assert config != EpisodeConfig()
+    given = {
+        "run": ([], config),
+        "window": (
+            ["--set", "window=null", "--set", "max_tool_calls=1"],
+            replace(config, window=None, max_tool_calls=1),
+        ),
+        "fast": (["--single-turn", "8"], replace(config, initial_frames_per_video=4, max_tool_calls=0)),
+    }
+    for name, (more, expected) in given.items():
+        with serve_judge(prefer_first) as server:
+            place = ["--benchmark", str(pairs), "--endpoint", server.url, "--model", "tiny", "--limit", "1"]
+            out = ["--recipe", "videosearch_grpo_tiny", "--out", str(tmp_path / name)]
+            assert run(["eval", *place, *out, *more]).exit_code == 0
+        settings = RunSettings.from_json(json.loads((tmp_path / name / "run.json").read_text()))
+        assert settings.episode == expected
+
+
 def test_a_bad_server_changes_no_byte(pairs: Path, healthy: Path, tmp_path: Path) -> None:
     kinds = ["half_closed", "hangs_up", "not_json", "no_choices", "http_500", "too_slow"]
     with serve_judge(faults={5 * number + 3: kind for number, kind in enumerate(kinds)}) as server:
@@ -200,6 +274,8 @@ def test_a_folder_keeps_to_its_settings(pairs: Path, healthy: Path) -> None:
     [
         (["--set", "windw=2"], "unknown settings ['windw']"),
         (["--set", "window"], "write name=value"),
+        (["--recipe", "videosearch_grp"], "unknown recipe 'videosearch_grp'; known are videosearch_cold_start, "),
+        (["--temperature", "-1"], "Invalid value for '--temperature'"),
         (["--order", "CA"], "choose among ['AB', 'BA']"),
         (["--single-turn", "8", "--set", "max_tool_calls=1"], "--single-turn sets ['max_tool_calls']"),
         (["--endpoint", "localhost"], "base_url must start with http"),

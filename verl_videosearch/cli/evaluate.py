@@ -55,7 +55,7 @@ def run_eval(
     limit: Annotated[int | None, typer.Option(min=1, help="Judge this many pairs, drawn by --seed.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of --limit, and of sampling.")] = 0,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy, the protocol.")] = 0.0,
-    model_dir: Annotated[Path | None, typer.Option(help="The model's files, for its hash; default: --serve.")] = None,
+    model_dir: Annotated[Path | None, typer.Option(help="For the model's hash; default: --serve, --local.")] = None,
     calibration: Annotated[Path | None, typer.Option(help="File of `videosearch calibrate`.")] = None,
     allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Leave out pairs without videos.")] = False,
     max_turn_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of one reply.")] = 1024,
@@ -148,6 +148,8 @@ def run_probe(
     with explain_errors():
         source, probed_run = ModelSource(endpoint, serve, local, serve_option or ()), RunFolder(run)
         settings, lines = RunSettings.from_json(probed_run.read_settings()), probed_run.read_lines()
+        if settings.temperature:
+            raise ValueError(f"{run} was sampled at temperature {settings.temperature:g}; probe a greedy run")
         by_uid = {sample.uid: sample for sample in probed_run.read_samples()}
         chosen = read_choices(replacement or [each.value for each in Replacement], Replacement)
         searched = [line for line in lines if has_searched(line)][:limit]
