@@ -18,6 +18,7 @@ from data_prep.cold_start import main, read_episode
 from data_prep.lossless import write_lossless
 from data_prep.trace_report import TokenEstimate, estimate_tokens
 from data_prep.traces import Trace, read_traces
+from recipes import RECIPES, read_episode_settings
 from tests.scripted_server import ScriptedServer, serve_scripts
 from verl_videosearch.episode import EpisodeConfig
 from verl_videosearch.frame_store import FrameStore
@@ -233,6 +234,7 @@ def test_a_server_that_refuses_ends_the_run_at_once(tmp_path: Path, videos: Path
     [
         (["--episode", "windw=2"], "unknown settings ['windw']"),
         (["--episode", "window"], "takes name=value"),
+        (["--recipe", "grpo"], "unknown recipe 'grpo'"),
         (["--direct", "-1"], "must be at least 0"),
         (["--detour", "-1"], "direct, cued_gap, wrong_gap, detour must be at least 0"),
         (["--detour", "nan"], "must be at least 0, finite and not all 0"),
@@ -272,6 +274,20 @@ def test_a_recipe_gives_the_episode_settings() -> None:
     pytest.importorskip("hydra")
     config = read_episode("videosearch_cold_start_tiny", ["window=null"])
     assert (config.frames_per_video, config.max_frames_per_call, config.window) == (16, 4, None)
+
+
+def test_an_unknown_recipe_is_named_beside_those_that_are_known() -> None:
+    pytest.importorskip("hydra")
+    with pytest.raises(
+        ValueError, match="unknown recipe 'grpo'; known are videosearch_cold_start, .*videosearch_rft_t"
+    ):
+        read_episode_settings("grpo")
+
+
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in RECIPES.glob("*.yaml")))
+def test_every_recipe_has_episode_settings(recipe: str) -> None:
+    pytest.importorskip("hydra")
+    EpisodeConfig.from_dict(read_episode_settings(recipe))
 
 
 def test_the_estimate_counts_every_request(videos: Path) -> None:

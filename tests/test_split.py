@@ -3,6 +3,7 @@
 import json
 import os
 from collections import Counter
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from typer.testing import CliRunner, Result
 from data_prep import split
 from data_prep.sample_keys import identify_videos, make_keys, normalise_prompt
 from data_prep.split import parse_fractions, split_samples
-from verl_videosearch.sample import PreferenceSample, read_samples, write_samples
+from verl_videosearch.sample import PreferenceSample, read_samples, swap_videos, write_samples
 
 APP = typer.Typer()
 APP.command()(split.main)
@@ -157,11 +158,34 @@ def test_same_seed_same_bytes(files: Path) -> None:
     assert len(contents) == 1
 
 
+def test_both_orders_of_a_part(files: Path) -> None:
+    meta = {"model_1": "a", "model_2": "b", "defects_1": [], "defects_2": ["snow"], "cue": 3}
+    samples = [replace(sample, meta=meta) for sample in read_samples(files / "train.parquet")]
+    write_samples(files / "train.parquet", samples)
+    common = [files / "train.parquet", "--video-root", files]
+    run(*common, "--out", files / "plain")
+    result = run(*common, "--out", files / "both", "--both-orders", "validation", "--both-orders", "rft")
+    assert result.exit_code == 0, result.output
+    for name in FRACTIONS:
+        plain, both = (read_samples(files / out / f"{name}.parquet") for out in ("plain", "both"))
+        if name not in ("validation", "rft"):
+            assert both == plain
+            continue
+        assert both[::2] == plain and len({sample.uid for sample in both}) == len(both)
+        for sample, swapped in zip(both[::2], both[1::2], strict=True):
+            assert swapped.uid == f"{sample.uid}-swapped" and swapped.split == name
+            assert (swapped.video_1, swapped.video_2) == (sample.video_2, sample.video_1)
+            assert swapped.labels == {key: {0: 0, 1: 2, 2: 1}[label] for key, label in sample.labels.items()}
+            assert swapped.meta == {"model_1": "b", "model_2": "a", "defects_1": ["snow"], "defects_2": [], "cue": 3}
+            assert replace(swap_videos(swapped), uid=sample.uid) == sample
+
+
 MISTAKES = [
     (["--fractions", "a=.5"], "must add up to 1, got 0.5"),
     (["--fractions", "a=.5,a=.5"], "names that differ, got 'a=.5'"),
     (["--fractions", "a=0,b=1"], "got 'a=0'"),
     (["--fractions", "../a=1"], "got '../a=1'"),
+    (["--both-orders", "test"], "names no part: test; the parts are cold_start, rft, grpo, validation"),
     (["--against", "nowhere.parquet"], "no such file: 'nowhere.parquet'"),
     ([], "a video root is needed"),
     (["--video-root", "/nowhere"], "80 videos are missing"),
