@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
+from types import SimpleNamespace
 
 import verl  # noqa: F401  (loads the plugin, as in every process of a run)
 
@@ -93,6 +94,31 @@ def linear_weight() -> list[int]:
     return list(layer.weight.shape)
 
 
+def seeded_sampling() -> str:
+    """Let vLLM throw away the draw of a request whose prompt is read in parts; say whether it can be drawn again."""
+    import numpy as np
+    import torch
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+    generators = {number: torch.Generator().manual_seed(number) for number in (0, 1)}
+    first = [torch.rand(1, generator=generator).item() for generator in generators.values()]
+    ids = {"a": 0, "b": 1}
+    batch = SimpleNamespace(num_reqs=2, req_ids=list(ids), req_id_to_index=ids, generators=dict(generators))
+    batch.prev_sampled_token_ids = None
+    batch.num_tokens_no_spec, batch.token_ids_cpu, batch.is_token_ids = [1, 1], np.zeros((2, 4)), np.zeros((2, 4))
+    runner = SimpleNamespace(input_batch=batch, use_async_scheduling=True, max_model_len=4)
+    runner.discard_request_mask = SimpleNamespace(np=np.array([True, False]))
+    runner.requests = {request_id: SimpleNamespace(output_token_ids=[]) for request_id in ids}
+    runner._get_prompt_logprobs_dict = lambda *_: {}
+    drawn = SimpleNamespace(sampled_token_ids=torch.zeros(2, 1, dtype=torch.long), logprobs_tensors=None)
+    result = GPUModelRunner._bookkeeping_sync(
+        runner, SimpleNamespace(num_scheduled_tokens={}), drawn, None, torch.zeros(2, 1), 2
+    )
+    assert batch.generators == generators and result[-1] == [0], "a generator is lost, or no draw was thrown away"
+    again = [torch.rand(1, generator=generator).item() for generator in generators.values()]
+    return f"again: {again[0] == first[0]}, on: {again[1] != first[1]}"
+
+
 def recipes() -> list[str]:
     from hydra import initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
@@ -123,6 +149,7 @@ PROBES: tuple[Callable[[], object], ...] = (
     fsdp1_engine,
     offloaded_reference_model,
     linear_weight,
+    seeded_sampling,
     recipes,
     agent_loop,
     trainer,

@@ -54,6 +54,7 @@ def answers(request: pytest.FixtureRequest) -> dict[str, object]:
         ("fsdp1_engine", "ValueError: No engine registered for device='cpu'", "ValueError: No engine registered for"),
         ("offloaded_reference_model", "RuntimeError: Found no NVIDIA driver", r"2\.0"),
         ("linear_weight", r"\[0\]", r"\[32, 64\]"),
+        ("seeded_sampling", "RuntimeError: CPU Generator does not use offset", "again: True, on: True"),
     ],
 )
 def test_each_repair_works_and_is_needed(answers: dict, probe: str, unrepaired: str, repaired: str) -> None:

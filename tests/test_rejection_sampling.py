@@ -1,5 +1,6 @@
 """Rejection sampling plays every episode once, whatever happens, and chooses the same traces from the same log."""
 
+import asyncio
 import json
 import os
 import random
@@ -27,9 +28,10 @@ from data_prep.selection import SelectionConfig, fill_evenly, read_verdict, sele
 from data_prep.traces import Trace
 from tests.replies import ANSWER, call_frames
 from tests.scripted_server import BEHAVIOURS, Handler, ScriptedServer, serve_scripts
-from verl_videosearch.episode import EpisodeConfig
+from verl_videosearch.episode import EpisodeConfig, Reply
 from verl_videosearch.evaluation.header import hash_model
 from verl_videosearch.evaluation.runner import Order
+from verl_videosearch.judge.client import ChatClient, ClientConfig
 from verl_videosearch.judge.local_server import run_server, serve_checkpoint, wait_until_healthy
 from verl_videosearch.judge.serve_model import list_arguments
 from verl_videosearch.sample import PreferenceSample, read_samples, write_samples
@@ -396,11 +398,22 @@ def test_vllm_serves_a_checkpoint_and_stops(tmp_path: Path) -> None:
     from verl_videosearch.tiny_model import build_tiny_model  # torch
 
     checkpoint = build_tiny_model(tmp_path / "model")
-    with serve_checkpoint(checkpoint, "policy", tmp_path / "log", ["--max-model-len=1024"]) as url:
+    options = ["--max-model-len=1024", "--max-num-batched-tokens=64"]  # so a prompt is read in parts
+    with serve_checkpoint(checkpoint, "policy", tmp_path / "log", options) as url:
         endpoint = find_endpoint(url, "policy", "NO_KEY")
         assert endpoint.is_vllm and hash_served([endpoint]) == hash_model(checkpoint)
+        first, same, other = asyncio.run(sample_replies(url, seeds=[1, 1, 2]))
+        assert first == same != other and first.text
     with pytest.raises(ValueError, match="is the server up"):
         find_endpoint(url, "policy", "NO_KEY")
+
+
+async def sample_replies(url: str, seeds: Sequence[int]) -> list[Reply]:
+    """Ask for replies to one prompt of some hundred tokens, all at once."""
+    config = ClientConfig(url, "policy", temperature=1.0, max_turn_tokens=16)
+    message = {"role": "user", "content": [{"type": "text", "text": "which video is better? " * 40}]}
+    async with ChatClient(config) as client:
+        return await asyncio.gather(*(client.for_episode(seed)([message], []) for seed in seeds))
 
 
 def test_a_server_that_does_not_come_up_says_why(tmp_path: Path) -> None:

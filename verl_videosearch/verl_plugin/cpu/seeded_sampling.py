@@ -2,7 +2,8 @@
 
 While a prompt is still being read, vLLM 0.24 draws a token, throws it away, and takes the draw back by moving the
 offset of the request's generator. A CPU generator has no offset: the engine dies with "CPU Generator does not use
-offset". A draw is thrown away only before the first kept one, so seeding anew takes it back as well.
+offset". A draw is thrown away only before the first kept one, so seeding anew takes it back as well (a request that
+was preempted reads its own reply again, too: its random numbers then start over).
 """
 
 from types import ModuleType
