@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from verl_videosearch.evaluation.run_folder import Line
+from verl_videosearch.frames import CandidateFrames
 from verl_videosearch.judgement import OVERALL
 from verl_videosearch.metrics import PairedDifference, Rate, paired_bootstrap
 from verl_videosearch.sample import PreferenceSample
@@ -34,7 +35,8 @@ class Episode:
 
     def is_right(self, key: str = OVERALL, field: str = "verdicts") -> bool:
         """Compare a verdict with its label; no verdict is wrong."""
-        return (self.line[field] or {}).get(key) == self.sample.labels[key]
+        verdict = (self.line[field] or {}).get(key)
+        return verdict is not None and verdict == self.sample.labels[key]
 
     @property
     def is_all_right(self) -> bool:
@@ -43,9 +45,9 @@ class Episode:
     @property
     def asked(self) -> set[tuple[int, int]]:
         """Return (video, frame index) of every frame that a call brought."""
-        num_first = self.line["num_candidates"][0]
-        numbers = [number for turn in self.line["turns"] for number in turn["frames"]]
-        return {(1, number - 1) if number <= num_first else (2, number - 1 - num_first) for number in numbers}
+        candidates = CandidateFrames(*((0.0,) * num for num in self.line["num_candidates"]))
+        places = [candidates.locate(number) for turn in self.line["turns"] for number in turn["frames"]]
+        return {(place.video, place.index) for place in places}
 
     @property
     def num_calls(self) -> int:
@@ -56,9 +58,10 @@ class Episode:
         return sum(turn["call_fault"] is not None for turn in self.line["turns"])
 
     @property
-    def num_tokens(self) -> int:
-        """Tokens read and written, over all turns."""
-        return (self.line["num_prompt_tokens"] or 0) + (self.line["num_reply_tokens"] or 0)
+    def num_tokens(self) -> int | None:
+        """Tokens read and written, over all turns; None where nobody counted, as in a replay."""
+        counts = [self.line.get(name) for name in ("num_prompt_tokens", "num_reply_tokens")]
+        return None if None in counts else sum(counts)
 
     @property
     def has_hidden_defect(self) -> bool:
@@ -107,6 +110,7 @@ def make_row(episodes: Sequence[Episode]) -> dict[str, Any]:
     for each in episodes:
         of_type.setdefault(each.sample.meta["pair_type"], []).append(each)
     keys = [key for key in episodes[0].sample.labels if key != OVERALL]
+    tokens = [each.num_tokens for each in episodes]
     gain = paired_bootstrap([e.is_right() for e in episodes], [e.is_right(field="first_verdicts") for e in episodes])
     rates = {
         "search_rate": Rate.of(bool(each.asked) for each in episodes),
@@ -125,7 +129,7 @@ def make_row(episodes: Sequence[Episode]) -> dict[str, Any]:
         "calls": _mean([each.num_calls for each in episodes]),
         "invalid_calls": _mean([each.num_invalid_calls for each in episodes]),
         "evictions": _mean([each.line["num_evictions"] for each in episodes]),
-        "tokens": _mean([each.num_tokens for each in episodes]),
+        "tokens": None if None in tokens else _mean(tokens),
         "intervals": {name: {end: each[end] for end in ("low", "high", "n")} for name, each in plain.items()}
         | {"gain": {"low": gain.low, "high": gain.high, "n": len(episodes)}},
     }
@@ -133,6 +137,8 @@ def make_row(episodes: Sequence[Episode]) -> dict[str, Any]:
 
 def compare(after: Sequence[Episode], before: Sequence[Episode]) -> dict[str, Any]:
     """Test, pair by pair, whether one run is right more often than another, and searches and hits more often."""
+    if [each.sample.uid for each in after] != [each.sample.uid for each in before]:
+        raise ValueError("the runs are over different pairs, or in another order: judge one file of pairs with both")
     hiding = [number for number, each in enumerate(after) if each.has_hidden_defect]
     tests = {
         "accuracy": paired_bootstrap([e.is_right() for e in after], [e.is_right() for e in before]),
