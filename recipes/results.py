@@ -96,7 +96,7 @@ class Pipeline:
     def read_training(self) -> list[dict[str, float]]:
         """Read the figures of every GRPO step, in order; of a run that was resumed, each step's newest."""
         steps: dict[int, dict[str, float]] = {}
-        paths = (self.folder / "logs").glob("grpo*.jsonl")
+        paths = (self.folder / "logs").glob("grpo.*jsonl")  # and of earlier tries: grpo.DATE.jsonl
         for path in sorted(paths, key=lambda path: path.stat().st_mtime):
             for line in path.read_text("utf-8").splitlines():
                 if line.endswith("}"):
@@ -105,7 +105,7 @@ class Pipeline:
         return [figures for _, figures in sorted(steps.items()) if f"{PREFIX}/num_episodes" in figures]
 
     def read_minutes(self) -> dict[str, float]:
-        """Return how long each stage took, all of its programs and tries."""
+        """Return how long each stage took, all runs of all of its programs; one that was killed hard left no time."""
         path = self.folder / "logs" / TIMES
         times = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
         return {

@@ -312,6 +312,31 @@ def test_a_page_asks_nobody_for_anything() -> None:
     assert "url(" not in page and "@import" not in page and "default-src 'none'" in page
 
 
+@pytest.mark.parametrize(
+    ("max_x", "ticks", "last"),
+    [
+        (None, ["0 %", "25 %", "50 %", "75 %", "100 %"], 1.0),
+        (40, ["0", "10", "20", "30", "40"], 40),
+        (2, ["0", "0.5", "1", "1.5", "2"], 2),
+    ],
+)
+def test_a_plot_goes_from_zero_to_its_last_step(max_x: int | None, ticks: list[str], last: float) -> None:
+    svg = draw_lines([Line("ours", [(0, 0.0), (last / 2, 0.5), (last, 1.0)])], "step", "share", max_x=max_x)
+    [points] = re.findall(r'<polyline class="ours" points="([^"]+)"', svg)
+    assert points == "64.0,250.0 277.0,131.0 490.0,12.0"
+    assert re.findall(r'y="264" text-anchor="middle">([^<]+)<', svg) == ticks
+
+
+def test_lines_of_several_series_are_told_apart() -> None:
+    lines = [Line(f"line {n}", [(0.0, 0.1 * n), (1.0, 1.0)], series=n) for n in range(6)]
+    svg = draw_lines([*lines, Line("ours", [(0.0, 0.0)]), Line("old", [(0.0, 0.0)], is_reference=True)], "x", "y")
+    styles = re.findall(r'<polyline class="([^"]+)"', svg)
+    assert styles == [*(f"series-{n}" for n in range(6)), "ours", "reference"]
+    page = render_page("plots", [Plot("lines", svg)])
+    colours = [re.search(rf"\.{style} {{ --colour: (#\w+);", page)[1] for style in styles[:6]]
+    assert len(set(colours)) == 6 and "[class^=series] { stroke: var(--colour);" in page
+
+
 def test_plots_stay_inside_their_frame() -> None:
     svg = draw_intervals([Bar("x" * 80, value, value / 2, 1.0) for value in np.linspace(0, 1, 5)], "share")
     numbers = [float(x) for x in re.findall(r'\bc?x[12]?="([\d.]+)"', svg)]
