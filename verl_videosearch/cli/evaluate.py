@@ -27,7 +27,7 @@ Serve = Annotated[Path | None, typer.Option(help="Checkpoint: start a vLLM serve
 Local = Annotated[Path | None, typer.Option(help="Small checkpoint: load it into this process, no server.")]
 ServeOption = Annotated[list[str] | None, typer.Option(help="Option of vllm serve: --max-model-len=4096; repeatable.")]
 Out = Annotated[Path, typer.Option(help="Folder of the run; the same command goes on with it.")]
-VideoRoot = Annotated[Path | None, typer.Option(help="Folder of the videos; default: --root.")]
+VideoRoot = Annotated[Path | None, typer.Option(help="Folder of the videos; default of eval: --root.")]
 Store = Annotated[Path | None, typer.Option(help="Frame store; default: $VIDEOSEARCH_FRAME_STORE.")]
 Concurrency = Annotated[int, typer.Option(min=1, help="Episodes in flight.")]
 EpisodeTimeout = Annotated[float, typer.Option(help="Most seconds of one episode; then it has failed.")]
