@@ -465,10 +465,7 @@ def test_lines_of_many_threads_stay_whole(tmp_path: Path) -> None:
     loop.settings = agent_loop._read_settings(f"rollout: {{episodes_dir: {tmp_path}}}")
     record = {"sample_uid": "pair-7", "prompt": "x" * 60_000}
     row = {"uid": "prompt", "session_id": 0, "global_steps": 1}
-    threads = [
-        threading.Thread(target=lambda: [loop._write_line(record, row) for _ in range(20)])
-        for _ in range(8)
-    ]
+    threads = [threading.Thread(target=lambda: [loop._write_line(record, row) for _ in range(20)]) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

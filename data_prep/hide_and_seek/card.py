@@ -84,8 +84,10 @@ def list_checks(figures: Figures, profile: Profile) -> list[tuple[str, str]]:
     for split, guess in figures.guess.items():
         rows.append((f"best accuracy without a search, {split}", f"{guess:.3f}"))
     for name, probe in (("the initial view only", figures.blind_probe), ("also the cued gap", figures.cued_probe)):
-        result = f"needs {MIN_PROBE_PAIRS} pairs in both splits" if probe is None else (
-            f"{probe.accuracy:.3f} ± {probe.standard_error:.3f} on {probe.num_pairs} test pairs"
+        result = (
+            f"needs {MIN_PROBE_PAIRS} pairs in both splits"
+            if probe is None
+            else f"{probe.accuracy:.3f} ± {probe.standard_error:.3f} on {probe.num_pairs} test pairs"
         )
         rows.append((f"accuracy of a probe that sees {name}", result))
     return rows

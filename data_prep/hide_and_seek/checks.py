@@ -34,9 +34,7 @@ class SelfCheckError(Exception):
     """The data set is not what it claims to be: a bug here, never the user's fault."""
 
 
-def check_pair(
-    plan: PairPlan, clean: np.ndarray, videos: tuple[np.ndarray, np.ndarray], profile: Profile
-) -> None:
+def check_pair(plan: PairPlan, clean: np.ndarray, videos: tuple[np.ndarray, np.ndarray], profile: Profile) -> None:
     """Raise `SelfCheckError` unless the videos differ from the clean one in their defects' frames and nowhere else."""
     shown = profile.shown(profile.hide_from)
     for side, (frames, defects) in enumerate(zip(videos, (plan.defects_1, plan.defects_2), strict=True), start=1):

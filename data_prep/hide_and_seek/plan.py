@@ -224,9 +224,7 @@ def _draft_pairs(
     return drafts
 
 
-def _hide(
-    type_name: str, severity: int, gap: Gap, profile: Profile, split: str, rng: np.random.Generator
-) -> Defect:
+def _hide(type_name: str, severity: int, gap: Gap, profile: Profile, split: str, rng: np.random.Generator) -> Defect:
     windows = profile.windows(gap)
     window = windows[int(rng.integers(len(windows)))]
     colour, seed = _draw_colour(type_name, split, rng), int(rng.integers(2**31))
