@@ -28,8 +28,8 @@ help: ## list the commands
 
 install: $(INSTALLED) ## make .venv with everything that the other commands need
 
-demo: $(INSTALLED) ## train a tiny judge on this machine's CPU and show what it learned
-	$(RUN) -m recipes.demo
+demo: $(INSTALLED) ## train a tiny judge in three stages on this machine's CPU, and show what each is worth
+	PROFILE=tiny OUT=outputs/demo PYTHON=$(RUN) bash recipes/pipeline.sh
 
 test: lint ## check the style, run every test and doctest
 	$(RUN) -m pytest

@@ -61,8 +61,8 @@ CURVES = {
 """Line of the plot of a training to figure of its log."""
 MINUTES = {
     "start": ("pairs", "splits", "start"),
-    "cold_start": ("traces", "captions", "cold_start"),
-    "rft": ("samples", "rft"),
+    "cold_start": ("traces", "captions_cold_start", "cold_start"),
+    "rft": ("samples", "captions_rft", "rft"),
     "grpo": ("grpo",),
 }
 """Which programs a stage is made of."""
@@ -101,7 +101,8 @@ class Pipeline:
             for line in path.read_text("utf-8").splitlines():
                 if line.endswith("}"):
                     entry = json.loads(line)
-                    steps[entry["step"]] = entry["data"] | {"step": entry["step"]}
+                    ours = {name: value for name, value in entry["data"].items() if name.startswith(PREFIX)}
+                    steps[entry["step"]] = {"step": entry["step"]} | ours
         return [figures for _, figures in sorted(steps.items()) if f"{PREFIX}/num_episodes" in figures]
 
     def read_minutes(self) -> dict[str, float]:

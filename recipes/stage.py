@@ -1,7 +1,7 @@
 """Run one program of a pipeline, once: skipped when its result is there, resumable after a kill, its output in a log.
 
     python -m recipes.stage cold_start --result models/cold_start --work training/cold_start \\
-        --product 'global_step_*/huggingface' --steps 1600 --logs logs -- python -m ... verl.trainer.sft_trainer ...
+        --product 'global_step_*/huggingface' --logs logs -- python -m ... verl.trainer.sft_trainer ...
 
 The one idea: a result appears in one step or not at all. The program writes into `--work`, and what it leaves there is
 moved to `--result` when it has succeeded; so whatever exists is complete, and a pipeline that was killed anywhere is
@@ -58,8 +58,6 @@ class Stage:
     """Where the program writes until it is complete. None: it makes `result` itself, in one step."""
     product: str | None = None
     """Pattern of what in `work` becomes `result`; of several matches the one of the highest step. None: all of it."""
-    steps: int | None = None
-    """Training steps, to say how far it is."""
 
     @property
     def training_log(self) -> Path:
@@ -130,12 +128,13 @@ def find_step(path: Path) -> int:
 
 
 def tell_step(stage: Stage) -> str:
-    """Say how far a training is."""
-    if stage.steps is None or not stage.training_log.exists():
+    """Say how far a training is, and of how much, where the command says it."""
+    if not stage.training_log.exists():
         return ""
     last = deque(stage.training_log.open(errors="replace"), maxlen=1)
     found = re.match(r'\{"step": ?(\d+)', last[0]) if last else None
-    return f"step {found[1]} of {stage.steps}" if found else ""
+    total = [word.partition("=")[2] for word in stage.command if word.startswith("trainer.total_training_steps=")]
+    return f"step {' of '.join([found[1], *total])}" if found else ""
 
 
 def start_dependent_group() -> None:
@@ -158,13 +157,12 @@ def main(
     logs: Annotated[Path, typer.Option(help="Folder of the logs.")],
     work: Annotated[Path | None, typer.Option(help="Where the program writes until it is complete.")] = None,
     product: Annotated[str | None, typer.Option(help="Pattern of what in --work becomes the result.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Training steps, for the progress line.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Forget the result and the work of before.")] = False,
     tiny: Annotated[bool, typer.Option("--tiny", help="Set what a machine without a GPU needs.")] = False,
 ) -> None:
     """Run one program of a pipeline, once."""
     console = Console()
-    stage = Stage(name, command, result, logs, work, product, steps)
+    stage = Stage(name, command, result, logs, work, product)
     if again:
         forget(stage)
     if result.exists():

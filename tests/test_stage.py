@@ -150,20 +150,21 @@ def test_the_program_gets_its_environment(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    ("log", "steps", "words"),
+    ("log", "total", "words"),
     [
         ('{"step":3,"data":{}}\n{"step":4,"data":{}}\n', 40, "step 4 of 40"),
         ('{"step": 3, "data": {}}\n{"step": 4, "da', 40, "step 4 of 40"),
         ('{"step": 3, "data": {}}\n{"st', 40, ""),
         ("", 40, ""),
         (None, 40, ""),
-        ('{"step": 3, "data": {}}\n', None, ""),
+        ('{"step": 3, "data": {}}\n', None, "step 3"),
     ],
 )
-def test_progress(tmp_path: Path, log: str | None, steps: int | None, words: str) -> None:
+def test_progress(tmp_path: Path, log: str | None, total: int | None, words: str) -> None:
     if log is not None:
         (tmp_path / "train.jsonl").write_text(log)
-    assert tell_step(Stage("train", [], tmp_path, tmp_path, steps=steps)) == words
+    command = ["python"] if total is None else ["python", f"trainer.total_training_steps={total}"]
+    assert tell_step(Stage("train", command, tmp_path, tmp_path)) == words
 
 
 # Killing
