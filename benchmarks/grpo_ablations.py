@@ -38,9 +38,8 @@ def run_variant(pipeline: Path, name: str, setting: str, steps: int) -> str:
     if wanted:
         settings = f"{setting} trainer.test_freq=-1 trainer.val_before_train=false trainer.save_freq={steps}"
         environment = {"OUT": str(pipeline), "PYTHON": sys.executable, "GRPO": run, "GRPO_STEPS": str(steps)}
-        subprocess.run(
-            ["bash", str(SCRIPT), *wanted], check=True, env={**os.environ, **environment, "GRPO_SETTINGS": settings}
-        )
+        environment |= {"BEST": "", "GRPO_SETTINGS": settings}  # the last checkpoint of each, none is picked
+        subprocess.run(["bash", str(SCRIPT), *wanted], check=True, env={**os.environ, **environment})
     return run
 
 

@@ -79,8 +79,8 @@ stage samples samples/sft.parquet --work "$OUT/samples" --product sft.parquet --
 sft rft "videosearch_rft$TINY" "$OUT/models/cold_start" "[$OUT/samples/sft.parquet$(captions rft)]" "${RFT[@]}"
 
 # 3. GRPO
-stage "$GRPO" "models/$GRPO" --work "$OUT/training/$GRPO" --product 'global_step_*/actor/huggingface' -- \
-  verl.trainer.main_ppo "+recipe=videosearch_grpo$TINY" actor_rollout_ref.model.path="$OUT/models/rft" \
+stage "$GRPO" "models/$GRPO" --work "$OUT/training/$GRPO" --product 'global_step_*/actor/huggingface' \
+  --best "${BEST-val-core/*/acc/mean@1}" -- verl.trainer.main_ppo "+recipe=videosearch_grpo$TINY" actor_rollout_ref.model.path="$OUT/models/rft" \
   data.train_files="$OUT/splits/grpo.parquet" data.val_files="$OUT/splits/validation.parquet" \
   videosearch.frames.video_root="$VIDEOS" trainer.default_local_dir="$OUT/training/$GRPO" "${TRAIN[@]}" ${GRPO_SETTINGS:-}
 

@@ -26,6 +26,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated
 
@@ -58,6 +59,9 @@ class Stage:
     """Where the program writes until it is complete. None: it makes `result` itself, in one step."""
     product: str | None = None
     """Pattern of what in `work` becomes `result`; of several matches the one of the highest step. None: all of it."""
+    best: str | None = None
+    """Pattern of figures of the training log: of several matches the one of the step where their mean is highest, of
+    equals the later one."""
 
     @property
     def training_log(self) -> Path:
@@ -114,7 +118,32 @@ def publish_result(stage: Stage) -> None:
         missing = work / stage.product if stage.product else work
         raise StageFailed(f"{stage.name} ended without {missing}; see {stage.logs / stage.name}.log")
     stage.result.parent.mkdir(parents=True, exist_ok=True)
-    max(matches, key=find_step).rename(stage.result)
+    choose_product(stage, matches).rename(stage.result)
+
+
+def choose_product(stage: Stage, matches: Sequence[Path]) -> Path:
+    """Return the last product of a training, or the best one by its log; raises `StageFailed` if the log has none."""
+    if not stage.best:
+        return max(matches, key=find_step)
+    figures = read_figures(stage, stage.best)
+    known = [path for path in matches if find_step(path) in figures]
+    if not known:
+        steps = sorted(map(find_step, matches))
+        raise StageFailed(f"{stage.training_log} has no figure {stage.best!r} for any of the steps {steps}")
+    return max(known, key=lambda path: (figures[find_step(path)], find_step(path)))
+
+
+def read_figures(stage: Stage, pattern: str) -> dict[int, float]:
+    """Return, by step, the mean of the figures whose names match, from the logs of all tries."""
+    figures: dict[int, float] = {}
+    logs = stage.logs.glob(f"{stage.name}.*jsonl")  # earlier tries have NAME.DATE.jsonl
+    for path in sorted(logs, key=lambda path: path.stat().st_mtime):
+        for line in path.read_text("utf-8").splitlines():
+            if line.endswith("}"):
+                entry = json.loads(line)
+                if found := [value for name, value in entry["data"].items() if fnmatchcase(name, pattern)]:
+                    figures[entry["step"]] = sum(found) / len(found)
+    return figures
 
 
 def find_step(path: Path) -> int:
@@ -157,12 +186,13 @@ def main(
     logs: Annotated[Path, typer.Option(help="Folder of the logs.")],
     work: Annotated[Path | None, typer.Option(help="Where the program writes until it is complete.")] = None,
     product: Annotated[str | None, typer.Option(help="Pattern of what in --work becomes the result.")] = None,
+    best: Annotated[str | None, typer.Option(help="Figures of the training log: take the best product.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Forget the result and the work of before.")] = False,
     tiny: Annotated[bool, typer.Option("--tiny", help="Set what a machine without a GPU needs.")] = False,
 ) -> None:
     """Run one program of a pipeline, once."""
     console = Console()
-    stage = Stage(name, command, result, logs, work, product)
+    stage = Stage(name, command, result, logs, work, product, best)
     if again:
         forget(stage)
     if result.exists():

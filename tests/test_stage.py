@@ -215,3 +215,37 @@ def wait_until_gone(pid: int) -> None:
         while True:  # the child of a dead process is gone once init has collected it
             os.kill(pid, 0)
             time.sleep(0.02)
+
+
+def log_line(step: int, **data: float) -> str:
+    return json.dumps({"step": step, "data": {name.replace("__", "/"): value for name, value in data.items()}}) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("best", "expected"),
+    [
+        (None, 30),
+        ("", 30),
+        ("val/*/acc", 20),  # the mean of both sources
+        ("val/a/acc", 30),  # of equals the later one
+        ("val/b/acc", 10),  # in the log of an earlier try
+    ],
+)
+def test_the_best_step_is_published(tmp_path: Path, best: str | None, expected: int) -> None:
+    first = log_line(0, val__a__acc=1.0) + log_line(10, val__a__acc=0.2, val__b__acc=0.9)
+    second = log_line(20, val__a__acc=0.8, val__b__acc=0.8) + log_line(30, val__a__acc=0.8, val__b__acc=0.4, loss=9.0)
+    for name, log, at in (("train.20260101-000000.jsonl", first, 1), ("train.jsonl", second + '{"step": 4', 2)):
+        (tmp_path / name).write_text(log)
+        os.utime(tmp_path / name, (at, at))
+    for step in (10, 20, 30):
+        (tmp_path / f"work/global_step_{step}/huggingface").mkdir(parents=True)
+    stage = Stage("train", [], tmp_path / "model", tmp_path, tmp_path / "work", "global_step_*/huggingface", best)
+    publish_result(stage)
+    assert not (tmp_path / f"work/global_step_{expected}/huggingface").exists()
+
+
+def test_a_best_step_needs_figures(tmp_path: Path) -> None:
+    (tmp_path / "work/global_step_10").mkdir(parents=True)
+    (tmp_path / "train.jsonl").write_text(log_line(20, acc=1.0))
+    with pytest.raises(StageFailed, match=r"no figure 'acc' for any of the steps \[10\]"):
+        publish_result(Stage("train", [], tmp_path / "model", tmp_path, tmp_path / "work", "global_step_*", "acc"))
