@@ -37,12 +37,12 @@ judge() { # RUN MODEL BENCHMARK [OPTION ...]: a figure on pairs that no stage ha
 case $PROFILE in
 tiny)
   GPUS=1 TINY=_tiny STAGE=(--tiny) VIDEOS=$OUT/pairs START=$OUT/models/start REPLIES=--local
-  PARTS=cold_start=.72,rft=.11,grpo=.16,validation=.01 PAIRS=$OUT/pairs/train.parquet TEST=$OUT/pairs/test.parquet
+  PARTS=${PARTS:-cold_start=.72,rft=.11,grpo=.16,validation=.01} PAIRS=$OUT/pairs/train.parquet TEST=$OUT/pairs/test.parquet
   # Weak on purpose: many traces answer at first sight, and many look elsewhere, only or first.
-  TEACH=(--teacher template --filter well_formed --direct .5 --cued-gap .35 --wrong-gap .1 --detour .05 --seed "$SEED")
+  TEACH=(--teacher template --filter well_formed --direct .5 --cued-gap .4 --wrong-gap .05 --detour .05 --seed "$SEED")
   SAMPLE=(--serve-option=--max-model-len=2048 --max-turn-tokens 128 --concurrency 32 --temperature 0.8 --seed "$SEED")
   JUDGE=(--order AB --max-turn-tokens 128 --concurrency 64)
-  COLD_START=(trainer.total_training_steps="${COLD_START_STEPS:-1300}")
+  COLD_START=(trainer.total_training_steps="${COLD_START_STEPS:-1900}")
   RFT=(trainer.total_training_steps="${RFT_STEPS:-120}")
   TRAIN=(trainer.total_training_steps="${GRPO_STEPS:-30}" data.seed="$SEED")
   stage pairs pairs --work "$OUT/pairs.work" -- data_prep.hide_and_seek --out "$OUT/pairs.work" --seed "$SEED" \
@@ -50,7 +50,7 @@ tiny)
   stage start models/start --work "$OUT/training/start" -- verl_videosearch.tiny_model "$OUT/training/start" --seed "$SEED" ;;
 7b)
   GPUS=${GPUS:-8} TINY= STAGE=() START=${MODEL:-Qwen/Qwen2.5-VL-7B-Instruct} REPLIES=--serve
-  PARTS=cold_start=.02,rft=.2,grpo=.7,validation=.08
+  PARTS=${PARTS:-cold_start=.02,rft=.2,grpo=.7,validation=.08}
   : "${PAIRS:?parquet file of pairs}" "${VIDEOS:?their folder}" "${BENCHMARKS:?folder of the benchmarks}"
   TEACH=(--teacher "${TEACHER:?URL of a strong model}" --model "${TEACHER_MODEL:?its name}")
   SAMPLE=(--samples 4 --both-orders --target 20000) JUDGE=() COLD_START=() RFT=() TRAIN=() ;;

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from verl_videosearch.evaluation.run_folder import Line
+from verl_videosearch.evaluation.summary import has_searched
 from verl_videosearch.frames import CandidateFrames
 from verl_videosearch.judgement import OVERALL
 from verl_videosearch.metrics import PairedDifference, Rate, paired_bootstrap
@@ -99,9 +100,18 @@ def join_episodes(samples: Sequence[PreferenceSample], lines: Sequence[Line]) ->
 
 
 def replace_lines(lines: Sequence[Line], probed: Sequence[Line], replacement: str) -> list[Line]:
-    """Return a run's lines as they would have been if calls had brought other frames (`videosearch probe`)."""
+    """Return a run's lines as they would have been if calls had brought other frames (`videosearch probe`).
+
+    Episodes that never searched stay as they are; `ValueError` if one that searched was not probed."""
     changed = {(line["sample_uid"], line["order"]): line for line in probed if line["replacement"] == replacement}
-    return [changed.get((line["sample_uid"], line["order"]), line) for line in lines]
+    missing = [line["sample_uid"] for line in lines if has_searched(line) and _name(line) not in changed]
+    if missing:
+        raise ValueError(f"{len(missing)} episodes were not probed with {replacement} frames, such as {missing[0]!r}")
+    return [changed.get(_name(line), line) for line in lines]
+
+
+def _name(line: Line) -> tuple[str, str]:
+    return line["sample_uid"], line["order"]
 
 
 def make_row(episodes: Sequence[Episode]) -> dict[str, Any]:

@@ -10,11 +10,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SMALL = {
-    "TRAIN_PAIRS": "150",
+    "TRAIN_PAIRS": "200",
     "TEST_PAIRS": "20",
     "COLD_START_STEPS": "400",
     "RFT_STEPS": "2",
     "GRPO_STEPS": "2",
+    "PARTS": "cold_start=.6,rft=.15,grpo=.2,validation=.05",
 }
 STAGES = ("start", "cold_start", "rft", "grpo")
 CONTROLS = {"majority", "no_search", "random_frames", "blank_frames", "no_window"}

@@ -194,7 +194,8 @@ def test_replaced_lines_stand_in_for_those_that_searched() -> None:
     ]
     assert [line["verdicts"] for line in replace_lines(run, probed, "random")] == [WRONG, RIGHT, WRONG]
     assert [line["verdicts"] for line in replace_lines(run, probed, "blank")] == [None, RIGHT, None]
-    assert replace_lines(run, probed, "same") == run
+    with pytest.raises(ValueError, match="episodes were not probed with same frames"):
+        replace_lines(run, probed, "same")
 
 
 def test_two_runs_are_compared_pair_by_pair() -> None:
