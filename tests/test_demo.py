@@ -1,9 +1,11 @@
-"""The whole pipeline in its shortest real form: verl's SFT trainer and GRPO, vLLM, every figure; then run again."""
+"""The whole pipeline in its shortest real form: killed in the middle, finished, every figure; then run again."""
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -23,17 +25,33 @@ CONTROLS = {"majority", "no_search", "random_frames", "blank_frames", "no_window
 pytestmark = [pytest.mark.slow_start, pytest.mark.timeout(1500)]
 
 
-def run_pipeline(out: Path, *stages: str) -> str:
+def start_pipeline(out: Path, *stages: str) -> subprocess.Popen:
     environment = {**os.environ, **SMALL, "PROFILE": "tiny", "OUT": str(out), "PYTHON": sys.executable}
     command = ["bash", str(ROOT / "recipes" / "pipeline.sh"), *stages]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, cwd=ROOT,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def run_pipeline(out: Path, *stages: str) -> str:
+    process = start_pipeline(out, *stages)
+    said, _ = process.communicate()
+    assert process.returncode == 0, said
+    return said
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("demo")
+    """Return the folder of a pipeline that was killed while its cold start was trained."""
+    out = tmp_path_factory.mktemp("demo")
+    process, saved = start_pipeline(out), out / "training/cold_start/latest_checkpointed_iteration.txt"
+    while not saved.exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    return out
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +73,12 @@ def test_every_stage_has_a_row(results: dict, first_run: str) -> None:
     assert "index.html" in first_run
 
 
+def test_it_went_on_where_it_was_killed(first_run: str, out: Path) -> None:
+    assert "traces: done before" in first_run and "cold_start: done before" not in first_run
+    first_line = (out / "logs/cold_start.jsonl").open().readline()
+    assert json.loads(first_line)["step"] > 1
+
+
 def test_the_cold_start_taught_the_form(results: dict) -> None:
     assert results["stages"]["start"]["unreadable"] == 1.0
     assert results["stages"]["cold_start"]["unreadable"] < 0.5
@@ -74,7 +98,7 @@ def test_grpo_sampled_from_the_context_that_it_trained_on(results: dict, out: Pa
 def test_a_second_run_repeats_nothing(first_run: str, out: Path) -> None:
     before = (out / "results.json").read_bytes()
     said = run_pipeline(out)
-    names = [line.partition(":")[0] for line in first_run.splitlines() if line.endswith(" s")]
+    names = [line.partition(":")[0] for line in first_run.splitlines() if line.endswith((" s", "done before"))]
     assert len(names) >= 18 and all(f"{name}: done before" in said for name in names)
     assert (out / "results.json").read_bytes() == before
 
