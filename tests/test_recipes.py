@@ -196,7 +196,7 @@ TINY_DIFFERS = {
     "actor_rollout_ref.model": {"enable_gradient_checkpointing", "use_remove_padding"},
     "actor_rollout_ref.model.override_config": {"attn_implementation"},
     "actor_rollout_ref.actor": {"ppo_mini_batch_size", "ppo_max_token_len_per_gpu", "use_torch_compile"},
-    "actor_rollout_ref.actor.optim": {"lr"},
+    "actor_rollout_ref.actor.optim": {"lr", "lr_scheduler_type"},
     "actor_rollout_ref.actor.fsdp_config": {"model_dtype", "dtype", "use_torch_compile"},
     "actor_rollout_ref.actor.fsdp_config.mixed_precision": {"param_dtype", "reduce_dtype", "buffer_dtype"},
     "actor_rollout_ref.ref.fsdp_config": {"param_offload", "model_dtype", "dtype", "use_torch_compile"},
