@@ -5,7 +5,7 @@ frames in the context: a defect is named when one of its frames is there, a reco
 far, and a hidden one stays unknown until it looks. On a pair with a cue (`meta.cue`) it looks behind the cue; on one
 without, it answers at once, or looks once or twice for confirmation::
 
-    <Snapshot>video 1 clean; video 2 clean; marker on 5, 21</Snapshot><Think>look behind the marker</Think>
+    <Snapshot>video 1 clean; video 2 clean; marker on 5, 21, behind it 6, 22</Snapshot><Think>look behind it</Think>
     <Recommend Answer>TA=0, VQ=0, MQ=0, OA=0, CF=3</Recommend Answer><tool_call>... [6, 7, 22, 23]</tool_call>
 
     <Snapshot>video 1 clean; video 2 snow on 22, 23</Snapshot><Think>video 1 is better</Think>
@@ -189,12 +189,14 @@ def describe_frames(
     candidates: CandidateFrames,
     style: PromptStyle,
 ) -> str:
-    """Say what frames show: the defects of each video, by frame number where only some frames have them, and cues."""
+    """Say what frames show: the defects of each video, by frame number where only some frames have them, and cues with
+    the frames right behind them."""
     parts = [f"video {side} {_describe_side(places, side, defects[side], candidates, style)}" for side in (1, 2)]
-    marked = [place for place in places for cue in cues if place.index == cue.start - 1]
+    marked = [(place, cue) for place in places for cue in cues if place.index == cue.start - 1]
     if marked:
-        numbers = [candidates.number_of(place.video, place.index) for place in marked]
-        parts.append(f"marker on {', '.join(map(str, numbers))}")
+        numbers = [candidates.number_of(place.video, place.index) for place, _ in marked]
+        behind = [candidates.number_of(place.video, cue.start) for place, cue in marked]
+        parts.append(f"marker on {', '.join(map(str, numbers))}, behind it {', '.join(map(str, behind))}")
     return "; ".join(parts)
 
 

@@ -68,7 +68,7 @@ RARE_NUMBERS = {5, 21, 22, 23}
         ([7, 8, 23, 24], "<Snapshot>video 1 lines; video 2 snow on 23</Snapshot>"),
         ([10, 11, 26, 27], "<Snapshot>video 1 lines; video 2 flicker</Snapshot>"),
         ([12, 13, 28, 29], "<Snapshot>video 1 lines; video 2 clean</Snapshot>"),  # one frame of the flicker
-        ([5, 6, 21, 22], "<Snapshot>video 1 lines; video 2 snow on 22; marker on 5, 21</Snapshot>"),
+        ([5, 6, 21, 22], "<Snapshot>video 1 lines; video 2 snow on 22; marker on 5, 21, behind it 6, 22</Snapshot>"),
         ([22, 23, 26, 27], "<Snapshot>video 1 clean; video 2 snow on 22, 23 and flicker on 26, 27</Snapshot>"),
     ],
 )

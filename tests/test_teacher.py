@@ -190,7 +190,8 @@ def test_the_snapshot_names_frames_by_number() -> None:
     )
     defect, first = pair.meta["defects_2"][0], pair.meta["cue"]["first_index"]
     turns = [turn.reply.text for turn in judge(pair)[0].turns]
-    assert f"<Snapshot>video 1 clean; video 2 clean; marker on {first}, {first + 16}</Snapshot>" in turns[0]
+    marker = f"marker on {first}, {first + 16}, behind it {first + 1}, {first + 17}"
+    assert f"<Snapshot>video 1 clean; video 2 clean; {marker}</Snapshot>" in turns[0]
     shown = [i for i in (first, first + 1) if i in range(defect["first_index"], defect["first_index"] + 3)]
     numbers = ", ".join(str(index + 17) for index in shown[: defect["num_frames"]])
     assert f"video 2 {defect['type']}" in turns[1] and (len(shown) == 2 or f"on {numbers}<" in turns[1])
