@@ -48,6 +48,18 @@ HEADINGS = {
     "blank_frames": "GRPO, blank frames returned",
     "no_window": "GRPO, memory window off",
 }
+BRIEF = {
+    "start": "start",
+    "cold_start": "cold start",
+    "rft": "rejection",
+    "grpo": "GRPO",
+    "majority": "majority class",
+    "no_search": "best unseen guess",
+    "random_frames": "random frames",
+    "blank_frames": "blank frames",
+    "no_window": "window off",
+}
+"""Short headings, for a terminal."""
 TYPES = ("hidden", "tie", "visible", "decoy")
 SHARES = {"search": "search_rate", "aim": "aim_rate", "hit": "hit_rate"}
 MEANS = {"gain": "gain", "calls": "calls", "invalid": "invalid_calls", "unreadable": "unreadable"}
@@ -244,14 +256,31 @@ def plot_training(training: Sequence[Mapping[str, float]]) -> Plot:
     return Plot("GRPO", draw_lines(lines, "step", "share or reward", max_x=last), caption)
 
 
-def print_table(table: Table, console: Console) -> None:
-    """Print a table for the terminal."""
-    shown = ConsoleTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in table.columns:
-        shown.add_column(column, justify="left" if column == table.columns[0] else "right")
-    for row in table.rows:
-        shown.add_row(*row)
-    console.print(shown)
+def make_brief_table(results: Mapping[str, Any]) -> ConsoleTable:
+    """Show what matters in 80 columns: per cent without the sign, means with one digit."""
+    look = {"title_justify": "left", "box": box.SIMPLE_HEAD, "collapse_padding": True, "pad_edge": False}
+    table = ConsoleTable(title="per cent of the held-out pairs", **look)
+    columns = ("right", "", "hid", "tie", "vis", "dec", "srch", "hit", "gain", "calls")
+    table.add_column("judge", no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    parts = (("stages", ""), ("sampled", ", sampled"), ("controls", ""))
+    for part, suffix in parts:
+        for name, row in results[part].items():
+            table.add_row(BRIEF[name] + suffix, *describe_briefly(row))
+        table.add_section()
+    return table
+
+
+def describe_briefly(row: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the cells of one judge."""
+    share = row["overall"]
+    yield f"{100 * share['accuracy']:.1f}"
+    yield "" if share["low"] is None else f"{100 * share['low']:.0f}-{100 * share['high']:.0f}"
+    shares = [row.get("by_type", {}).get(key, {}).get("accuracy") for key in TYPES]
+    for value in (*shares, row.get("search_rate"), row.get("hit_rate"), row.get("gain")):
+        yield "" if value is None else f"{100 * value:.0f}"
+    yield "" if row.get("calls") is None else f"{row['calls']:.1f}"
 
 
 def main(folder: Annotated[Path, typer.Argument(help="The pipeline's folder.")]) -> None:
@@ -269,8 +298,7 @@ def main(folder: Annotated[Path, typer.Argument(help="The pipeline's folder.")])
     for block in blocks:
         if isinstance(block, Note):
             console.print(block.text, style="bold red", markup=False)
-        elif isinstance(block, Table) and block.title.startswith(("Stages", "Controls")):
-            print_table(block, console)
+    console.print(make_brief_table(results))
     console.print(f"{folder / 'index.html'} has the plots, {folder / 'results.json'} every figure", highlight=False)
 
 

@@ -163,7 +163,7 @@ def test_the_pages_say_what_was_found(folder: Path, results: dict[str, Any]) -> 
     )
     assert markdown.index("Alarm in GRPO, at 1 steps from step 2 on: The tool rate") < markdown.index("Stages")
     shown = " ".join(result.output.split())
-    assert "Alarm in GRPO" in shown and "GRPO, memory window off" in shown and "75.0 % [" in shown
+    assert "Alarm in GRPO" in shown and "GRPO 75.0 " in shown and "majority class 62.5" in shown and "…" not in shown
     assert json.loads((folder / "results.json").read_text()) == json.loads(json.dumps(results))
     assert [figures["step"] for figures in results["training"]] == [1, 2]
     before = {name: (folder / name).read_bytes() for name in ("results.md", "index.html", "results.json")}
