@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 SMALL = {
     "TRAIN_PAIRS": "200",
     "TEST_PAIRS": "20",
-    "COLD_START_STEPS": "400",
+    "COLD_START_STEPS": "600",
     "RFT_STEPS": "2",
     "GRPO_STEPS": "2",
     "PARTS": "cold_start=.6,rft=.15,grpo=.2,validation=.05",
