@@ -1,13 +1,17 @@
-"""What each part of GRPO brings, at tiny scale: the same start, budget and seed, one setting changed.
+"""What each part of GRPO brings, at tiny scale: the same start, data, seed and budget, one setting changed.
 
-    python -m benchmarks.grpo_ablations outputs/demo outputs/seed1 --steps 20      # pipelines with different seeds
+    python -m benchmarks.grpo_ablations outputs/demo outputs/seed1      # finished pipelines with different seeds
 
 Every variant is a run of `recipes/pipeline.sh` beside the pipeline's own GRPO, from the same model after rejection
-sampling; finished ones are not repeated. The table has the figures on held-out pairs, greedy and sampled.
+sampling; finished ones are not repeated. Variables of the pipeline, such as GRPO_STEPS, must be set as they were then.
+
+The budget is the number of steps. Dynamic sampling samples until a step's batch is full, so the table also has how many
+episodes that took; all other variants fill theirs in the same way. Figures are on held-out pairs, greedy and sampled.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -20,60 +24,73 @@ from rich.console import Console
 from recipes.results import Pipeline, describe_share, percent
 from recipes.rows import compare, make_row
 from verl_videosearch.report.table import Table
+from verl_videosearch.sample import read_samples
 
 SCRIPT = Path(__file__).parents[1] / "recipes" / "pipeline.sh"
+BASE = "grpo"
+"""The pipeline's own run, which has all parts."""
 VARIANTS = {
-    "all parts": "",
-    "no exploration term": "videosearch.reward.exploration_weight=0",
-    "no gain term": "videosearch.reward.gain_weight=0",
-    "no dynamic sampling": "algorithm.filter_groups.enable=false",
+    BASE: "",
+    "no-exploration-term": "videosearch.reward.exploration_weight=0",
+    "no-gain-term": "videosearch.reward.gain_weight=0",
+    "no-dynamic-sampling": "algorithm.filter_groups.enable=false",
 }
-COLUMNS = ("variant", "pipeline", "greedy", "search", "hit", "sampled", "search", "hit", "sampled, against all parts")
+"""Name of a run to the setting that makes it."""
+COLUMNS = (
+    "GRPO",
+    "pipeline",
+    "greedy",
+    "search",
+    "hit",
+    "sampled",
+    "search",
+    "hit",
+    "sampled, against all parts",
+    "episodes",
+)
 
 
-def run_variant(pipeline: Path, name: str, setting: str, steps: int) -> str:
-    """Train and judge one variant, unless it is done; returns the name of its runs."""
-    run = f"{name.replace(' ', '-')}-{steps}"
-    wanted = [stage for stage, result in list_stages(run).items() if not (pipeline / result).exists()]
-    if wanted:
-        settings = f"{setting} trainer.test_freq=-1 trainer.val_before_train=false trainer.save_freq={steps}"
-        environment = {"OUT": str(pipeline), "PYTHON": sys.executable, "GRPO": run, "GRPO_STEPS": str(steps)}
-        environment |= {"BEST": "", "GRPO_SETTINGS": settings}  # the last checkpoint of each, none is picked
-        subprocess.run(["bash", str(SCRIPT), *wanted], check=True, env={**os.environ, **environment})
-    return run
+def run_variant(pipeline: Path, run: str) -> None:
+    """Train and judge one variant, unless it is done; raises `CalledProcessError`, and said is why."""
+    results = {run: f"models/{run}"}
+    results |= {f"judge_{name}": f"runs/{name}/results.json" for name in (run, f"{run}-sampled")}
+    if wanted := [stage for stage, result in results.items() if not (pipeline / result).exists()]:
+        ours = {"OUT": str(pipeline), "PYTHON": sys.executable, "GRPO": run, "GRPO_SETTINGS": VARIANTS[run]}
+        subprocess.run(["bash", str(SCRIPT), *wanted], check=True, env={**os.environ, **ours})
 
 
-def list_stages(run: str) -> dict[str, str]:
-    """Return the stages of a variant and their results."""
-    judged = {f"judge_{name}": f"runs/{name}/results.json" for name in (run, f"{run}-sampled")}
-    return {run: f"models/{run}"} | judged
-
-
-def describe(pipeline: Path, name: str, run: str, base: str) -> tuple[str, ...]:
+def describe(pipeline: Path, run: str) -> tuple[str, ...]:
     """Return a row of the table."""
     source = Pipeline(pipeline)
     rows = [make_row(source.read_episodes(each)) for each in (run, f"{run}-sampled")]
-    test = compare(source.read_episodes(f"{run}-sampled"), source.read_episodes(f"{base}-sampled"))["accuracy"]
-    cells = [cell for row in rows for cell in (describe_share(row["overall"]), *map(percent, _choices(row)))]
-    against = "" if run == base else f"{100 * test['difference']:+.1f} (p {test['p_value']:.1g})"
-    return (name, pipeline.name, *cells, against)
+    cells = [cell for row in rows for cell in (describe_share(row["overall"]), *describe_choices(row))]
+    if run == BASE:
+        return ("all parts", pipeline.name, *cells, "", str(count_episodes(pipeline, run)))
+    test = compare(source.read_episodes(f"{run}-sampled"), source.read_episodes(f"{BASE}-sampled"))["accuracy"]
+    against = f"{100 * test['difference']:+.1f} [{100 * test['low']:+.1f}, {100 * test['high']:+.1f}]"
+    return (run.replace("-", " "), pipeline.name, *cells, against, str(count_episodes(pipeline, run)))
 
 
-def _choices(row: dict[str, Any]) -> tuple[float | None, float | None]:
-    return row["search_rate"], row["hit_rate"]
+def describe_choices(row: dict[str, Any]) -> tuple[str, str]:
+    """Return how often a judge searched and how often it looked where the defect was."""
+    return percent(row["search_rate"]), percent(row["hit_rate"])
 
 
-def main(
-    pipelines: Annotated[list[Path], typer.Argument(help="Folders of finished pipelines, one per seed.")],
-    steps: Annotated[int, typer.Option(min=1, help="GRPO steps of each variant.")] = 20,
-) -> None:
+def count_episodes(pipeline: Path, run: str) -> int:
+    """Count the episodes that were sampled for training, also those of groups that were then left out."""
+    trained_on = {sample.uid for sample in read_samples(pipeline / "splits" / "grpo.parquet")}
+    lines = [line for path in (pipeline / "training" / run / "episodes").iterdir() for line in path.open()]
+    return sum(json.loads(line)["sample_uid"] in trained_on for line in lines)
+
+
+def main(pipelines: Annotated[list[Path], typer.Argument(help="Folders of finished pipelines, one per seed.")]) -> None:
     """Train and judge every variant from every pipeline, then print the table."""
-    rows = []
     for pipeline in pipelines:
-        runs = {name: run_variant(pipeline, name, setting, steps) for name, setting in VARIANTS.items()}
-        rows += [describe(pipeline, name, run, runs["all parts"]) for name, run in runs.items()]
-    table = Table(f"GRPO, {steps} steps", COLUMNS, sorted(rows, key=lambda row: list(VARIANTS).index(row[0])))
-    Console(width=200).print(table.to_markdown(), markup=False, highlight=False)
+        for run in VARIANTS:
+            run_variant(pipeline, run)
+    rows = [describe(pipeline, run) for run in VARIANTS for pipeline in pipelines]
+    table = Table("What each part of GRPO brings", COLUMNS, rows)
+    Console(width=200).print(table.to_markdown(), markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -77,6 +77,8 @@ def run_program(stage: Stage, environment: dict[str, str], console: Console) -> 
     """Run the program with its output in a log; raises `StageFailed` with the end of the log."""
     log, start = stage.logs / f"{stage.name}.log", time.monotonic()
     variables = os.environ | environment | {"VERL_FILE_LOGGER_PATH": str(stage.training_log)}
+    if not console.is_terminal:  # a terminal shows the seconds and the step instead
+        console.print(f"{stage.name}: started, log {log}", markup=False, highlight=False, soft_wrap=True)
     with log.open("ab") as file:
         process = subprocess.Popen(
             stage.command, stdout=file, stderr=subprocess.STDOUT, env=variables, preexec_fn=start_dependent_group

@@ -1,22 +1,21 @@
-"""The whole pipeline in its shortest real form: killed in the middle, finished, every figure; then run again."""
+"""The whole pipeline in its shortest real form: killed three times, finished, every figure; then run again."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from benchmarks.kill_stages import kill_all, start_pipeline
+from verl_videosearch.sample import read_samples
+
 SMALL = {
     "TRAIN_PAIRS": "200",
     "TEST_PAIRS": "20",
     "COLD_START_STEPS": "600",
     "RFT_STEPS": "2",
     "GRPO_STEPS": "2",
+    "PROFILE": "tiny",
     "PARTS": "cold_start=.6,rft=.15,grpo=.2,validation=.05",
 }
 STAGES = ("start", "cold_start", "rft", "grpo")
@@ -25,38 +24,41 @@ CONTROLS = {"majority", "no_search", "random_frames", "blank_frames", "no_window
 pytestmark = [pytest.mark.slow_start, pytest.mark.timeout(1500)]
 
 
-def start_pipeline(out: Path, *stages: str) -> subprocess.Popen:
-    environment = {**os.environ, **SMALL, "PROFILE": "tiny", "OUT": str(out), "PYTHON": sys.executable}
-    command = ["bash", str(ROOT / "recipes" / "pipeline.sh"), *stages]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, cwd=ROOT,
-        start_new_session=True,
-    )  # fmt: skip
-
-
 def run_pipeline(out: Path, *stages: str) -> str:
-    process = start_pipeline(out, *stages)
+    process = start_pipeline(out, *stages, **SMALL)
     said, _ = process.communicate()
     assert process.returncode == 0, said
     return said
 
 
+def kill_pipeline(out: Path, sign: str) -> str:
+    """Start the pipeline and kill it, and all that it has started, as soon as a file that matches is not empty."""
+    process = start_pipeline(out, **SMALL)
+    while not any(path.stat().st_size for path in out.glob(sign)):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.2)
+    return kill_all(process)
+
+
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a pipeline that was killed while its cold start was trained."""
-    out = tmp_path_factory.mktemp("demo")
-    process, saved = start_pipeline(out), out / "training/cold_start/latest_checkpointed_iteration.txt"
-    while not saved.exists():
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.5)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    return out
+    return tmp_path_factory.mktemp("demo")
 
 
 @pytest.fixture(scope="module")
-def first_run(out: Path) -> str:
-    return run_pipeline(out)
+def tries(out: Path) -> list[str]:
+    """Return what the pipeline said each time: killed in three stages, then left alone."""
+    signs = (
+        "training/cold_start/latest_checkpointed_iteration.txt",
+        "samples/shard-0-of-1/journal.jsonl",
+        "training/grpo/episodes/*.jsonl",
+    )
+    return [*(kill_pipeline(out, sign) for sign in signs), run_pipeline(out)]
+
+
+@pytest.fixture(scope="module")
+def first_run(tries: list[str]) -> str:
+    return tries[-1]
 
 
 @pytest.fixture
@@ -73,11 +75,16 @@ def test_every_stage_has_a_row(results: dict, first_run: str) -> None:
     assert "index.html" in first_run
 
 
-def test_it_went_on_where_it_was_killed(first_run: str, out: Path) -> None:
-    said = first_run.splitlines()
-    assert "traces: done before" in said and "cold_start: done before" not in said
+def test_it_went_on_where_it_was_killed(tries: list[str], out: Path) -> None:
+    for stage, before, after in zip(("cold_start", "samples", "grpo"), tries[:-1], tries[1:], strict=True):
+        *complete, killed = dict.fromkeys(line.partition(":")[0] for line in before.splitlines())
+        assert killed == stage and f"{stage}: started, " in after
+        assert [line.partition(":")[0] for line in after.splitlines() if line.endswith(": done before")] == complete
     first_line = (out / "logs/cold_start.jsonl").open().readline()
     assert json.loads(first_line)["step"] > 1
+    journal = (out / "samples/shard-0-of-1/journal.jsonl").read_text().splitlines()
+    keys = [json.loads(line)["key"] for line in journal]
+    assert len(keys) == len(set(keys)) == 4 * len(read_samples(out / "splits/rft.parquet"))
 
 
 def test_the_cold_start_taught_the_form(results: dict) -> None:
@@ -106,4 +113,4 @@ def test_a_second_run_repeats_nothing(first_run: str, out: Path) -> None:
 
 def test_a_stage_can_be_run_alone(first_run: str, out: Path) -> None:
     said = run_pipeline(out, "judge_rft")
-    assert [line.partition(":")[0] for line in said.splitlines()] == ["judge_rft"] and "done before" not in said
+    assert [line.partition(":")[0] for line in said.splitlines()] == ["judge_rft"] * 2 and "done before" not in said
