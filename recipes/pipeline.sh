@@ -38,12 +38,12 @@ case $PROFILE in
 tiny)
   GPUS=1 TINY=_tiny STAGE=(--tiny) VIDEOS=$OUT/pairs START=$OUT/models/start REPLIES=--local
   PARTS=${PARTS:-cold_start=.72,rft=.11,grpo=.16,validation=.01} PAIRS=$OUT/pairs/train.parquet TEST=$OUT/pairs/test.parquet
-  # Weak on purpose: half of the traces answer at first sight, and a few look elsewhere first.
+  # Weak on purpose: half of the traces answer at first sight, and a few look elsewhere first. Samples keep the pairs' own
+  # shares of verdicts (1 tie : 2 : 2), as more ties would teach not to search.
   TEACH=(--teacher template --filter well_formed --direct .5 --cued-gap .45 --detour .05 --seed "$SEED")
-  SAMPLE=(--serve-option=--max-model-len=2048 --max-turn-tokens 128 --concurrency 32 --temperature 0.8 --seed "$SEED")
+  SAMPLE=(--serve-option=--max-model-len=2048 --max-turn-tokens 128 --concurrency 32 --temperature 0.8 --max-ratio 2 --seed "$SEED")
   JUDGE=(--order AB --max-turn-tokens 128 --concurrency 64)
-  COLD_START=(trainer.total_training_steps="${COLD_START_STEPS:-1900}")
-  RFT=(trainer.total_training_steps="${RFT_STEPS:-120}")
+  COLD_START=(trainer.total_training_steps="${COLD_START_STEPS:-1900}") RFT=(trainer.total_training_steps="${RFT_STEPS:-120}")
   TRAIN=(trainer.total_training_steps="${GRPO_STEPS:-24}" data.seed="$SEED")
   stage pairs pairs --work "$OUT/pairs.work" -- data_prep.hide_and_seek --out "$OUT/pairs.work" --seed "$SEED" \
     --train "${TRAIN_PAIRS:-3600}" --test "${TEST_PAIRS:-400}" --held-out 0
