@@ -12,6 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+from benchmarks import pipeline_seeds
 from recipes.results import Pipeline, collect, list_alarms, list_blocks, main, plot_training
 from tests.test_rows import RIGHT, WRONG, make_line, make_sample
 from verl_videosearch.alarms import AlarmKind
@@ -150,6 +151,18 @@ def test_tests_go_pair_by_pair(results: dict[str, Any]) -> None:
         "blank_frames against grpo": (0, 6),
         "no_window against grpo": (0, 2),
     }
+
+
+def test_seeds_stand_side_by_side(folder: Path) -> None:
+    run(folder)
+    app = typer.Typer()
+    app.command()(pipeline_seeds.main)
+    result = CliRunner().invoke(app, [str(folder), str(folder)])
+    assert result.exit_code == 0, result.output
+    assert "| GRPO, greedy: right | 75.0 | 75.0 | 75.0 | 0.0 |" in result.output
+    assert "| rejection sampling, sampled: right | 37.5 | 37.5 | 37.5 | 0.0 |" in result.output
+    assert "| GRPO, random frames returned, greedy: right | 25.0 | 25.0 | 25.0 | 0.0 |" in result.output
+    assert CliRunner().invoke(app, [str(folder)]).exit_code == 2
 
 
 def test_the_pages_say_what_was_found(folder: Path, results: dict[str, Any]) -> None:
