@@ -126,7 +126,7 @@ def test_killed_writer_leaves_no_entry_and_no_lock(clip: Path, root: Path) -> No
     assert time.monotonic() - start < 10 and store.stats.misses == 1
     assert part.exists()  # it may belong to a living process
     os.utime(part, (0, 0))
-    store.get(clip, FramePlan(frames_per_video=3))
+    FrameStore(root).get(clip, FramePlan(frames_per_video=3))
     assert not part.exists()
 
 
@@ -152,6 +152,33 @@ def test_least_recently_used_entries_go_first(root: Path, tmp_path: Path) -> Non
     assert [entries[path].exists() for path in clips[:3]] == [True, False, True]
     assert store.stats.evicted == 1 and store.size_bytes() <= store.max_bytes
     assert read_levels(kept[clips[1]].frames) == [0, 2, 4, 6]  # still mapped
+
+
+@pytest.mark.parametrize(("max_bytes", "num_scans"), [(None, 1), (10**9, 1), (1, 6)])
+def test_a_large_folder_is_not_read_for_every_video(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_bytes: int | None, num_scans: int
+) -> None:
+    scans, scandir = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: scans.append(path) or scandir(path))
+    store = FrameStore(root, max_bytes=max_bytes)
+    for num_frames in range(8, 14):
+        store.get(write_clip(tmp_path / f"{num_frames}.mp4", grey_frames(num_frames)), PLAN)
+    assert sum(path == store._entries for path in scans) == num_scans
+
+
+def test_a_full_store_keeps_its_bound_with_few_scans(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frame_store, "_SLACK", 0.5)
+    clips = [write_clip(tmp_path / f"{n}.mp4", grey_frames(n)) for n in range(8, 20)]
+    size = FrameStore(tmp_path / "other").get(clips[0], PLAN).frames.nbytes
+    store, scans = FrameStore(root, max_bytes=int(6.5 * size)), []
+    evict = store._evict
+    monkeypatch.setattr(store, "_evict", lambda keep: scans.append(keep) or evict(keep))
+    for path in clips:
+        store.get(path, PLAN)
+        assert store.size_bytes() <= store.max_bytes
+    assert 1 < len(scans) < len(clips) and store.stats.evicted > 0
 
 
 def test_newest_entry_stays_even_if_it_is_too_large(clip: Path, root: Path) -> None:

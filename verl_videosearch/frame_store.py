@@ -58,6 +58,7 @@ _MAGIC = b"VSFRAMES"
 _ALIGNMENT = 64
 _PREAMBLE = len(_MAGIC) + 8 + 8  # magic, checksum of the header, length of the header
 _STALE_AFTER_S = 3600.0  # a temporary file this old belongs to a process that died
+_SLACK = 0.01  # of `max_bytes`: what a process may write before it looks again what the others have written
 _CHUNK = 1 << 20
 
 
@@ -118,8 +119,9 @@ class FrameStore:
     ) -> None:
         """Open or create the store in `root` (default: `default_root()`).
 
-        `max_bytes` bounds the disk space (None: no limit; the newest entry always stays). `timeout_s` bounds one
-        decode; the wait for another process that decodes the same video is twice that.
+        `max_bytes` bounds the disk space (None: no limit; the newest entry always stays); several processes that
+        write at once may exceed it by a hundredth each. `timeout_s` bounds one decode; the wait for another process
+        that decodes the same video is twice that.
         """
         if max_bytes is not None and max_bytes < 1:
             raise ValueError(f"max_bytes must be at least 1 or None for no limit, got {max_bytes!r}")
@@ -134,6 +136,7 @@ class FrameStore:
         self._content_hashes: dict[tuple[str, int, int, int], str] = {}
         self._verified: dict[Path, tuple[int, int]] = {}
         self._broken: dict[str, VideoError] = {}
+        self._scanned_at_s, self._scanned_bytes, self._written_bytes = -math.inf, 0, 0
 
     @property
     def stats(self) -> FrameStoreStats:
@@ -142,7 +145,7 @@ class FrameStore:
 
     def size_bytes(self) -> int:
         """Return the disk space of all entries."""
-        return sum(size for _, size, _ in self._scan(".frames"))
+        return sum(size for _, size, path in self._scan() if path.suffix == ".frames")
 
     def get(self, path: str | PathLike[str], plan: FramePlan, uid: str | None = None) -> StoredFrames:
         """Return the frames of a video, decoding it only if no process has done so; raises `VideoError`.
@@ -196,7 +199,8 @@ class FrameStore:
             raise VideoError(VideoErrorKind.UNREADABLE, path, "the file changed while it was read", uid)
         _write_entry(entry, video)
         stored = replace(self._open(entry), was_hit=False, decode_s=decode_s)
-        self._evict(keep=entry)
+        if self._is_scan_due(stored.frames.nbytes):
+            self._evict(keep=entry)
         return stored
 
     def _open(self, entry: Path) -> StoredFrames:
@@ -222,27 +226,43 @@ class FrameStore:
         finally:
             lock.release()
 
+    def _is_scan_due(self, num_bytes: int) -> bool:
+        """Note what was written; True now and then, so that a large folder is not read for every video."""
+        with self._mutex:
+            self._written_bytes += num_bytes
+            if time.monotonic() - self._scanned_at_s >= _STALE_AFTER_S:
+                return True
+            if self.max_bytes is None:
+                return False
+            is_full = self._scanned_bytes + self._written_bytes > self.max_bytes
+            return is_full or self._written_bytes > _SLACK * self.max_bytes
+
     def _evict(self, keep: Path) -> None:
         """Remove the least recently used entries beyond `max_bytes`, and what dead writers left behind."""
-        for _, _, path in [found for found in self._scan(".part") if found[0] < time.time() - _STALE_AFTER_S]:
-            path.unlink(missing_ok=True)
-        if self.max_bytes is None:
-            return
-        entries = sorted(self._scan(".frames"))
-        excess = sum(size for _, size, _ in entries) - self.max_bytes
-        for _, size, path in entries:
-            if excess <= 0:
-                return
-            if path != keep:
+        with self._mutex:
+            self._scanned_at_s, self._written_bytes = time.monotonic(), 0
+        entries = []
+        for used_s, size, path in sorted(self._scan()):
+            if path.suffix == ".frames":
+                entries.append((size, path))
+            elif used_s < time.time() - _STALE_AFTER_S:
                 path.unlink(missing_ok=True)
-                excess -= size
-                self._count(evicted=1)
+        total = sum(size for size, _ in entries)
+        if self.max_bytes is not None and total > self.max_bytes:
+            for size, path in entries:
+                if total <= self.max_bytes and total - size < (1 - _SLACK) * self.max_bytes:
+                    break
+                if path != keep:
+                    path.unlink(missing_ok=True)
+                    total -= size
+                    self._count(evicted=1)
+        self._scanned_bytes = total
 
-    def _scan(self, suffix: str) -> Iterator[tuple[float, int, Path]]:
-        """Yield (time of last use, size, path) of the files that end in `suffix`."""
+    def _scan(self) -> Iterator[tuple[float, int, Path]]:
+        """Yield (time of last use, size, path) of entries and of files that are being written."""
         with os.scandir(self._entries) as found:
             for item in found:
-                if item.name.endswith(suffix):
+                if item.name.endswith((".frames", ".part")):
                     with suppress(FileNotFoundError):  # removed by another process meanwhile
                         status = item.stat()
                         yield status.st_mtime, status.st_size, Path(item.path)
