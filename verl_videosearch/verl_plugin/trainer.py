@@ -43,6 +43,8 @@ from verl_videosearch.verl_plugin.agent_loop import FAILURES
 from verl_videosearch.verl_plugin.settings import Settings
 
 logger = logging.getLogger(__name__)
+POLL_INTERVAL_S = 0.25
+"""Seconds between two looks for finished groups; verl 0.9.1 has 2, and each refill of dynamic sampling waits for it."""
 
 
 @register_trainer("videosearch")
@@ -54,7 +56,9 @@ class VideoSearchTrainer(PPOTrainerSync):
         self.trainer_mode = "sync"
         self._settings = Settings.from_dict(OmegaConf.to_container(self.config.videosearch, resolve=True))
         self._history: list[dict[str, float]] = []
-        return drop_failed_groups(super()._build_replay_buffer())
+        buffer = drop_failed_groups(super()._build_replay_buffer())
+        buffer.poll_interval = POLL_INTERVAL_S
+        return buffer
 
     @property
     def num_updates(self) -> int:
