@@ -36,7 +36,7 @@ from verl_videosearch.report.table import Table
 
 ROOT = Path(__file__).parents[1]
 FOLDERS_LEFT_OUT = {"logs", "training", "results.json", "results.md", "index.html"}
-FILES_LEFT_OUT = {"journal.jsonl", "timing.json", ".lock"}
+FILES_LEFT_OUT = {"journal.jsonl", "accepted.jsonl", "rejected.jsonl", "timing.json", ".lock"}
 COLUMNS = ("stage", "first run, s", "killed after, s", "rest, s", "run again", "different files")
 
 

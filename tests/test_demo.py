@@ -21,7 +21,7 @@ SMALL = {
 STAGES = ("start", "cold_start", "rft", "grpo")
 CONTROLS = {"majority", "no_search", "random_frames", "blank_frames", "no_window"}
 
-pytestmark = [pytest.mark.slow_start, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow_start, pytest.mark.timeout(2400)]
 
 
 def run_pipeline(out: Path, *stages: str) -> str:
