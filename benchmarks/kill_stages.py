@@ -10,7 +10,7 @@ be those of before. So every stage is tried with the same input. The table has h
 run, and which files are different.
 
 Files: all of the pipeline's folder but logs, checkpoints, journals (their lines are in the order of arrival), times and
-the report, which has the minutes of all tries.
+the report, which has the minutes of all tries. Some files name the commit that made them: try with the one of the run.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from verl_videosearch.report.table import Table
 
 ROOT = Path(__file__).parents[1]
 FOLDERS_LEFT_OUT = {"logs", "training", "results.json", "results.md", "index.html"}
-FILES_LEFT_OUT = {"journal.jsonl", "accepted.jsonl", "rejected.jsonl", "timing.json", ".lock"}
+FILES_LEFT_OUT = {"journal.jsonl", "accepted.jsonl", "rejected.jsonl", "server.log", "timing.json", ".lock"}
 COLUMNS = ("stage", "first run, s", "killed after, s", "rest, s", "run again", "different files")
 
 
