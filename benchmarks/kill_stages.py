@@ -1,6 +1,6 @@
 """SIGKILL every stage of a finished pipeline in the middle, start the pipeline again, and see what is different.
 
-    OUT=outputs/small TRAIN_PAIRS=200 TEST_PAIRS=20 COLD_START_STEPS=600 RFT_STEPS=60 GRPO_STEPS=4 \\
+    OUT=outputs/small TRAIN_PAIRS=200 TEST_PAIRS=20 COLD_START_STEPS=600 RFT_STEPS=2 GRPO_STEPS=2 \\
         PARTS=cold_start=.6,rft=.15,grpo=.2,validation=.05 recipes/pipeline.sh
     (the same variables) python -m benchmarks.kill_stages outputs/small
 

@@ -12,7 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from benchmarks import pipeline_seeds
+from benchmarks import grpo_ablations, pipeline_seeds
 from recipes.results import Pipeline, collect, list_alarms, list_blocks, main, plot_training
 from tests.test_rows import RIGHT, WRONG, make_line, make_sample
 from verl_videosearch.alarms import AlarmKind
@@ -151,6 +151,9 @@ def test_tests_go_pair_by_pair(results: dict[str, Any]) -> None:
         "blank_frames against grpo": (0, 6),
         "no_window against grpo": (0, 2),
     }
+    kinds = {name: set(each) for name, each in tests.items()}
+    assert kinds["grpo against rft"] == {"accuracy", "search_rate", "hit_rate"}
+    assert kinds["random_frames against grpo"] == kinds["no_window against grpo"] == {"accuracy"}
 
 
 def test_seeds_stand_side_by_side(folder: Path) -> None:
@@ -163,6 +166,20 @@ def test_seeds_stand_side_by_side(folder: Path) -> None:
     assert "| rejection sampling, sampled: right | 37.5 | 37.5 | 37.5 | 0.0 |" in result.output
     assert "| GRPO, random frames returned, greedy: right | 25.0 | 25.0 | 25.0 | 0.0 |" in result.output
     assert CliRunner().invoke(app, [str(folder)]).exit_code == 2
+
+
+def test_ablations_are_compared_with_all_parts(folder: Path) -> None:
+    shutil.copytree(folder / "runs/rft", folder / "runs/no-gain-term")
+    shutil.copytree(folder / "runs/rft-sampled", folder / "runs/no-gain-term-sampled")
+    (folder / "splits").mkdir()
+    write_samples(folder / "splits/grpo.parquet", PAIRS[:2])
+    for run_name, num_groups in (("grpo", 3), ("no-gain-term", 2)):
+        lines = [{"sample_uid": pair.uid} for pair in (*PAIRS[:2] * num_groups, PAIRS[3])]  # the last: validation
+        RunFolder(folder / "training" / run_name / "episodes").write_lines("episodes-1.jsonl", lines)
+    base, other = (grpo_ablations.describe(folder, name) for name in ("grpo", "no-gain-term"))
+    assert (base[0], base[-2:]) == ("all parts", ("", "6")) and base[2].startswith("75.0 % [")
+    assert other[0] == "no gain term" and other[2].startswith("50.0 % [") and other[5].startswith("37.5 % [")
+    assert other[-2].startswith("-25.0 [") and other[-1] == "4"
 
 
 def test_the_pages_say_what_was_found(folder: Path, results: dict[str, Any]) -> None:

@@ -45,7 +45,10 @@ def test_a_stage_is_run_once(tmp_path: Path) -> None:
     first = run(tmp_path, *list_work(tmp_path), *PRODUCT, program=TRAIN)
     second = run(tmp_path, *list_work(tmp_path), *PRODUCT, program=TRAIN)
     assert (first.exit_code, second.exit_code) == (0, 0)
-    assert first.output.startswith("train: ") and second.output == "train: done before\n"
+    assert (
+        first.output.startswith(f"train: started, log {tmp_path}/logs/train.log\ntrain: ")
+        and second.output == "train: done before\n"
+    )
     assert (tmp_path / "runs").read_text() == "run\n" and (tmp_path / "model/weights").read_text() == "9\n"
     [line] = read_times(tmp_path)
     assert line["stage"] == "train" and 0 <= line["seconds"] < 60

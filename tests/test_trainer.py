@@ -27,6 +27,7 @@ from verl_videosearch.alarms import AlarmKind
 from verl_videosearch.reward import _round_exactly
 from verl_videosearch.verl_plugin.agent_loop import FAILURES
 from verl_videosearch.verl_plugin.trainer import (
+    POLL_INTERVAL_S,
     VideoSearchTrainer,
     keep_old_log,
     measure_agreement,
@@ -328,6 +329,7 @@ def test_it_is_verl_s_synchronous_trainer_with_the_recipe_s_settings(queue: Memo
     assert trainer.replay_buffer.sync_refill_failed_groups and trainer.replay_buffer.filter_groups_metric == "acc"
     assert (trainer.num_updates, full.num_updates) == (2, 4)
     assert trainer.use_reference_policy and not trainer.use_critic
+    assert trainer.replay_buffer.poll_interval == POLL_INTERVAL_S < 1
 
 
 # Failures

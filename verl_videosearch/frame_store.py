@@ -199,7 +199,7 @@ class FrameStore:
             raise VideoError(VideoErrorKind.UNREADABLE, path, "the file changed while it was read", uid)
         _write_entry(entry, video)
         stored = replace(self._open(entry), was_hit=False, decode_s=decode_s)
-        if self._is_scan_due(stored.frames.nbytes):
+        if self._is_scan_due(stored.frames.offset + stored.frames.nbytes):
             self._evict(keep=entry)
         return stored
 
