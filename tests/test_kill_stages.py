@@ -12,7 +12,7 @@ from benchmarks.kill_stages import Trial, hash_files, kill_all
 
 STARTER = """
 import subprocess
-child = subprocess.Popen(["sleep", "60"], start_new_session=True)
+child = subprocess.Popen(["sleep", "60"], start_new_session=True, stdout=subprocess.DEVNULL)
 print(child.pid, flush=True)
 child.wait()
 """
