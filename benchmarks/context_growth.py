@@ -1,8 +1,10 @@
-"""Show what the memory window saves: the length of each turn's prompt with window 1, and with nothing forgotten.
+"""Show what the memory window saves: the length of each turn's prompt with window 1, and with
+nothing forgotten.
 
-The one idea: nothing is simulated. A real `Episode` is driven through its calls with scripted replies, and every
-context is rendered and tokenised as in training (`ContextRenderer`). With a window the prompt is flat once frames
-leave as fast as they come: from turn 3 on a turn adds text only, the last reply and a line for the forgotten call.
+The one idea: nothing is simulated. A real `Episode` is driven through its calls with scripted
+replies, and every context is rendered and tokenised as in training (`ContextRenderer`). With a
+window the prompt is flat once frames leave as fast as they come: from turn 3 on a turn adds text
+only, the last reply and a line for the forgotten call.
 
     python -m benchmarks.context_growth                             # a tiny model's processor, made on the spot
     python -m benchmarks.context_growth --model Qwen/Qwen2.5-VL-7B-Instruct --calls 6 --frames 8
@@ -24,14 +26,18 @@ from transformers import AutoProcessor
 
 from verl_videosearch.episode import Episode, EpisodeConfig, Reply
 from verl_videosearch.frames import CandidateFrames
-from verl_videosearch.rollout import PairFrames
+from verl_videosearch.from_scratch.tiny_model import build_tiny_model
 from verl_videosearch.sample import PreferenceSample
-from verl_videosearch.tiny_model import build_tiny_model
 from verl_videosearch.verl_plugin.replay import blank_images
 from verl_videosearch.verl_plugin.tokens import ContextRenderer
+from verl_videosearch.video.pair import PairFrames
 
 SAMPLE = PreferenceSample(
-    "pair", "a cat jumps over a wall", "1.mp4", "2.mp4", {"TA": None, "VQ": None, "MQ": None, "OA": None}
+    "pair",
+    "a cat jumps over a wall",
+    "1.mp4",
+    "2.mp4",
+    {"TA": None, "VQ": None, "MQ": None, "OA": None},
 )
 FRAME_SHAPE = (448, 784, 3)
 """Height, width and channels of a decoded frame: 16 to 9, within 512 * 28 * 28 pixels."""
@@ -50,23 +56,36 @@ class TurnSize:
         return self.num_text_tokens + self.num_image_tokens
 
 
-def measure_turns(renderer: ContextRenderer, config: EpisodeConfig, frames_per_call: int) -> Iterator[TurnSize]:
+def measure_turns(
+    renderer: ContextRenderer, config: EpisodeConfig, frames_per_call: int
+) -> Iterator[TurnSize]:
     """Yield the size of every prompt of an episode that uses all its calls and then answers."""
     pair = make_pair(config)
-    replies = [write_reply(turn, frames_per_call, len(pair.candidates)) for turn in range(config.max_tool_calls + 1)]
+    replies = [
+        write_reply(turn, frames_per_call, len(pair.candidates))
+        for turn in range(config.max_tool_calls + 1)
+    ]
     return measure_contexts(renderer, SAMPLE, pair, config, replies)
 
 
 def measure_contexts(
-    renderer: ContextRenderer, sample: PreferenceSample, pair: PairFrames, config: EpisodeConfig, replies: Sequence[str]
+    renderer: ContextRenderer,
+    sample: PreferenceSample,
+    pair: PairFrames,
+    config: EpisodeConfig,
+    replies: Sequence[str],
 ) -> Iterator[TurnSize]:
     """Yield the size of the context that each reply is written to."""
     episode = Episode(sample, pair.candidates, config)
     for reply in replies:
         messages = episode.messages()
         text, images = renderer.render(messages), blank_images(pair, messages)
-        num_text_tokens = len(renderer.tokenizer.encode(text, add_special_tokens=False)) - len(images)  # placeholders
-        yield TurnSize(len(images), num_text_tokens, len(renderer.tokenize(text, images)) - num_text_tokens)
+        num_text_tokens = len(renderer.tokenizer.encode(text, add_special_tokens=False)) - len(
+            images
+        )  # placeholders
+        yield TurnSize(
+            len(images), num_text_tokens, len(renderer.tokenize(text, images)) - num_text_tokens
+        )
         episode.step(Reply(reply))
 
 
@@ -74,7 +93,9 @@ def make_pair(config: EpisodeConfig, frame_shape: tuple[int, int, int] = FRAME_S
     """Make two black videos with all their candidate frames."""
     times = tuple(i / 12 for i in range(config.frames_per_video))
     black = np.broadcast_to(np.zeros(1, np.uint8), (len(times), *frame_shape))
-    return PairFrames(CandidateFrames(times, times), black, black, patch_multiple=config.patch_multiple)
+    return PairFrames(
+        CandidateFrames(times, times), black, black, patch_multiple=config.patch_multiple
+    )
 
 
 def write_reply(turn: int, frames_per_call: int, num_frames: int) -> str:
@@ -122,10 +143,14 @@ def load_renderer(model: Path | str | None) -> ContextRenderer:
 
 
 def main(
-    model: Annotated[str | None, typer.Option(help="Model folder or name; a tiny model by default.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model folder or name; a tiny model by default.")
+    ] = None,
     calls: Annotated[int, typer.Option(help="Calls of the episode.")] = 6,
     frames: Annotated[int, typer.Option(help="Frames per call.")] = 8,
-    window: Annotated[int, typer.Option(help="Memory window to compare with keeping everything.")] = 1,
+    window: Annotated[
+        int, typer.Option(help="Memory window to compare with keeping everything.")
+    ] = 1,
 ) -> None:
     """Print the size of each turn's prompt with and without a memory window."""
     renderer = load_renderer(model)

@@ -3,13 +3,15 @@
     pip install -e ".[bench]"                   # torchcodec also needs FFmpeg's shared libraries on the system
     python -m benchmarks.decoders --repeats 5 CLIP [CLIP ...]
 
-Prints two Markdown tables. The first gives the median time of a cold read (open, decode, convert to RGB, close; no
-resizing) and its ratio to PyAV's in the same run. The second says whether the frames are the right ones: each wanted
-frame must be nearer to the same frame of a full sequential FFmpeg decode than to any frame beside it (a decoder may
-round colours its own way, but not be off by one), and whether damaged files are refused.
+Prints two Markdown tables. The first gives the median time of a cold read (open, decode, convert to
+RGB, close; no resizing) and its ratio to PyAV's in the same run. The second says whether the frames
+are the right ones: each wanted frame must be nearer to the same frame of a full sequential FFmpeg
+decode than to any frame beside it (a decoder may round colours its own way, but not be off by one),
+and whether damaged files are refused.
 
-Every decoder gets two threads and finds the number of frames in its own documented way. They take turns, so a machine
-that slows down slows all of them. docs/decoders.md holds a run and the decision.
+Every decoder gets two threads and finds the number of frames in its own documented way. They take
+turns, so a machine that slows down slows all of them. docs/decoders.md holds a run and the
+decision.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ Reader = Callable[[Path], np.ndarray]
 
 
 def read_with_pyav(path: Path) -> np.ndarray:
-    """Count packets, decode from start to end, convert only the wanted frames, as `verl_videosearch.video` does."""
+    """Count packets, decode from start to end, convert only the wanted frames, as
+    `verl_videosearch.video.decode` does."""
     with av.open(str(path)) as container:
         num_frames = sum(1 for packet in container.demux(video=0) if packet.size)
     wanted = set(sample_indices(num_frames, NUM_WANTED))
@@ -105,7 +108,9 @@ def judge_frames(found: np.ndarray | str, truth: np.ndarray) -> str:
     num_wrong, worst = 0, 0.0
     for index, frame in zip(wanted, found, strict=True):
         near = range(max(0, index - 2), min(len(truth), index + 3))
-        distance = {other: float(np.abs(truth[other].astype(np.int16) - frame).mean()) for other in near}
+        distance = {
+            other: float(np.abs(truth[other].astype(np.int16) - frame).mean()) for other in near
+        }
         num_wrong += distance[index] > min(distance.values())
         worst = max(worst, distance[index])
     return f"{num_wrong} wrong" if num_wrong else f"exact, colour ±{worst:.1f}"
@@ -127,13 +132,19 @@ def time_readers(path: Path, repeats: int) -> dict[str, float | None]:
             start = time.perf_counter()
             if not isinstance(attempt(reader, path), str):
                 seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times) * 1000 if times else None for name, times in seconds.items()}
+    return {
+        name: statistics.median(times) * 1000 if times else None for name, times in seconds.items()
+    }
 
 
 def make_odd_files(clip: Path, folder: Path) -> dict[str, Path]:
     """Derive damaged and unusual files from one mp4."""
     data = clip.read_bytes()
-    copies = {"cut at 60 %": data[: len(data) * 6 // 10], "empty": b"", "text": b"only words\n" * 100}
+    copies = {
+        "cut at 60 %": data[: len(data) * 6 // 10],
+        "empty": b"",
+        "text": b"only words\n" * 100,
+    }
     for name, content in copies.items():
         (folder / f"{name}.mp4").write_bytes(content)
     files = {name: folder / f"{name}.mp4" for name in copies}
@@ -158,23 +169,40 @@ def print_table(title: str, rows: list[list[str]]) -> None:
 
 
 def main(
-    clips: list[Path], repeats: Annotated[int, typer.Option(min=1, help="timed reads per clip and decoder")] = 5
+    clips: list[Path],
+    repeats: Annotated[int, typer.Option(min=1, help="timed reads per clip and decoder")] = 5,
 ) -> None:
     """Compare the decoders on CLIPS, real video files."""
-    versions = ", ".join(f"{name} {importlib.metadata.version(package)}" for name, (package, _) in READERS.items())
-    typer.echo(f"{versions}, Python {platform.python_version()}, {NUM_THREADS} threads, median of {repeats}\n")
+    versions = ", ".join(
+        f"{name} {importlib.metadata.version(package)}" for name, (package, _) in READERS.items()
+    )
+    typer.echo(
+        f"{versions}, Python {platform.python_version()}, {NUM_THREADS} threads, median of {repeats}\n"
+    )
     speed, frames = [], []
     for clip in clips:
         truth = decode_everything(clip)
         title = f"{clip.name}, {truth.shape[2]}x{truth.shape[1]}, {len(truth)} frames"
-        frames.append([title, *(judge_frames(attempt(reader, clip), truth) for _, reader in READERS.values())])
+        frames.append(
+            [title, *(judge_frames(attempt(reader, clip), truth) for _, reader in READERS.values())]
+        )
         times = time_readers(clip, repeats)
         base = times["PyAV"] or float("nan")
-        speed.append([title, *("fails" if ms is None else f"{ms:.0f} ms, {ms / base:.2f}x" for ms in times.values())])
+        speed.append(
+            [
+                title,
+                *(
+                    "fails" if ms is None else f"{ms:.0f} ms, {ms / base:.2f}x"
+                    for ms in times.values()
+                ),
+            ]
+        )
     with tempfile.TemporaryDirectory() as folder:
         for name, path in make_odd_files(clips[0], Path(folder)).items():
             results = [attempt(reader, path) for _, reader in READERS.values()]
-            frames.append([name, *(r if isinstance(r, str) else f"reads {len(r)} frames" for r in results)])
+            frames.append(
+                [name, *(r if isinstance(r, str) else f"reads {len(r)} frames" for r in results)]
+            )
     print_table("cold read", speed)
     print_table("frames", frames)
 

@@ -1,16 +1,19 @@
-"""SIGKILL every stage of a finished pipeline in the middle, start the pipeline again, and see what is different.
+"""SIGKILL every stage of a finished pipeline in the middle, start the pipeline again, and see what
+is different.
 
     OUT=outputs/small TRAIN_PAIRS=200 TEST_PAIRS=20 COLD_START_STEPS=600 RFT_STEPS=2 GRPO_STEPS=2 \\
         PARTS=cold_start=.6,rft=.15,grpo=.2,validation=.05 recipes/pipeline.sh
     (the same variables) python -m benchmarks.kill_stages outputs/small
 
-A stage is run again from nothing (`pipeline.sh STAGE`) and killed, with everything that it has started, after half of
-the time that it took the first time. Then the whole pipeline is started: only that stage may go on, and its files must
-be those of before. So every stage is tried with the same input. The table has how long the rest took, beside the first
-run, and which files are different.
+A stage is run again from nothing (`pipeline.sh STAGE`) and killed, with everything that it has
+started, after half of the time that it took the first time. Then the whole pipeline is started:
+only that stage may go on, and its files must be those of before. So every stage is tried with the
+same input. The table has how long the rest took, beside the first run, and which files are
+different.
 
-Files: all of the pipeline's folder but logs, checkpoints, journals (their lines are in the order of arrival), times and
-the report, which has the minutes of all tries. Some files name the commit that made them: try with the one of the run.
+Files: all of the pipeline's folder but logs, checkpoints, journals (their lines are in the order of
+arrival), times and the report, which has the minutes of all tries. Some files name the commit that
+made them: try with the one of the run.
 """
 
 from __future__ import annotations
@@ -30,13 +33,20 @@ from typing import Annotated
 import psutil
 import typer
 from rich.console import Console
+from verl_videosearch.recipes.stage import TIMES
 
-from recipes.stage import TIMES
 from verl_videosearch.report.table import Table
 
 ROOT = Path(__file__).parents[1]
 FOLDERS_LEFT_OUT = {"logs", "training", "results.json", "results.md", "index.html"}
-FILES_LEFT_OUT = {"journal.jsonl", "accepted.jsonl", "rejected.jsonl", "server.log", "timing.json", ".lock"}
+FILES_LEFT_OUT = {
+    "journal.jsonl",
+    "accepted.jsonl",
+    "rejected.jsonl",
+    "server.log",
+    "timing.json",
+    ".lock",
+}
 COLUMNS = ("stage", "first run, s", "killed after, s", "rest, s", "run again", "different files")
 
 
@@ -56,8 +66,17 @@ class Trial:
     @property
     def row(self) -> tuple[str, ...]:
         killed = "ended before" if self.killed_s is None else f"{self.killed_s:.1f}"
-        files = ", ".join(self.different[:3]) + (f" and {n} more" if (n := len(self.different) - 3) > 0 else "")
-        return (self.stage, f"{self.first_s:.1f}", killed, f"{self.rest_s:.1f}", ", ".join(self.run_again), files)
+        files = ", ".join(self.different[:3]) + (
+            f" and {n} more" if (n := len(self.different) - 3) > 0 else ""
+        )
+        return (
+            self.stage,
+            f"{self.first_s:.1f}",
+            killed,
+            f"{self.rest_s:.1f}",
+            ", ".join(self.run_again),
+            files,
+        )
 
 
 def start_pipeline(out: Path, *stages: str, **settings: str) -> subprocess.Popen:
@@ -65,14 +84,23 @@ def start_pipeline(out: Path, *stages: str, **settings: str) -> subprocess.Popen
     variables = os.environ | settings | {"OUT": str(out), "PYTHON": sys.executable}
     command = ["bash", str(ROOT / "recipes" / "pipeline.sh"), *stages]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=variables, cwd=ROOT
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=variables,
+        cwd=ROOT,
     )
 
 
 def kill_all(process: subprocess.Popen) -> str:
-    """SIGKILL a program and all that it has started, as if the machine had stopped; returns what it had said."""
+    """SIGKILL a program and all that it has started, as if the machine had stopped; returns what it
+    had said."""
     family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
-    for signal in (psutil.Process.suspend, psutil.Process.kill):  # nobody may react to the death of another
+    for signal in (
+        psutil.Process.suspend,
+        psutil.Process.kill,
+    ):  # nobody may react to the death of another
         for member in family:
             with suppress(psutil.NoSuchProcess):
                 signal(member)
@@ -95,7 +123,9 @@ def try_stage(out: Path, stage: str, first_s: float) -> Trial:
     run_again = [line.partition(":")[0] for line in said.splitlines() if ": started, " in line]
     rest_s = sum(seconds for name, seconds in read_times(out)[-1:] if name in run_again)
     after = dict(hash_files(out))
-    different = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    different = sorted(
+        name for name in before.keys() | after.keys() if before.get(name) != after.get(name)
+    )
     return Trial(stage, first_s, killed_s, rest_s, run_again, different)
 
 
@@ -103,7 +133,11 @@ def hash_files(out: Path) -> Iterator[tuple[str, bytes]]:
     """Yield the name and a hash of every file that a rerun must bring back."""
     for path in sorted(out.rglob("*")):
         name = path.relative_to(out)
-        if path.is_file() and name.parts[0] not in FOLDERS_LEFT_OUT and name.name not in FILES_LEFT_OUT:
+        if (
+            path.is_file()
+            and name.parts[0] not in FOLDERS_LEFT_OUT
+            and name.name not in FILES_LEFT_OUT
+        ):
             yield str(name), blake2b(path.read_bytes()).digest()
 
 

@@ -1,14 +1,17 @@
-"""Add up what a 7B recipe needs of each GPU, of the host and of the disk: arithmetic, without a GPU.
+"""Add up what a 7B recipe needs of each GPU, of the host and of the disk: arithmetic, without a
+GPU.
 
-The one idea: every figure follows from the recipe itself, composed as verl composes it with the same overrides as on
-the training command line, and from the shapes of Qwen2.5-VL-7B (`benchmarks/shapes.py`).
+The one idea: every figure follows from the recipe itself, composed as verl composes it with the
+same overrides as on the training command line, and from the shapes of Qwen2.5-VL-7B
+(`benchmarks/shapes.py`).
 
     python -m benchmarks.memory_plan                                         # GRPO on 8 x 80 GB
     python -m benchmarks.memory_plan --recipe videosearch_cold_start
     python -m benchmarks.memory_plan --card-gib 22 actor_rollout_ref.model.lora_rank=64 ...
 
-What stays an estimate is a constant below, with its reason. Cards report less than their name says: 80 GB are taken as
-79 GiB, 24 GB as 22. Covers: GRPO and SFT under FSDP2 as in verl 0.9.1. Does not cover: other strategies, speed.
+What stays an estimate is a constant below, with its reason. Cards report less than their name says:
+80 GB are taken as 79 GiB, 24 GB as 22. Covers: GRPO and SFT under FSDP2 as in verl 0.9.1. Does not
+cover: other strategies, speed.
 """
 
 from __future__ import annotations
@@ -34,8 +37,8 @@ TRAINER_RESERVE_GIB = 1.5
 ENGINE_RESERVE_GIB = 2.0
 """What vLLM keeps while it sleeps: CUDA context, CUDA graphs: an estimate."""
 ENGINE_PEAK_GIB = 5.0
-"""vLLM's own activations when it measures how much is left for the KV cache, image encoder included; divided by the
-tensor-parallel size: an estimate."""
+"""vLLM's own activations when it measures how much is left for the KV cache, image encoder
+included; divided by the tensor-parallel size: an estimate."""
 IMAGE_CACHE_GIB = 2 * 4.0
 """Most that one vLLM server caches of processed images: its default of 4, in two processes."""
 TYPICAL_CONTEXT = 9500
@@ -58,7 +61,8 @@ class Engine:
     is_adapter: bool
     """LoRA is sent as an adapter; the weights sleep in host memory."""
     has_reference: bool
-    """A second copy of the model, for the KL term; with LoRA the model without its adapter is the reference."""
+    """A second copy of the model, for the KL term; with LoRA the model without its adapter is the
+    reference."""
     bucket_bytes: int
     """Buffer through which the trainer sends weights to vLLM."""
     num_episodes: int
@@ -106,8 +110,12 @@ def read_setup(config: DictConfig) -> Setup:
         num_gpus=config.trainer.nnodes * config.trainer.n_gpus_per_node,
         num_nodes=config.trainer.nnodes,
         weight_bytes=BYTES[fsdp.model_dtype],
-        token_budget=actor.ppo_max_token_len_per_gpu if is_grpo else config.data.max_token_len_per_gpu,
-        sequence_parallel=max(fsdp.ulysses_sequence_parallel_size, actor.get("ulysses_sequence_parallel_size", 1)),
+        token_budget=actor.ppo_max_token_len_per_gpu
+        if is_grpo
+        else config.data.max_token_len_per_gpu,
+        sequence_parallel=max(
+            fsdp.ulysses_sequence_parallel_size, actor.get("ulysses_sequence_parallel_size", 1)
+        ),
         lora_rank=model.lora_rank,
         exclude_modules=model.exclude_modules,
         is_vision_frozen=str(model.external_lib).endswith("frozen_vision"),
@@ -130,7 +138,9 @@ def read_engine(config: DictConfig) -> Engine:
         has_reference=config.actor_rollout_ref.actor.use_kl_loss and model.lora_rank == 0,
         bucket_bytes=rollout.checkpoint_engine.update_weights_bucket_megabytes << 20,
         num_episodes=config.data.train_batch_size * rollout.n,
-        episode=EpisodeConfig.from_dict(OmegaConf.to_container(config.videosearch.episode, resolve=True)),
+        episode=EpisodeConfig.from_dict(
+            OmegaConf.to_container(config.videosearch.episode, resolve=True)
+        ),
     )
 
 
@@ -157,7 +167,9 @@ class Plan:
 def make_plan(setup: Setup, card_gib: float) -> Plan:
     """Add up what a setup needs."""
     model = build_model(
-        lora_rank=setup.lora_rank, exclude_modules=setup.exclude_modules, is_vision_frozen=setup.is_vision_frozen
+        lora_rank=setup.lora_rank,
+        exclude_modules=setup.exclude_modules,
+        is_vision_frozen=setup.is_vision_frozen,
     )
     size = measure_model(model)
     engine, text = setup.engine, model.config.text_config
@@ -169,7 +181,9 @@ def make_plan(setup: Setup, card_gib: float) -> Plan:
         cache=cache,
         host=plan_host(setup, size),
         disk=plan_checkpoint(setup, size),
-        num_cached_tokens=int(cache["KV cache"] / count_token_bytes(text) * engine.tensor_parallel) if engine else 0,
+        num_cached_tokens=int(cache["KV cache"] / count_token_bytes(text) * engine.tensor_parallel)
+        if engine
+        else 0,
     )
 
 
@@ -177,7 +191,9 @@ def plan_update(setup: Setup, size: ModelSize, model: nn.Module) -> dict[str, fl
     trained, shard = size.trained * setup.weight_bytes, 1 / setup.num_gpus
     gathered = size.root_unit + 2 * size.largest_unit  # the one in use and the next
     reduced = 0 if setup.lora_rank else size.largest_unit
-    images = int(setup.token_budget * setup.sequence_parallel * IMAGE_SHARE)  # every rank sees all images of its group
+    images = int(
+        setup.token_budget * setup.sequence_parallel * IMAGE_SHARE
+    )  # every rank sees all images of its group
     peak = measure_peak(model, setup.token_budget, images, is_vision_frozen=setup.is_vision_frozen)
     asleep = ENGINE_RESERVE_GIB if setup.engine else 0
     return {
@@ -186,7 +202,8 @@ def plan_update(setup: Setup, size: ModelSize, model: nn.Module) -> dict[str, fl
         "Adam, two moments": 2 * trained * shard,
         "gathered by FSDP2": gathered * COMPUTE_BYTES + reduced * REDUCE_BYTES,
         f"micro-batch of {setup.token_budget:,} tokens": peak,
-        "processes, and vLLM asleep" if setup.engine else "process": (TRAINER_RESERVE_GIB + asleep) * GIB,
+        "processes, and vLLM asleep" if setup.engine else "process": (TRAINER_RESERVE_GIB + asleep)
+        * GIB,
     }
 
 
@@ -194,10 +211,16 @@ def describe_dtype(setup: Setup) -> str:
     return {4: "float32", 2: "bfloat16"}[setup.weight_bytes]
 
 
-def plan_rollout(setup: Setup, size: ModelSize, engine: Engine, card_gib: float) -> dict[str, float]:
+def plan_rollout(
+    setup: Setup, size: ModelSize, engine: Engine, card_gib: float
+) -> dict[str, float]:
     return {
-        "weights of the trainer": 0 if setup.offloads_weights else size.all * setup.weight_bytes / setup.num_gpus,
-        "Adam": 0 if setup.offloads_optimizer else 2 * size.trained * setup.weight_bytes / setup.num_gpus,
+        "weights of the trainer": 0
+        if setup.offloads_weights
+        else size.all * setup.weight_bytes / setup.num_gpus,
+        "Adam": 0
+        if setup.offloads_optimizer
+        else 2 * size.trained * setup.weight_bytes / setup.num_gpus,
         f"vLLM, {engine.utilization:g} of the card": engine.utilization * card_gib * GIB,
         "process": TRAINER_RESERVE_GIB * GIB,
     }
@@ -205,10 +228,14 @@ def plan_rollout(setup: Setup, size: ModelSize, engine: Engine, card_gib: float)
 
 def plan_sync(setup: Setup, size: ModelSize, engine: Engine) -> dict[str, float]:
     """vLLM has its weights again, but no cache yet."""
-    stays = engine.is_adapter or not setup.offloads_weights  # without LoRA, offloaded weights pass through one by one
+    stays = (
+        engine.is_adapter or not setup.offloads_weights
+    )  # without LoRA, offloaded weights pass through one by one
     return {
         "weights of the trainer": size.all * setup.weight_bytes / setup.num_gpus if stays else 0,
-        "Adam": 0 if setup.offloads_optimizer else 2 * size.trained * setup.weight_bytes / setup.num_gpus,
+        "Adam": 0
+        if setup.offloads_optimizer
+        else 2 * size.trained * setup.weight_bytes / setup.num_gpus,
         "weights of vLLM": (size.all - size.adapter) * COMPUTE_BYTES / engine.tensor_parallel,
         "one whole weight": 0 if engine.is_adapter else size.largest_unit * setup.weight_bytes,
         "buffer": engine.bucket_bytes,
@@ -241,20 +268,27 @@ def plan_host(setup: Setup, size: ModelSize) -> dict[str, float]:
     if engine is None:
         return parts
     if engine.has_reference:
-        parts["reference model, pinned"] = size.all * 4  # its own model_dtype, which the recipe leaves at float32
+        parts["reference model, pinned"] = (
+            size.all * 4
+        )  # its own model_dtype, which the recipe leaves at float32
     num_servers = setup.num_gpus // engine.tensor_parallel
     if engine.is_adapter:
-        parts["vLLM's weights while it sleeps"] = (size.all - size.adapter) * COMPUTE_BYTES * num_servers
+        parts["vLLM's weights while it sleeps"] = (
+            (size.all - size.adapter) * COMPUTE_BYTES * num_servers
+        )
     parts["vLLM's image caches, at most"] = IMAGE_CACHE_GIB * GIB * num_servers
     for num_calls in (1, engine.episode.max_tool_calls):
         calls = "call" if num_calls == 1 else "calls"
-        pixels = engine.num_episodes * count_episode_pixels(engine.episode, num_calls) * BYTES_PER_PIXEL
+        pixels = (
+            engine.num_episodes * count_episode_pixels(engine.episode, num_calls) * BYTES_PER_PIXEL
+        )
         parts[f"pixels of a batch, episodes of {num_calls} {calls}"] = pixels
     return parts
 
 
 def count_episode_pixels(episode: EpisodeConfig, num_calls: int) -> int:
-    """Return the pixels in all training sequences of an episode of full calls and full pixel budgets."""
+    """Return the pixels in all training sequences of an episode of full calls and full pixel
+    budgets."""
     window = num_calls if episode.window is None else min(episode.window, num_calls)
     num_sequences = num_calls - window + 1
     first = 2 * episode.initial_frames_per_video * episode.initial_max_pixels
@@ -283,13 +317,17 @@ def show_cache(plan: Plan, engine: Engine) -> Table:
     rows = [(name, f"{value / GIB:.1f}") for name, value in plan.cache.items()]
     rows.append(("tokens that the cache holds", f"{plan.num_cached_tokens:,}"))
     for length in (TYPICAL_CONTEXT, engine.max_context):
-        rows.append((f"contexts of {length:,} tokens at once", f"{plan.num_cached_tokens / length:.0f}"))
+        rows.append(
+            (f"contexts of {length:,} tokens at once", f"{plan.num_cached_tokens / length:.0f}")
+        )
     return Table("vLLM", ("per server", "GiB per GPU, or number"), rows)
 
 
 def show_host(plan: Plan, setup: Setup) -> Table:
     rows = [(name, f"{value / GIB:,.0f}") for name, value in plan.host.items()]
-    rows.append((f"disk: one checkpoint; {setup.max_checkpoints} are kept", f"{plan.disk / GIB:,.0f}"))
+    rows.append(
+        (f"disk: one checkpoint; {setup.max_checkpoints} are kept", f"{plan.disk / GIB:,.0f}")
+    )
     return Table("Host and disk", ("all nodes", "GiB"), rows)
 
 
@@ -300,13 +338,19 @@ def show_model() -> Table:
         ("of these the vision tower", size.vision),
         ("the largest part that FSDP2 gathers (embedding; output layer)", size.largest_unit),
     ]
-    return Table("Qwen2.5-VL-7B", ("parameters", "number"), [(name, f"{number:,}") for name, number in rows])
+    return Table(
+        "Qwen2.5-VL-7B", ("parameters", "number"), [(name, f"{number:,}") for name, number in rows]
+    )
 
 
 def main(
-    overrides: Annotated[list[str] | None, typer.Argument(help="Overrides, as on the training command line.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Overrides, as on the training command line.")
+    ] = None,
     recipe: Annotated[str, typer.Option(help="A 7B recipe.")] = "videosearch_grpo",
-    card_gib: Annotated[float, typer.Option(help="Memory of one card: 79 for 80 GB, 22 for 24 GB.")] = 79,
+    card_gib: Annotated[
+        float, typer.Option(help="Memory of one card: 79 for 80 GB, 22 for 24 GB.")
+    ] = 79,
 ) -> None:
     """Print the memory plan of a recipe."""
     setup = read_setup(compose_config(recipe, tuple(overrides or ())))

@@ -3,7 +3,8 @@
     for seed in 0 1 2; do SEED=$seed OUT=outputs/seed$seed recipes/pipeline.sh; done
     python -m benchmarks.pipeline_seeds outputs/seed0 outputs/seed1 outputs/seed2
 
-Each seed has other pairs, other first weights, other traces and other samples. Figures are those of `results.json`.
+Each seed has other pairs, other first weights, other traces and other samples. Figures are those of
+`results.json`.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from verl_videosearch.recipes.results import HEADINGS
 
-from recipes.results import HEADINGS
 from verl_videosearch.report.table import Table
 
 SHARES = ("overall", "search_rate", "hit_rate")
@@ -50,15 +51,22 @@ def describe_spread(values: Sequence[float]) -> tuple[str, ...]:
 
 
 def main(
-    pipelines: Annotated[list[Path], typer.Argument(help="Folders of finished pipelines, two or more.")],
+    pipelines: Annotated[
+        list[Path], typer.Argument(help="Folders of finished pipelines, two or more.")
+    ],
 ) -> None:
     """Print the figures of all pipelines beside each other."""
     if len(pipelines) < 2:
         raise typer.BadParameter(f"a spread needs two pipelines or more, got {len(pipelines)}")
-    each = [dict(list_figures(json.loads((folder / "results.json").read_text("utf-8")))) for folder in pipelines]
+    each = [
+        dict(list_figures(json.loads((folder / "results.json").read_text("utf-8"))))
+        for folder in pipelines
+    ]
     rows = [(name, *describe_spread([figures[name] for figures in each])) for name in each[0]]
     columns = ("judge", *(folder.name for folder in pipelines), "mean", "sd")
-    Console().print(Table("Seeds", columns, rows).to_markdown(), markup=False, highlight=False, soft_wrap=True)
+    Console().print(
+        Table("Seeds", columns, rows).to_markdown(), markup=False, highlight=False, soft_wrap=True
+    )
 
 
 if __name__ == "__main__":

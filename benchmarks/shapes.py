@@ -1,8 +1,9 @@
 """Qwen2.5-VL-7B as shapes: its parameters, and the most memory that one training micro-batch holds.
 
-The one idea: on torch's `meta` device a tensor has a shape and a dtype but no storage. transformers' own layers run on
-it, forward and backward with gradient checkpointing, and `PeakMeter` adds up what would be alive at every moment. No
-weight is loaded, no number is computed, and the 7B model is there in a tenth of a second.
+The one idea: on torch's `meta` device a tensor has a shape and a dtype but no storage.
+transformers' own layers run on it, forward and backward with gradient checkpointing, and
+`PeakMeter` adds up what would be alive at every moment. No weight is loaded, no number is computed,
+and the 7B model is there in a tenth of a second.
 
 >>> with PeakMeter() as meter:
 ...     x = torch.empty(1000, 1000, device="meta")
@@ -10,8 +11,8 @@ weight is loaded, no number is computed, and the 7B model is there in a tenth of
 >>> meter.peak_bytes
 12000000
 
-Covers: parameters by FSDP2 unit, activations, logits, gradients inside a unit. Does not cover: what kernels use inside,
-fragmentation of the allocator, communication buffers.
+Covers: parameters by FSDP2 unit, activations, logits, gradients inside a unit. Does not cover: what
+kernels use inside, fragmentation of the allocator, communication buffers.
 """
 
 from __future__ import annotations
@@ -40,9 +41,19 @@ TEXT = {
     "num_attention_heads": 28,
     "num_key_value_heads": 4,
     "max_position_embeddings": 128000,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0, "mrope_section": [16, 24, 24]},
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 1_000_000.0,
+        "mrope_section": [16, 24, 24],
+    },
 }
-VISION = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 3584}
+VISION = {
+    "depth": 32,
+    "hidden_size": 1280,
+    "intermediate_size": 3420,
+    "num_heads": 16,
+    "out_hidden_size": 3584,
+}
 """The architecture of Qwen2.5-VL-7B-Instruct, as in its config.json."""
 
 
@@ -52,7 +63,9 @@ class PeakMeter(TorchDispatchMode):
     def __init__(self, known: Sequence[torch.Tensor] = ()) -> None:
         super().__init__()
         self.peak_bytes = self._bytes = 0
-        self._sizes = {tensor.untyped_storage()._cdata: 0 for tensor in known}  # what was there before does not count
+        self._sizes = {
+            tensor.untyped_storage()._cdata: 0 for tensor in known
+        }  # what was there before does not count
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -89,9 +102,14 @@ class ModelSize:
 
 
 def build_model(
-    *, lora_rank: int = 0, exclude_modules: str | None = None, is_vision_frozen: bool = False, **sizes: int
+    *,
+    lora_rank: int = 0,
+    exclude_modules: str | None = None,
+    is_vision_frozen: bool = False,
+    **sizes: int,
 ) -> nn.Module:
-    """Build the model as verl's FSDP2 engine sees it when it computes: bfloat16, checkpointed, perhaps with LoRA.
+    """Build the model as verl's FSDP2 engine sees it when it computes: bfloat16, checkpointed,
+    perhaps with LoRA.
 
     `sizes` makes it smaller for tests: `num_hidden_layers=1`, `depth=1`.
     """
@@ -109,15 +127,27 @@ def build_model(
             freeze_vision(model)
         if lora_rank:  # as in verl's FSDPEngine._build_lora_module
             model.enable_input_require_grads()
-            adapter = {"r": lora_rank, "target_modules": "all-linear", "exclude_modules": exclude_modules}
-            get_peft_model(model, LoraConfig(task_type=TaskType.CAUSAL_LM, **adapter)).to(torch.bfloat16)
+            adapter = {
+                "r": lora_rank,
+                "target_modules": "all-linear",
+                "exclude_modules": exclude_modules,
+            }
+            get_peft_model(model, LoraConfig(task_type=TaskType.CAUSAL_LM, **adapter)).to(
+                torch.bfloat16
+            )
     return model.train()
 
 
 def attend_by_shape(
-    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *_: Any,
+    **__: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Hold what flash attention holds; keys and values are repeated for every head, as in verl's patched layer."""
+    """Hold what flash attention holds; keys and values are repeated for every head, as in verl's
+    patched layer."""
     num_groups = query.shape[1] // key.shape[1]
     key, value = (tensor.repeat_interleave(num_groups, 1) for tensor in (key, value))
     out = torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, 0.0, True)[0]
@@ -141,8 +171,11 @@ def count(module: nn.Module) -> int:
     return sum(weight.numel() for weight in module.parameters())
 
 
-def measure_peak(model: nn.Module, num_tokens: int, num_image_tokens: int, *, is_vision_frozen: bool = False) -> int:
-    """Return the most bytes that the forward and backward pass of one packed micro-batch hold, weights left out.
+def measure_peak(
+    model: nn.Module, num_tokens: int, num_image_tokens: int, *, is_vision_frozen: bool = False
+) -> int:
+    """Return the most bytes that the forward and backward pass of one packed micro-batch hold,
+    weights left out.
 
     Gradients of weights leave as soon as they are complete: FSDP2 reduces them unit by unit.
     """
@@ -166,12 +199,17 @@ def _drop_gradient(weight: torch.Tensor) -> None:
 
 
 def _see(model: nn.Module, num_image_tokens: int) -> torch.Tensor:
-    """Run the vision tower on all images, layer by layer: its own forward reads sizes from values."""
+    """Run the vision tower on all images, layer by layer: its own forward reads sizes from
+    values."""
     tower, config = model.model.visual, model.config.vision_config
     num_patches = num_image_tokens * config.spatial_merge_size**2
-    pixels = torch.empty(num_patches, config.in_channels * config.temporal_patch_size * config.patch_size**2)  # float32
+    pixels = torch.empty(
+        num_patches, config.in_channels * config.temporal_patch_size * config.patch_size**2
+    )  # float32
     hidden = tower.patch_embed(pixels.to(torch.bfloat16))
-    angles = (torch.empty(num_patches, config.hidden_size // config.num_heads, dtype=torch.bfloat16),) * 2
+    angles = (
+        torch.empty(num_patches, config.hidden_size // config.num_heads, dtype=torch.bfloat16),
+    ) * 2
     lengths = torch.tensor([0, num_patches], device="cpu")  # the layer reads the values
     for block in tower.blocks:
         hidden = block(hidden, cu_seqlens=lengths, position_embeddings=angles)
@@ -189,12 +227,15 @@ def _run_layers(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
     angles = (torch.empty(3, 1, num_tokens, head_size, dtype=torch.bfloat16),) * 2
     positions = torch.empty(1, num_tokens, dtype=torch.long)
     for layer in model.model.language_model.layers:
-        hidden = layer(hidden, attention_mask=None, position_ids=positions, position_embeddings=angles)
+        hidden = layer(
+            hidden, attention_mask=None, position_ids=positions, position_embeddings=angles
+        )
     return hidden
 
 
 class InPlaceCrossEntropy(torch.autograd.Function):
-    """Hold what flash-attn's cross entropy holds in verl: the gradient takes the place of the logits."""
+    """Hold what flash-attn's cross entropy holds in verl: the gradient takes the place of the
+    logits."""
 
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

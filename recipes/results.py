@@ -2,16 +2,17 @@
 
     python -m recipes.results outputs/demo
 
-The one idea: nothing is measured here. Every figure is computed from files that the programs of the pipeline left
-(`runs/NAME` of `videosearch eval` and `probe`, the training log of GRPO), so it can be made again at any time.
+The one idea: nothing is measured here. Every figure is computed from files that the programs of the
+pipeline left (`runs/NAME` of `videosearch eval` and `probe`, the training log of GRPO), so it can
+be made again at any time.
 
 | file | holds |
 |---|---|
 | `results.json` | `{"stages": {"start"...: ROW}, "sampled": ..., "controls": {...}, "tests": ..., "alarms": [...]}` |
 | `index.html`, `results.md` | the same as tables and plots |
 
-Covers: pipelines on hide-and-seek pairs, whose truth is known. Does not cover: public benchmarks (`videosearch
-compare`)."""
+Covers: pipelines on hide-and-seek pairs, whose truth is known. Does not cover: public benchmarks
+(`videosearch compare`)."""
 
 from __future__ import annotations
 
@@ -24,17 +25,24 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table as ConsoleTable
+from verl_videosearch.data_prep.hide_and_seek.plan import GUESSES, PairType
+from verl_videosearch.recipes.rows import (
+    Episode,
+    compare,
+    join_episodes,
+    make_bare_row,
+    make_row,
+    replace_lines,
+)
+from verl_videosearch.recipes.stage import TIMES
 
-from data_prep.hide_and_seek.plan import GUESSES, PairType
-from recipes.rows import Episode, compare, join_episodes, make_bare_row, make_row, replace_lines
-from recipes.stage import TIMES
-from verl_videosearch.alarms import PREFIX, AlarmConfig, find_alarms
-from verl_videosearch.evaluation.run_folder import RunFolder, RunFolderError
 from verl_videosearch.judgement import OVERALL
 from verl_videosearch.metrics.baselines import majority_label
 from verl_videosearch.report.chart import Bar, Line, draw_intervals, draw_lines
 from verl_videosearch.report.page import Block, Note, Plot, render_markdown, render_page
 from verl_videosearch.report.table import Table
+from verl_videosearch.runs.folder import RunFolder, RunFolderError
+from verl_videosearch.verl_plugin.alarms import PREFIX, AlarmConfig, find_alarms
 
 STAGES = ("start", "cold_start", "rft", "grpo")
 HEADINGS = {
@@ -103,26 +111,43 @@ class Pipeline:
     def replace_frames(self, run: str, replacement: str) -> list[Episode]:
         """Return a run as it went on when its calls brought other frames."""
         source, probe = (RunFolder(self.folder / "runs" / name) for name in (run, f"{run}-probe"))
-        return join_episodes(source.read_samples(), replace_lines(source.read_lines(), probe.read_lines(), replacement))
+        return join_episodes(
+            source.read_samples(),
+            replace_lines(source.read_lines(), probe.read_lines(), replacement),
+        )
 
     def read_training(self) -> list[dict[str, float]]:
-        """Read the figures of every GRPO step, in order; of a run that was resumed, each step's newest."""
+        """Read the figures of every GRPO step, in order; of a run that was resumed, each step's
+        newest."""
         steps: dict[int, dict[str, float]] = {}
         paths = (self.folder / "logs").glob("grpo.*jsonl")  # and of earlier tries: grpo.DATE.jsonl
         for path in sorted(paths, key=lambda path: path.stat().st_mtime):
             for line in path.read_text("utf-8").splitlines():
                 if line.endswith("}"):
                     entry = json.loads(line)
-                    ours = {name: value for name, value in entry["data"].items() if name.startswith(PREFIX)}
+                    ours = {
+                        name: value
+                        for name, value in entry["data"].items()
+                        if name.startswith(PREFIX)
+                    }
                     steps[entry["step"]] = {"step": entry["step"]} | ours
-        return [figures for _, figures in sorted(steps.items()) if f"{PREFIX}/num_episodes" in figures]
+        return [
+            figures for _, figures in sorted(steps.items()) if f"{PREFIX}/num_episodes" in figures
+        ]
 
     def read_minutes(self) -> dict[str, float]:
-        """Return how long each stage took, all runs of all of its programs; one that was killed hard left no time."""
+        """Return how long each stage took, all runs of all of its programs; one that was killed
+        hard left no time."""
         path = self.folder / "logs" / TIMES
-        times = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+        times = (
+            [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+            if path.exists()
+            else []
+        )
         return {
-            stage: round(sum(each["seconds"] for each in times if each["stage"] in programs) / 60, 1)
+            stage: round(
+                sum(each["seconds"] for each in times if each["stage"] in programs) / 60, 1
+            )
             for stage, programs in MINUTES.items()
         }
 
@@ -138,15 +163,22 @@ def collect(pipeline: Pipeline) -> dict[str, Any]:
     }
     minutes, training = pipeline.read_minutes(), pipeline.read_training()
     return {
-        "stages": {stage: make_row(episodes) | {"minutes": minutes[stage]} for stage, episodes in runs.items()},
+        "stages": {
+            stage: make_row(episodes) | {"minutes": minutes[stage]}
+            for stage, episodes in runs.items()
+        },
         "sampled": {stage: make_row(episodes) for stage, episodes in sampled.items()},
-        "controls": describe_blind(runs["grpo"]) | {name: make_row(episodes) for name, episodes in controls.items()},
+        "controls": describe_blind(runs["grpo"])
+        | {name: make_row(episodes) for name, episodes in controls.items()},
         "tests": {
             "rft against cold_start": compare(runs["rft"], runs["cold_start"]),
             "grpo against rft": compare(runs["grpo"], runs["rft"]),
             "rft against cold_start, sampled": compare(sampled["rft"], sampled["cold_start"]),
             "grpo against rft, sampled": compare(sampled["grpo"], sampled["rft"]),
-            **{f"{name} against grpo": compare_verdicts(episodes, runs["grpo"]) for name, episodes in controls.items()},
+            **{
+                f"{name} against grpo": compare_verdicts(episodes, runs["grpo"])
+                for name, episodes in controls.items()
+            },
         },
         "training": training,
         "alarms": list_alarms(training),
@@ -166,7 +198,9 @@ def describe_blind(episodes: Sequence[Episode]) -> dict[str, dict[str, Any]]:
     best = sum(GUESSES[pair_type] for pair_type in types) / len(types)
     return {
         "majority": make_bare_row(share, len(gold)),
-        "no_search": make_bare_row(best, len(gold), {t.value: GUESSES[t] for t in sorted(set(types))}),
+        "no_search": make_bare_row(
+            best, len(gold), {t.value: GUESSES[t] for t in sorted(set(types))}
+        ),
     }
 
 
@@ -175,7 +209,9 @@ def list_alarms(training: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]
     found: dict[str, dict[str, Any]] = {}
     for number, figures in enumerate(training, start=1):
         for alarm in find_alarms(training[:number], AlarmConfig()):
-            entry = found.setdefault(alarm.kind.value, {"kind": alarm.kind.value, "steps": [], "text": alarm.message})
+            entry = found.setdefault(
+                alarm.kind.value, {"kind": alarm.kind.value, "steps": [], "text": alarm.message}
+            )
             entry["steps"].append(figures["step"])
     return list(found.values())
 
@@ -183,11 +219,15 @@ def list_alarms(training: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]
 def list_blocks(results: Mapping[str, Any]) -> Iterator[Block]:
     """Yield what the page shows."""
     for alarm in results["alarms"]:
-        yield Note(f"Alarm in GRPO, at {len(alarm['steps'])} steps from step {alarm['steps'][0]} on: {alarm['text']}")
+        yield Note(
+            f"Alarm in GRPO, at {len(alarm['steps'])} steps from step {alarm['steps'][0]} on: {alarm['text']}"
+        )
     yield tabulate("Stages", results["stages"], CAPTION)
     bars = [make_bar(name, row) for name, row in results["stages"].items()]
     bars += [make_bar(name, row, is_reference=True) for name, row in results["controls"].items()]
-    yield Plot("Overall accuracy", draw_intervals(bars, "held-out pairs with the right overall verdict"))
+    yield Plot(
+        "Overall accuracy", draw_intervals(bars, "held-out pairs with the right overall verdict")
+    )
     yield tabulate("Controls", results["controls"], "The same pairs; greedy.")
     yield tabulate("Stages, sampled", results["sampled"], SAMPLED_CAPTION)
     yield tabulate_tests(results["tests"])
@@ -197,7 +237,9 @@ def list_blocks(results: Mapping[str, Any]) -> Iterator[Block]:
 def tabulate(title: str, rows: Mapping[str, Mapping[str, Any]], caption: str) -> Table:
     """Make a table with a row per judge."""
     columns = ("judge", "overall", *TYPES, "VQ", "MQ", *SHARES, *MEANS, "tokens", "minutes")
-    return Table(title, columns, [tuple(describe_row(name, row)) for name, row in rows.items()], caption)
+    return Table(
+        title, columns, [tuple(describe_row(name, row)) for name, row in rows.items()], caption
+    )
 
 
 def describe_row(name: str, row: Mapping[str, Any]) -> Iterator[str]:
@@ -208,7 +250,13 @@ def describe_row(name: str, row: Mapping[str, Any]) -> Iterator[str]:
         yield from (percent(row.get(group, {}).get(key, {}).get("accuracy")) for key in keys)
     yield from (percent(row.get(key)) for key in SHARES.values())
     for key in MEANS.values():
-        yield "" if row.get(key) is None else f"{row[key]:+.2f}" if key == "gain" else f"{row[key]:.2f}"
+        yield (
+            ""
+            if row.get(key) is None
+            else f"{row[key]:+.2f}"
+            if key == "gain"
+            else f"{row[key]:.2f}"
+        )
     yield "" if row.get("tokens") is None else f"{row['tokens']:.0f}"
     yield "" if row.get("minutes") is None else f"{row['minutes']:.1f}"
 
@@ -219,7 +267,9 @@ def describe_share(share: Mapping[str, Any]) -> str:
     >>> describe_share({"accuracy": 0.5, "low": 0.25, "high": 0.75, "n": 8})
     '50.0 % [25.0, 75.0] of 8'
     """
-    interval = "" if share["low"] is None else f" [{100 * share['low']:.1f}, {100 * share['high']:.1f}]"
+    interval = (
+        "" if share["low"] is None else f" [{100 * share['low']:.1f}, {100 * share['high']:.1f}]"
+    )
     return f"{percent(share['accuracy'])}{interval} of {share['n']}"
 
 
@@ -255,7 +305,9 @@ def plot_training(training: Sequence[Mapping[str, float]]) -> Plot:
     lines = []
     for series, (heading, name) in enumerate(CURVES.items()):
         key = f"{PREFIX}/{name}"
-        points = [(f["step"], min(max(f[key], 0.0), 1.0)) for f in training if f.get(key) is not None]
+        points = [
+            (f["step"], min(max(f[key], 0.0), 1.0)) for f in training if f.get(key) is not None
+        ]
         lines.append(Line(heading, points, series=series))
     caption = "Means over the sampled episodes of a step, after groups without signal were dropped."
     return Plot("GRPO", draw_lines(lines, "step", "share or reward", max_x=last), caption)
@@ -263,7 +315,12 @@ def plot_training(training: Sequence[Mapping[str, float]]) -> Plot:
 
 def make_brief_table(results: Mapping[str, Any]) -> ConsoleTable:
     """Show what matters in 80 columns: per cent without the sign, means with one digit."""
-    look = {"title_justify": "left", "box": box.SIMPLE_HEAD, "collapse_padding": True, "pad_edge": False}
+    look = {
+        "title_justify": "left",
+        "box": box.SIMPLE_HEAD,
+        "collapse_padding": True,
+        "pad_edge": False,
+    }
     table = ConsoleTable(title="per cent of the held-out pairs", **look)
     columns = ("right", "", "hid", "tie", "vis", "dec", "srch", "hit", "gain", "calls")
     table.add_column("judge", no_wrap=True)
@@ -304,7 +361,10 @@ def main(folder: Annotated[Path, typer.Argument(help="The pipeline's folder.")])
         if isinstance(block, Note):
             console.print(block.text, style="bold red", markup=False)
     console.print(make_brief_table(results))
-    console.print(f"{folder / 'index.html'} has the plots, {folder / 'results.json'} every figure", highlight=False)
+    console.print(
+        f"{folder / 'index.html'} has the plots, {folder / 'results.json'} every figure",
+        highlight=False,
+    )
 
 
 if __name__ == "__main__":

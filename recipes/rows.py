@@ -1,8 +1,9 @@
-"""Row: what one judge did on hide-and-seek pairs - was it right, did it search, and did it look where the defect was?
+"""Row: what one judge did on hide-and-seek pairs - was it right, did it search, and did it look
+where the defect was?
 
-The one idea: the truth about these pairs is known (`meta.defects_1`, `meta.cues`), so a search can be scored as such
-and not only by the verdict that it led to. A row is a pure function of samples and of one episode each
-(`episodes.jsonl` of `videosearch eval`).
+The one idea: the truth about these pairs is known (`meta.defects_1`, `meta.cues`), so a search can
+be scored as such and not only by the verdict that it led to. A row is a pure function of samples
+and of one episode each (`episodes.jsonl` of `videosearch eval`).
 
 | figure | of which episodes |
 |---|---|
@@ -19,11 +20,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from verl_videosearch.evaluation.run_folder import Line
 from verl_videosearch.evaluation.summary import has_searched
 from verl_videosearch.frames import CandidateFrames
 from verl_videosearch.judgement import OVERALL
 from verl_videosearch.metrics import PairedDifference, Rate, paired_bootstrap
+from verl_videosearch.runs.folder import Line
 from verl_videosearch.sample import PreferenceSample
 
 
@@ -47,7 +48,9 @@ class Episode:
     def asked(self) -> set[tuple[int, int]]:
         """Return (video, frame index) of every frame that a call brought."""
         candidates = CandidateFrames(*((0.0,) * num for num in self.line["num_candidates"]))
-        places = [candidates.locate(number) for turn in self.line["turns"] for number in turn["frames"]]
+        places = [
+            candidates.locate(number) for turn in self.line["turns"] for number in turn["frames"]
+        ]
         return {(place.video, place.index) for place in places}
 
     @property
@@ -76,7 +79,11 @@ class Episode:
     def has_aimed(self) -> bool:
         """True when a frame of a cued gap was asked for, of whichever video."""
         gaps = self.sample.meta["cues"]
-        cued = {i for gap in gaps for i in range(gap["first_index"], gap["first_index"] + gap["num_frames"])}
+        cued = {
+            i
+            for gap in gaps
+            for i in range(gap["first_index"], gap["first_index"] + gap["num_frames"])
+        }
         return any(index in cued for _, index in self.asked)
 
     def _hidden_frames(self) -> Iterator[tuple[int, int]]:
@@ -84,11 +91,14 @@ class Episode:
             for defect in self.sample.meta[f"defects_{video}"]:
                 if defect["is_hidden"]:
                     first = defect["first_index"]
-                    yield from ((video, index) for index in range(first, first + defect["num_frames"]))
+                    yield from (
+                        (video, index) for index in range(first, first + defect["num_frames"])
+                    )
 
 
 def join_episodes(samples: Sequence[PreferenceSample], lines: Sequence[Line]) -> list[Episode]:
-    """Join lines with their pairs, in the order of the samples; every pair has one line, judged as the file has it."""
+    """Join lines with their pairs, in the order of the samples; every pair has one line, judged as
+    the file has it."""
     by_uid = {line["sample_uid"]: line for line in lines}
     missing = [sample.uid for sample in samples if sample.uid not in by_uid]
     if missing or len(lines) != len(samples) or any(line["order"] != "AB" for line in lines):
@@ -100,13 +110,23 @@ def join_episodes(samples: Sequence[PreferenceSample], lines: Sequence[Line]) ->
 
 
 def replace_lines(lines: Sequence[Line], probed: Sequence[Line], replacement: str) -> list[Line]:
-    """Return a run's lines as they would have been if calls had brought other frames (`videosearch probe`).
+    """Return a run's lines as they would have been if calls had brought other frames (`videosearch
+    probe`).
 
-    Episodes that never searched stay as they are; `ValueError` if one that searched was not probed."""
-    changed = {(line["sample_uid"], line["order"]): line for line in probed if line["replacement"] == replacement}
-    missing = [line["sample_uid"] for line in lines if has_searched(line) and _name(line) not in changed]
+    Episodes that never searched stay as they are; `ValueError` if one that searched was not
+    probed."""
+    changed = {
+        (line["sample_uid"], line["order"]): line
+        for line in probed
+        if line["replacement"] == replacement
+    }
+    missing = [
+        line["sample_uid"] for line in lines if has_searched(line) and _name(line) not in changed
+    ]
     if missing:
-        raise ValueError(f"{len(missing)} episodes were not probed with {replacement} frames, such as {missing[0]!r}")
+        raise ValueError(
+            f"{len(missing)} episodes were not probed with {replacement} frames, such as {missing[0]!r}"
+        )
     return [changed.get(_name(line), line) for line in lines]
 
 
@@ -115,13 +135,16 @@ def _name(line: Line) -> tuple[str, str]:
 
 
 def make_row(episodes: Sequence[Episode]) -> dict[str, Any]:
-    """Return every figure of a judge as plain data; `intervals` has the 95 % intervals of the plain numbers."""
+    """Return every figure of a judge as plain data; `intervals` has the 95 % intervals of the plain
+    numbers."""
     of_type: dict[str, list[Episode]] = {}
     for each in episodes:
         of_type.setdefault(each.sample.meta["pair_type"], []).append(each)
     keys = [key for key in episodes[0].sample.labels if key != OVERALL]
     tokens = [each.num_tokens for each in episodes]
-    gain = paired_bootstrap([e.is_right() for e in episodes], [e.is_right(field="first_verdicts") for e in episodes])
+    gain = paired_bootstrap(
+        [e.is_right() for e in episodes], [e.is_right(field="first_verdicts") for e in episodes]
+    )
     rates = {
         "search_rate": Rate.of(bool(each.asked) for each in episodes),
         "aim_rate": Rate.of(each.has_aimed for each in episodes if each.asked),
@@ -131,8 +154,13 @@ def make_row(episodes: Sequence[Episode]) -> dict[str, Any]:
     plain = {name: describe_accuracy(rate) for name, rate in rates.items()}
     return {
         "overall": describe_accuracy(Rate.of(each.is_right() for each in episodes)),
-        "by_type": {n: describe_accuracy(Rate.of(e.is_right() for e in each)) for n, each in sorted(of_type.items())},
-        "by_dimension": {key: describe_accuracy(Rate.of(e.is_right(key) for e in episodes)) for key in keys},
+        "by_type": {
+            n: describe_accuracy(Rate.of(e.is_right() for e in each))
+            for n, each in sorted(of_type.items())
+        },
+        "by_dimension": {
+            key: describe_accuracy(Rate.of(e.is_right(key) for e in episodes)) for key in keys
+        },
         "all_dimensions": describe_accuracy(Rate.of(each.is_all_right for each in episodes)),
         **{name: each["accuracy"] for name, each in plain.items()},
         "gain": gain.value,
@@ -140,26 +168,36 @@ def make_row(episodes: Sequence[Episode]) -> dict[str, Any]:
         "invalid_calls": _mean([each.num_invalid_calls for each in episodes]),
         "evictions": _mean([each.line["num_evictions"] for each in episodes]),
         "tokens": None if None in tokens else _mean(tokens),
-        "intervals": {name: {end: each[end] for end in ("low", "high", "n")} for name, each in plain.items()}
+        "intervals": {
+            name: {end: each[end] for end in ("low", "high", "n")} for name, each in plain.items()
+        }
         | {"gain": {"low": gain.low, "high": gain.high, "n": len(episodes)}},
     }
 
 
 def compare(after: Sequence[Episode], before: Sequence[Episode]) -> dict[str, Any]:
-    """Test, pair by pair, whether one run is right more often than another, and searches and hits more often."""
+    """Test, pair by pair, whether one run is right more often than another, and searches and hits
+    more often."""
     if [each.sample.uid for each in after] != [each.sample.uid for each in before]:
-        raise ValueError("the runs are over different pairs, or in another order: judge one file of pairs with both")
+        raise ValueError(
+            "the runs are over different pairs, or in another order: judge one file of pairs with both"
+        )
     hiding = [number for number, each in enumerate(after) if each.has_hidden_defect]
     tests = {
         "accuracy": paired_bootstrap([e.is_right() for e in after], [e.is_right() for e in before]),
-        "search_rate": paired_bootstrap([bool(e.asked) for e in after], [bool(e.asked) for e in before]),
-        "hit_rate": paired_bootstrap([after[i].has_hit for i in hiding], [before[i].has_hit for i in hiding]),
+        "search_rate": paired_bootstrap(
+            [bool(e.asked) for e in after], [bool(e.asked) for e in before]
+        ),
+        "hit_rate": paired_bootstrap(
+            [after[i].has_hit for i in hiding], [before[i].has_hit for i in hiding]
+        ),
     }
     return {name: describe_difference(test) for name, test in tests.items()}
 
 
 def describe_difference(test: PairedDifference) -> dict[str, Any]:
-    """Write a paired test as plain data: `won` and `lost` are pairs that only one of the two has."""
+    """Write a paired test as plain data: `won` and `lost` are pairs that only one of the two
+    has."""
     return {
         "difference": test.value,
         "low": test.low,
@@ -184,11 +222,18 @@ def describe_accuracy(rate: Rate) -> dict[str, float | int | None]:
     return {"accuracy": known.value, "low": known.low, "high": known.high, "n": known.total}
 
 
-def make_bare_row(accuracy: float, n: int, by_type: Mapping[str, float] | None = None) -> dict[str, Any]:
+def make_bare_row(
+    accuracy: float, n: int, by_type: Mapping[str, float] | None = None
+) -> dict[str, Any]:
     """Return the row of a judge that is arithmetic and not a run: no interval, no behaviour."""
     plain = {"low": None, "high": None, "n": n}
     types = {name: {"accuracy": value} | plain for name, value in (by_type or {}).items()}
-    return {"overall": {"accuracy": accuracy} | plain, "by_type": types, "search_rate": None, "hit_rate": None}
+    return {
+        "overall": {"accuracy": accuracy} | plain,
+        "by_type": types,
+        "search_rate": None,
+        "hit_rate": None,
+    }
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,14 +1,17 @@
-"""Run one program of a pipeline, once: skipped when its result is there, resumable after a kill, its output in a log.
+"""Run one program of a pipeline, once: skipped when its result is there, resumable after a kill,
+its output in a log.
 
     python -m recipes.stage cold_start --result models/cold_start --work training/cold_start \\
         --product 'global_step_*/huggingface' --logs logs -- python -m ... verl.trainer.sft_trainer ...
 
-The one idea: a result appears in one step or not at all. The program writes into `--work`, and what it leaves there is
-moved to `--result` when it has succeeded; so whatever exists is complete, and a pipeline that was killed anywhere is
-simply started again. A program that writes its result in one step itself needs no `--work`.
+The one idea: a result appears in one step or not at all. The program writes into `--work`, and what
+it leaves there is moved to `--result` when it has succeeded; so whatever exists is complete, and a
+pipeline that was killed anywhere is simply started again. A program that writes its result in one
+step itself needs no `--work`.
 
-Whoever stops this program stops the one it runs, too, and everything of that one's group. Killed hard, it still takes
-that one along (Linux), which then ends what it has started, as verl's trainers and our programs do.
+Whoever stops this program stops the one it runs, too, and everything of that one's group. Killed
+hard, it still takes that one along (Linux), which then ends what it has started, as verl's trainers
+and our programs do.
 """
 
 from __future__ import annotations
@@ -43,7 +46,8 @@ ENVIRONMENT = {
 }
 """For a machine without a GPU; `--tiny` sets it."""
 TIMES = "times.jsonl"
-"""In the folder of logs: one line per run of a program, also of one that failed, `{"stage": ..., "seconds": ...}`."""
+"""In the folder of logs: one line per run of a program, also of one that failed, `{"stage": ...,
+"seconds": ...}`."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +60,14 @@ class Stage:
     """Exists when the stage is complete."""
     logs: Path
     work: Path | None = None
-    """Where the program writes until it is complete. None: it makes `result` itself, in one step."""
+    """Where the program writes until it is complete. None: it makes `result` itself, in one
+    step."""
     product: str | None = None
-    """Pattern of what in `work` becomes `result`; of several matches the one of the highest step. None: all of it."""
+    """Pattern of what in `work` becomes `result`; of several matches the one of the highest step.
+    None: all of it."""
     best: str | None = None
-    """Pattern of figures of the training log: of several matches the one of the step where their mean is highest, of
-    equals the later one."""
+    """Pattern of figures of the training log: of several matches the one of the step where their
+    mean is highest, of equals the later one."""
 
     @property
     def training_log(self) -> Path:
@@ -78,16 +84,27 @@ def run_program(stage: Stage, environment: dict[str, str], console: Console) -> 
     log, start = stage.logs / f"{stage.name}.log", time.monotonic()
     variables = os.environ | environment | {"VERL_FILE_LOGGER_PATH": str(stage.training_log)}
     if not console.is_terminal:  # a terminal shows the seconds and the step instead
-        console.print(f"{stage.name}: started, log {log}", markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            f"{stage.name}: started, log {log}", markup=False, highlight=False, soft_wrap=True
+        )
     with log.open("ab") as file:
         process = subprocess.Popen(
-            stage.command, stdout=file, stderr=subprocess.STDOUT, env=variables, preexec_fn=start_dependent_group
+            stage.command,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=variables,
+            preexec_fn=start_dependent_group,
         )
     try:
         with Live(console=console, refresh_per_second=4, transient=True) as live:
             while process.poll() is None:
                 seconds = int(time.monotonic() - start)
-                live.update(Spinner("dots", f"{stage.name}  {seconds // 60}:{seconds % 60:02d}  {tell_step(stage)}"))
+                live.update(
+                    Spinner(
+                        "dots",
+                        f"{stage.name}  {seconds // 60}:{seconds % 60:02d}  {tell_step(stage)}",
+                    )
+                )
                 time.sleep(0.25)
     finally:
         stop_group(process)
@@ -118,20 +135,25 @@ def publish_result(stage: Stage) -> None:
     matches = list(work.glob(stage.product)) if stage.product else [work] * work.exists()
     if not matches:
         missing = work / stage.product if stage.product else work
-        raise StageFailed(f"{stage.name} ended without {missing}; see {stage.logs / stage.name}.log")
+        raise StageFailed(
+            f"{stage.name} ended without {missing}; see {stage.logs / stage.name}.log"
+        )
     stage.result.parent.mkdir(parents=True, exist_ok=True)
     choose_product(stage, matches).rename(stage.result)
 
 
 def choose_product(stage: Stage, matches: Sequence[Path]) -> Path:
-    """Return the last product of a training, or the best one by its log; raises `StageFailed` if the log has none."""
+    """Return the last product of a training, or the best one by its log; raises `StageFailed` if
+    the log has none."""
     if not stage.best:
         return max(matches, key=find_step)
     figures = read_figures(stage, stage.best)
     known = [path for path in matches if find_step(path) in figures]
     if not known:
         steps = sorted(map(find_step, matches))
-        raise StageFailed(f"{stage.training_log} has no figure {stage.best!r} for any of the steps {steps}")
+        raise StageFailed(
+            f"{stage.training_log} has no figure {stage.best!r} for any of the steps {steps}"
+        )
     return max(known, key=lambda path: (figures[find_step(path)], find_step(path)))
 
 
@@ -143,7 +165,9 @@ def read_figures(stage: Stage, pattern: str) -> dict[int, float]:
         for line in path.read_text("utf-8").splitlines():
             if line.endswith("}"):
                 entry = json.loads(line)
-                if found := [value for name, value in entry["data"].items() if fnmatchcase(name, pattern)]:
+                if found := [
+                    value for name, value in entry["data"].items() if fnmatchcase(name, pattern)
+                ]:
                     figures[entry["step"]] = sum(found) / len(found)
     return figures
 
@@ -164,12 +188,17 @@ def tell_step(stage: Stage) -> str:
         return ""
     last = deque(stage.training_log.open(errors="replace"), maxlen=1)
     found = re.match(r'\{"step": ?(\d+)', last[0]) if last else None
-    total = [word.partition("=")[2] for word in stage.command if word.startswith("trainer.total_training_steps=")]
+    total = [
+        word.partition("=")[2]
+        for word in stage.command
+        if word.startswith("trainer.total_training_steps=")
+    ]
     return f"step {' of '.join([found[1], *total])}" if found else ""
 
 
 def start_dependent_group() -> None:
-    """Put a program into a group of its own that ends with this one, even when this one is killed (Linux)."""
+    """Put a program into a group of its own that ends with this one, even when this one is killed
+    (Linux)."""
     os.setsid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
@@ -186,11 +215,21 @@ def main(
     command: Annotated[list[str], typer.Argument(help="The program, after --.")],
     result: Annotated[Path, typer.Option(help="Exists when the stage is complete.")],
     logs: Annotated[Path, typer.Option(help="Folder of the logs.")],
-    work: Annotated[Path | None, typer.Option(help="Where the program writes until it is complete.")] = None,
-    product: Annotated[str | None, typer.Option(help="Pattern of what in --work becomes the result.")] = None,
-    best: Annotated[str | None, typer.Option(help="Figures of the training log: take the best product.")] = None,
-    again: Annotated[bool, typer.Option("--again", help="Forget the result and the work of before.")] = False,
-    tiny: Annotated[bool, typer.Option("--tiny", help="Set what a machine without a GPU needs.")] = False,
+    work: Annotated[
+        Path | None, typer.Option(help="Where the program writes until it is complete.")
+    ] = None,
+    product: Annotated[
+        str | None, typer.Option(help="Pattern of what in --work becomes the result.")
+    ] = None,
+    best: Annotated[
+        str | None, typer.Option(help="Figures of the training log: take the best product.")
+    ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Forget the result and the work of before.")
+    ] = False,
+    tiny: Annotated[
+        bool, typer.Option("--tiny", help="Set what a machine without a GPU needs.")
+    ] = False,
 ) -> None:
     """Run one program of a pipeline, once."""
     console = Console()

@@ -1,4 +1,5 @@
-"""Real video files for tests, written on the spot: frame i is a flat grey of `GREY_STEP * i` with a white corner."""
+"""Real video files for tests, written on the spot: frame i is a flat grey of `GREY_STEP * i` with a
+white corner."""
 
 import math
 import struct
@@ -54,7 +55,9 @@ def write_clip(
     frames = grey_frames(12) if frames is None else frames
     if path.suffix in (".gif", ".webp"):
         images = [Image.fromarray(frame) for frame in frames]
-        images[0].save(path, save_all=True, append_images=images[1:], duration=1000 // FPS, lossless=True)
+        images[0].save(
+            path, save_all=True, append_images=images[1:], duration=1000 // FPS, lossless=True
+        )
         return path
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec or CODECS[path.suffix], rate=FPS, options=options or {})
@@ -73,7 +76,8 @@ def write_clip(
 
 
 def _rotate_mp4(path: Path, degrees: int) -> None:
-    """Tell players to turn an mp4 counter-clockwise, by the matrix in its track header (PyAV 17 cannot write it)."""
+    """Tell players to turn an mp4 counter-clockwise, by the matrix in its track header (PyAV 17
+    cannot write it)."""
     data = bytearray(path.read_bytes())
     cos, sin = round(math.cos(math.radians(degrees))), round(math.sin(math.radians(degrees)))
     matrix = struct.pack(">9i", cos << 16, -sin << 16, 0, sin << 16, cos << 16, 0, 0, 0, 1 << 30)
@@ -86,7 +90,9 @@ def write_sound(path: Path) -> Path:
     """Write a file that holds sound only."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=8000, layout="mono")
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame = av.AudioFrame.from_ndarray(
+            np.zeros((1, 1024), np.float32), format="fltp", layout="mono"
+        )
         frame.sample_rate = 8000
         container.mux(stream.encode(frame))
         container.mux(stream.encode())

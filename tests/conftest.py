@@ -1,7 +1,7 @@
 """Keep every test to this machine and to temporary folders.
 
-The environment is set before any module is collected: verl and Hugging Face read it on import, and processes that a
-test starts inherit it.
+The environment is set before any module is collected: verl and Hugging Face read it on import, and
+processes that a test starts inherit it.
 """
 
 import ipaddress
@@ -25,8 +25,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """Set the environment of this process and of all that it starts."""
     scratch = tempfile.TemporaryDirectory(prefix="videosearch-tests-", ignore_cleanup_errors=True)
     config.add_cleanup(scratch.cleanup)
-    os.environ.update(HERMETIC_ENVIRONMENT, VIDEOSEARCH_FRAME_STORE=os.path.join(scratch.name, "frame_store"))
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # it makes every start of verl or vLLM three times as long
+    os.environ.update(
+        HERMETIC_ENVIRONMENT, VIDEOSEARCH_FRAME_STORE=os.path.join(scratch.name, "frame_store")
+    )
+    os.environ.pop(
+        "PYTHONDONTWRITEBYTECODE", None
+    )  # it makes every start of verl or vLLM three times as long
 
 
 @pytest.fixture(autouse=True)

@@ -1,9 +1,11 @@
-"""Ask verl and vLLM the questions of `verl_plugin/cpu` in this process and print the answers as JSON.
+"""Ask verl and vLLM the questions of `verl_plugin/cpu` in this process and print the answers as
+JSON.
 
     VIDEOSEARCH_PLATFORM=cpu python tests/cpu_platform_probes.py   # repaired
     VIDEOSEARCH_PLATFORM=off python tests/cpu_platform_probes.py   # as verl and vLLM are, plus the platform
 
-An answer is what the probe returns, or the error it met. tests/test_cpu_platform.py compares both with a table.
+An answer is what the probe returns, or the error it met. tests/verl_plugin/test_cpu_platform.py
+compares both with a table.
 """
 
 import json
@@ -82,7 +84,8 @@ def offloaded_reference_model() -> float:
 
 
 def linear_weight() -> list[int]:
-    """Return the shape of a linear weight after vLLM has prepared the layer; verl writes new weights into it."""
+    """Return the shape of a linear weight after vLLM has prepared the layer; verl writes new
+    weights into it."""
     import torch
     from vllm.model_executor.layers import utils
 
@@ -90,12 +93,15 @@ def linear_weight() -> list[int]:
     utils.dispatch_cpu_unquantized_gemm(layer, remove_weight=True)
     if layer.weight.numel():
         layer.weight.fill_(1.0)
-        assert layer.cpu_linear(torch.ones(1, 64), layer.weight, None).tolist() == [[64.0] * 32], "old weights are used"
+        assert layer.cpu_linear(torch.ones(1, 64), layer.weight, None).tolist() == [[64.0] * 32], (
+            "old weights are used"
+        )
     return list(layer.weight.shape)
 
 
 def seeded_sampling() -> str:
-    """Let vLLM throw away the draw of a request whose prompt is read in parts; say whether it can be drawn again."""
+    """Let vLLM throw away the draw of a request whose prompt is read in parts; say whether it can
+    be drawn again."""
     import numpy as np
     import torch
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
@@ -103,18 +109,28 @@ def seeded_sampling() -> str:
     generators = {number: torch.Generator().manual_seed(number) for number in (0, 1)}
     first = [torch.rand(1, generator=generator).item() for generator in generators.values()]
     ids = {"a": 0, "b": 1}
-    batch = SimpleNamespace(num_reqs=2, req_ids=list(ids), req_id_to_index=ids, generators=dict(generators))
+    batch = SimpleNamespace(
+        num_reqs=2, req_ids=list(ids), req_id_to_index=ids, generators=dict(generators)
+    )
     batch.prev_sampled_token_ids = None
-    batch.num_tokens_no_spec, batch.token_ids_cpu, batch.is_token_ids = [1, 1], np.zeros((2, 4)), np.zeros((2, 4))
+    batch.num_tokens_no_spec, batch.token_ids_cpu, batch.is_token_ids = (
+        [1, 1],
+        np.zeros((2, 4)),
+        np.zeros((2, 4)),
+    )
     runner = SimpleNamespace(input_batch=batch, use_async_scheduling=True, max_model_len=4)
     runner.discard_request_mask = SimpleNamespace(np=np.array([True, False]))
     runner.requests = {request_id: SimpleNamespace(output_token_ids=[]) for request_id in ids}
     runner._get_prompt_logprobs_dict = lambda *_: {}
-    drawn = SimpleNamespace(sampled_token_ids=torch.zeros(2, 1, dtype=torch.long), logprobs_tensors=None)
+    drawn = SimpleNamespace(
+        sampled_token_ids=torch.zeros(2, 1, dtype=torch.long), logprobs_tensors=None
+    )
     result = GPUModelRunner._bookkeeping_sync(
         runner, SimpleNamespace(num_scheduled_tokens={}), drawn, None, torch.zeros(2, 1), 2
     )
-    assert batch.generators == generators and result[-1] == [0], "a generator is lost, or no draw was thrown away"
+    assert batch.generators == generators and result[-1] == [0], (
+        "a generator is lost, or no draw was thrown away"
+    )
     again = [torch.rand(1, generator=generator).item() for generator in generators.values()]
     return f"again: {again[0] == first[0]}, on: {again[1] != first[1]}"
 
@@ -164,6 +180,8 @@ def answer(probe: Callable[[], object]) -> object:
 
 
 if __name__ == "__main__":
-    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+    os.environ.update(
+        RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0"
+    )
     answers = {probe.__name__: answer(probe) for probe in PROBES}
     sys.stdout.write("\n" + json.dumps(answers))

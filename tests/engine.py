@@ -1,7 +1,8 @@
-"""What stands around our code inside verl, small enough for a test: a model folder, an engine, a TransferQueue.
+"""What stands around our code inside verl, small enough for a test: a model folder, an engine, a
+TransferQueue.
 
-The tokenizer, the processor, verl's agent-loop worker and the packing of TransferQueue's values are real; only the
-engine's sampling is scripted and the queue's storage is a dict in this process.
+The tokenizer, the processor, verl's agent-loop worker and the packing of TransferQueue's values are
+real; only the engine's sampling is scripted and the queue's storage is a dict in this process.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ from transfer_queue.storage.managers.simple_storage_manager import AsyncSimpleSt
 from transformers import AutoProcessor
 from verl.workers.rollout.replica import TokenOutput
 
-from verl_videosearch.tiny_model import build_tiny_model
+from verl_videosearch.from_scratch.tiny_model import build_tiny_model
 
 GUESS = "<Recommend Answer>TA=0, VQ=0, MQ=0, OA=0, CF=3</Recommend Answer>"
 THOUGHT = "<Snapshot>grey</Snapshot><Think>look</Think>"
@@ -63,8 +64,13 @@ def tokenize_oddly(text: str) -> list[int]:
 
 @cache
 def compose_recipe(name: str, *overrides: str) -> DictConfig:
-    """Compose a recipe as `python -m verl.trainer.main_ppo +recipe=NAME` does, with files that need not exist."""
-    given = [f"actor_rollout_ref.model.path={model_dir()}", "data.train_files=train", "data.val_files=val"]
+    """Compose a recipe as `python -m verl.trainer.main_ppo +recipe=NAME` does, with files that need
+    not exist."""
+    given = [
+        f"actor_rollout_ref.model.path={model_dir()}",
+        "data.train_files=train",
+        "data.val_files=val",
+    ]
     with initialize_config_module("verl.trainer.config", version_base=None):
         return compose("ppo_trainer", overrides=[f"+recipe={name}", *given, *overrides])
 
@@ -104,15 +110,23 @@ class ScriptedEngine:  # no dataclass: Hydra, which makes the loop, would turn o
             self.calls.append([])
         turn = len(self.calls[session])
         reply = self.scripts[session][turn]
-        ids = (tokenize(reply) if isinstance(reply, str) else list(reply))[: sampling_params["max_tokens"]]
+        ids = (tokenize(reply) if isinstance(reply, str) else list(reply))[
+            : sampling_params["max_tokens"]
+        ]
         logprobs = [-1.0 - turn - i / 1024 for i in range(len(ids))]
         images = [image.copy() for image in image_data or []]
-        self.calls[session].append(EngineCall(list(prompt_ids), images, dict(sampling_params), ids, logprobs))
+        self.calls[session].append(
+            EngineCall(list(prompt_ids), images, dict(sampling_params), ids, logprobs)
+        )
         return TokenOutput(
             token_ids=ids,
             log_probs=logprobs,
             num_preempted=0,
-            extra_fields={"global_steps": 5 + turn, "min_global_steps": 5 + turn, "max_global_steps": 5 + turn},
+            extra_fields={
+                "global_steps": 5 + turn,
+                "min_global_steps": 5 + turn,
+                "max_global_steps": 5 + turn,
+            },
         )
 
 
@@ -127,7 +141,11 @@ class MemoryQueue:
         self.tags[partition_id].setdefault(key, {}).update(tag)
 
     def kv_batch_put(
-        self, keys: list[str], partition_id: str, fields: TensorDict | None = None, tags: list[dict] | None = None
+        self,
+        keys: list[str],
+        partition_id: str,
+        fields: TensorDict | None = None,
+        tags: list[dict] | None = None,
     ) -> KVBatchMeta:
         for key, tag in zip(keys, tags or [{}] * len(keys), strict=True):
             self.kv_put(key, partition_id, tag)
@@ -137,14 +155,20 @@ class MemoryQueue:
                 self.rows[partition_id][key][name] = value
         return KVBatchMeta(keys, [self.tags[partition_id][key] for key in keys], partition_id)
 
-    def kv_batch_get(self, keys: list[str], partition_id: str, select_fields: list[str] | None = None) -> TensorDict:
+    def kv_batch_get(
+        self, keys: list[str], partition_id: str, select_fields: list[str] | None = None
+    ) -> TensorDict:
         rows = [self.rows[partition_id][key] for key in keys]
         names = [name for name in select_fields or rows[0] if name in rows[0]]
         pack = AsyncSimpleStorageManager._pack_field_values
-        return TensorDict({name: pack([row[name] for row in rows]) for name in names}, batch_size=len(keys))
+        return TensorDict(
+            {name: pack([row[name] for row in rows]) for name in names}, batch_size=len(keys)
+        )
 
     def kv_list(self, partition_id: str | None = None) -> dict[str, dict[str, dict[str, Any]]]:
-        return {name: dict(tags) for name, tags in self.tags.items() if partition_id in (None, name)}
+        return {
+            name: dict(tags) for name, tags in self.tags.items() if partition_id in (None, name)
+        }
 
     def kv_clear(self, keys: list[str], partition_id: str) -> None:
         for key in keys:

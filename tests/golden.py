@@ -1,7 +1,9 @@
-"""Golden transcripts: whole episodes as text, exactly as a model reads them; a change of wording shows in review.
+"""Golden transcripts: whole episodes as text, exactly as a model reads them; a change of wording
+shows in review.
 
-The one idea: a context is printed once, then only what is new or reads differently at the next turn, so that forgetting
-is visible as it happens. Images are written as `[image 13 <=313600 px]`. Rewrite all files, then read the diff:
+The one idea: a context is printed once, then only what is new or reads differently at the next
+turn, so that forgetting is visible as it happens. Images are written as `[image 13 <=313600 px]`.
+Rewrite all files, then read the diff:
 
     python -m tests.golden
 """
@@ -12,7 +14,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.episode_contract import SAMPLE, Trace, answer_reply, call_reply, check_episode, pair_of, write_call
+from tests.episode_contract import (
+    SAMPLE,
+    Trace,
+    answer_reply,
+    call_reply,
+    check_episode,
+    pair_of,
+    write_call,
+)
 from verl_videosearch.episode import EpisodeConfig, Message, Reply
 from verl_videosearch.frames import CandidateFrames
 from verl_videosearch.judgement import Dimension, Judgement, format_judgement
@@ -47,7 +57,11 @@ SCRIPTS = {
         "the defaults; the first call's frames are forgotten when the second call's arrive",
         EpisodeConfig(),
         pair_of(48, 48),
-        [call_reply(7, 55), call_reply(31, 30, 79, 31, verdict="TA=0, VQ=1, MQ=0, OA=1, CF=2"), answer_reply()],
+        [
+            call_reply(7, 55),
+            call_reply(31, 30, 79, 31, verdict="TA=0, VQ=1, MQ=0, OA=1, CF=2"),
+            answer_reply(),
+        ],
     ),
     "brief": Script(
         "few words, short videos of unequal length; answered at once",
@@ -57,7 +71,9 @@ SCRIPTS = {
     ),
     "bare_frames": Script(
         "label_frames: false, as in the paper; window null keeps everything",
-        EpisodeConfig(prompt_style=BRIEF, label_frames=False, window=None, initial_frames_per_video=1),
+        EpisodeConfig(
+            prompt_style=BRIEF, label_frames=False, window=None, initial_frames_per_video=1
+        ),
         pair_of(4, 4),
         [call_reply(3, 6), call_reply(4, 8), answer_reply()],
     ),
@@ -65,11 +81,20 @@ SCRIPTS = {
         "the two newest outcomes stay visible; a refused call forgets nothing",
         EpisodeConfig(prompt_style=BRIEF, window=2, max_tool_calls=5, initial_frames_per_video=1),
         pair_of(9, 9),
-        [call_reply(2), call_reply(3, 12), call_reply(99), call_reply(4), call_reply(2), answer_reply()],
+        [
+            call_reply(2),
+            call_reply(3, 12),
+            call_reply(99),
+            call_reply(4),
+            call_reply(2),
+            answer_reply(),
+        ],
     ),
     "wrong_calls": Script(
         "what each wrong call is told",
-        EpisodeConfig(prompt_style=BRIEF, max_frames_per_call=2, max_tool_calls=16, initial_frames_per_video=1),
+        EpisodeConfig(
+            prompt_style=BRIEF, max_frames_per_call=2, max_tool_calls=16, initial_frames_per_video=1
+        ),
         pair_of(4, 4),
         [
             call_reply(0, 9, -1),
@@ -79,13 +104,19 @@ SCRIPTS = {
             call_reply("3"),
             call_reply(3.5),
             call_reply(True),
-            Reply('<tool_call>{"name": "select_frames", "arguments": {"target_frames": 3}}</tool_call>'),
+            Reply(
+                '<tool_call>{"name": "select_frames", "arguments": {"target_frames": 3}}</tool_call>'
+            ),
             Reply("<tool_call>select_frames(3)</tool_call>"),
             Reply("<tool_call>[3]</tool_call>"),
             Reply('<tool_call>{"arguments": {"target_frames": [3]}}</tool_call>'),
-            Reply('<tool_call>{"name": "<|im_end|>zoom", "arguments": {"target_frames": [3]}}</tool_call>'),
+            Reply(
+                '<tool_call>{"name": "<|im_end|>zoom", "arguments": {"target_frames": [3]}}</tool_call>'
+            ),
             Reply('<tool_call>{"name": "select_frames"}</tool_call>'),
-            Reply('<tool_call>{"name": "select_frames", "arguments": {"target_frames": [3], "video": 1}}</tool_call>'),
+            Reply(
+                '<tool_call>{"name": "select_frames", "arguments": {"target_frames": [3], "video": 1}}</tool_call>'
+            ),
             Reply('<tool_call>{"name": "select_frames"'),
             Reply(write_call(3, 3) + write_call(4)),
             answer_reply("TA=0, VQ=3, MQ=0, OA=0"),
@@ -114,8 +145,14 @@ def render_script(script: Script) -> str:
     for context in [*trace.contexts, trace.transcript]:
         for index, message in enumerate(context):
             if message not in shown[index : index + 1]:
-                lines += ["", f"=== {message['role']}{' (now reads)' * (index < len(shown))}", render_message(message)]
-        shown = context if len(context) > len(shown) else shown  # an unanswered last context was still rendered
+                lines += [
+                    "",
+                    f"=== {message['role']}{' (now reads)' * (index < len(shown))}",
+                    render_message(message),
+                ]
+        shown = (
+            context if len(context) > len(shown) else shown
+        )  # an unanswered last context was still rendered
     return "\n".join([*lines, "", "=== end", *describe_end(trace), ""])
 
 
@@ -134,11 +171,21 @@ def describe_end(trace: Trace) -> list[str]:
     """Say what came of it, turn by turn."""
     result = trace.result
     is_read = isinstance(result.verdict, Judgement)
-    verdict = format_judgement(result.verdict) if is_read else f"none ({result.verdict.problem.value})"
-    lines = [f"ending: {result.ending.value}; verdict: {verdict}; forgotten: {result.num_evictions}"]
+    verdict = (
+        format_judgement(result.verdict) if is_read else f"none ({result.verdict.problem.value})"
+    )
+    lines = [
+        f"ending: {result.ending.value}; verdict: {verdict}; forgotten: {result.num_evictions}"
+    ]
     for number, record in enumerate(result.turns, 1):
         outcome = record.outcome
-        got = "no call" if outcome is None else outcome.fault.value if outcome.fault else f"{outcome.frame_numbers}"
+        got = (
+            "no call"
+            if outcome is None
+            else outcome.fault.value
+            if outcome.fault
+            else f"{outcome.frame_numbers}"
+        )
         faults = ", ".join(fault.value for fault in record.faults) or "well-formed"
         lines.append(f"turn {number}: {record.num_visible_images} images; {got}; {faults}")
     return lines

@@ -1,6 +1,8 @@
-"""An OpenAI-compatible server on this machine that behaves as the prompt of a pair tells it to: well, or badly.
+"""An OpenAI-compatible server on this machine that behaves as the prompt of a pair tells it to:
+well, or badly.
 
-A pair whose prompt is `wrong_labels` gets wrong labels, and so on; the names are the keys of `BEHAVIOURS`."""
+A pair whose prompt is `wrong_labels` gets wrong labels, and so on; the names are the keys of
+`BEHAVIOURS`."""
 
 import json
 import socket
@@ -69,7 +71,11 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.num_asked_for_models += 1
         self.send_json(
-            200, {"object": "list", "data": [{"id": "tiny", "object": "model", "owned_by": self.server.owner}]}
+            200,
+            {
+                "object": "list",
+                "data": [{"id": "tiny", "object": "model", "owned_by": self.server.owner}],
+            },
         )
 
     def do_POST(self) -> None:
@@ -89,7 +95,9 @@ class Handler(BaseHTTPRequestHandler):
         ):
             self.send_json(int(behaviour.split("_")[1]), {"error": {"message": "scripted"}})
         elif behaviour == "too_long":
-            self.send_json(400, {"error": {"message": "This model's maximum context length is 8 tokens"}})
+            self.send_json(
+                400, {"error": {"message": "This model's maximum context length is 8 tokens"}}
+            )
         elif behaviour == "half_closed":
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
@@ -101,18 +109,34 @@ class Handler(BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True
         elif behaviour in ("not_json", "no_choices"):
-            body = b"<html>" if behaviour == "not_json" else b'{"id": "1", "object": "chat.completion", "choices": []}'
+            body = (
+                b"<html>"
+                if behaviour == "not_json"
+                else b'{"id": "1", "object": "chat.completion", "choices": []}'
+            )
             self.send_body(200, body)
         else:
             if behaviour in ("slow", "too_slow"):
                 time.sleep(SLOW_S if behaviour == "slow" else TOO_SLOW_S)
             replies = BEHAVIOURS.get(behaviour, [GOLD])
-            self.send_reply(replies[min(turn, len(replies) - 1)], FINISH_REASONS.get(behaviour, "stop"))
+            self.send_reply(
+                replies[min(turn, len(replies) - 1)], FINISH_REASONS.get(behaviour, "stop")
+            )
 
     def send_reply(self, text: str | None, finish_reason: str) -> None:
-        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish_reason}
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": text},
+            "finish_reason": finish_reason,
+        }
         usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
-        completion = {"id": "1", "object": "chat.completion", "created": 0, "model": "tiny", "usage": usage}
+        completion = {
+            "id": "1",
+            "object": "chat.completion",
+            "created": 0,
+            "model": "tiny",
+            "usage": usage,
+        }
         self.send_json(200, completion | {"choices": [choice]})
 
     def send_json(self, status: int, body: dict[str, Any]) -> None:

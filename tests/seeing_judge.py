@@ -1,8 +1,9 @@
-"""A judge that looks: a small server whose verdict depends on the pixels it is sent, and pairs made for it.
+"""A judge that looks: a small server whose verdict depends on the pixels it is sent, and pairs made
+for it.
 
-A pair's worse video has one white frame, outside the initial view. The judge asks for that frame of both videos and
-prefers the darker answer; so it is always right with true frames, and other frames change its mind. Faults of the
-server are planned by the number of the request.
+A pair's worse video has one white frame, outside the initial view. The judge asks for that frame of
+both videos and prefers the darker answer; so it is always right with true frames, and other frames
+change its mind. Faults of the server are planned by the number of the request.
 """
 
 import base64
@@ -24,10 +25,19 @@ from tests.scripted_server import Handler, ScriptedServer
 from verl_videosearch.sample import PreferenceSample, write_samples
 
 NUM_FRAMES, HIDDEN = 8, 2
-EPISODE = ["frames_per_video=8", "initial_frames_per_video=2", "max_tool_calls=1", "patch_multiple=28"]
+EPISODE = [
+    "frames_per_video=8",
+    "initial_frames_per_video=2",
+    "max_tool_calls=1",
+    "patch_multiple=28",
+]
 HIDDEN_NUMBERS = (HIDDEN + 1, NUM_FRAMES + HIDDEN + 1)
 CLIPS = ("clean_a.mp4", "clean_b.mp4", "defect.mp4")
-PAIRS = [(1, "clean_a.mp4", "defect.mp4")] * 5 + [(2, "defect.mp4", "clean_b.mp4")] * 4 + [(0, *CLIPS[:2])] * 3
+PAIRS = (
+    [(1, "clean_a.mp4", "defect.mp4")] * 5
+    + [(2, "defect.mp4", "clean_b.mp4")] * 4
+    + [(0, *CLIPS[:2])] * 3
+)
 """(label, video 1, video 2)."""
 
 Judge = Callable[[dict[str, Any]], str]
@@ -70,7 +80,9 @@ def search(request: dict[str, Any]) -> str:
     levels = read_levels(request["messages"][-1])
     if len(request["messages"]) == 2:
         return call_frames(*HIDDEN_NUMBERS)
-    return answer(0 if abs(levels[0] - levels[1]) < 40 else 1 if levels[0] < levels[1] else 2, confidence=1)
+    return answer(
+        0 if abs(levels[0] - levels[1]) < 40 else 1 if levels[0] < levels[1] else 2, confidence=1
+    )
 
 
 def prefer_first(request: dict[str, Any]) -> str:
@@ -104,9 +116,14 @@ class JudgeHandler(Handler):
 
 @contextmanager
 def serve_judge(
-    judge: Judge = search, *, faults: dict[int, str] | None = None, fault: str | None = None, delay_s: float = 0.0
+    judge: Judge = search,
+    *,
+    faults: dict[int, str] | None = None,
+    fault: str | None = None,
+    delay_s: float = 0.0,
 ) -> Iterator[ScriptedServer]:
-    """Run a server; `faults` maps the number of a request to a behaviour of `scripted_server`, `fault` is for all."""
+    """Run a server; `faults` maps the number of a request to a behaviour of `scripted_server`,
+    `fault` is for all."""
     server = ScriptedServer("vllm")
     server.RequestHandlerClass = JudgeHandler
     server.judge, server.faults, server.fault, server.delay_s = judge, faults or {}, fault, delay_s

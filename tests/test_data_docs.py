@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from data_prep.sources import SOURCES
 from verl_videosearch.sample import SCHEMA
+from verl_videosearch.sources import SOURCES
 
 TEXT = (Path(__file__).parents[1] / "docs" / "data.md").read_text("utf-8")
 PROGRAMS = ("build", "split", "frames", "show")
@@ -27,7 +27,9 @@ def table_after(heading: str) -> list[list[str]]:
 
 
 def test_columns() -> None:
-    assert [name for row in table_after("The row") for name in re.findall(r"`(\w+)`", row[0])] == SCHEMA.names
+    assert [
+        name for row in table_after("The row") for name in re.findall(r"`(\w+)`", row[0])
+    ] == SCHEMA.names
 
 
 def test_sources_and_splits() -> None:
@@ -45,7 +47,9 @@ def options_of(program: str) -> set[str]:
 def test_options_of_every_command(program: str) -> None:
     commands = re.findall(rf"python -m data_prep\.{program} ([^#\n]*)", TEXT)
     assert commands
-    assert {option for command in commands for option in re.findall(r"--[a-z-]+", command)} <= options_of(program)
+    assert {
+        option for command in commands for option in re.findall(r"--[a-z-]+", command)
+    } <= options_of(program)
 
 
 def test_options_in_the_text() -> None:

@@ -1,4 +1,5 @@
-"""Episodes: the contract over many configurations and any replies, every ending, every rule of a turn."""
+"""Episodes: the contract over many configurations and any replies, every ending, every rule of a
+turn."""
 
 from itertools import product
 
@@ -21,7 +22,9 @@ from verl_videosearch.prompts import PromptStyle
 from verl_videosearch.tool import CallFault
 
 CONFIGS = [
-    EpisodeConfig(window=window, max_tool_calls=max_tool_calls, label_frames=label_frames, prompt_style=style)
+    EpisodeConfig(
+        window=window, max_tool_calls=max_tool_calls, label_frames=label_frames, prompt_style=style
+    )
     for window, max_tool_calls, (label_frames, style) in product(
         (1, 2, None), range(7), [(True, PromptStyle.FULL), (False, PromptStyle.BRIEF)]
     )
@@ -31,11 +34,16 @@ PAIRS = [pair_of(*lengths) for lengths in [(48, 48), (1, 1), (3, 60), (60, 2), (
 
 def valid_calls(num: int, num_frames: int) -> list[Reply]:
     """Ask for other frames every time."""
-    return [call_reply(i % num_frames + 1, (i + 3) % num_frames + 1, note=f"look {i}") for i in range(num)]
+    return [
+        call_reply(i % num_frames + 1, (i + 3) % num_frames + 1, note=f"look {i}")
+        for i in range(num)
+    ]
 
 
 @pytest.mark.parametrize(
-    "config", CONFIGS, ids=lambda config: f"{config.window}-{config.max_tool_calls}-{config.prompt_style.value}"
+    "config",
+    CONFIGS,
+    ids=lambda config: f"{config.window}-{config.max_tool_calls}-{config.prompt_style.value}",
 )
 def test_contract(config: EpisodeConfig) -> None:
     for candidates in PAIRS:
@@ -48,7 +56,11 @@ def test_contract(config: EpisodeConfig) -> None:
                 num_calls, config.max_tool_calls
             )
         check_episode(config, candidates, calls[:2])  # stopped as overlong
-        check_episode(config, candidates, [Reply(text) for text in ("<tool_call>", write_call(0), write_call("3"), "")])
+        check_episode(
+            config,
+            candidates,
+            [Reply(text) for text in ("<tool_call>", write_call(0), write_call("3"), "")],
+        )
 
 
 PIECES = st.sampled_from(
@@ -61,10 +73,20 @@ PIECES = st.sampled_from(
         "<Answer>",
         "</Answer>",
     ]
-    + ["<tool_call>", "</tool_call>", VERDICT, VERDICT[:-1] + "7", write_call(1), write_call(2, 2), write_call(0, 3)]
+    + [
+        "<tool_call>",
+        "</tool_call>",
+        VERDICT,
+        VERDICT[:-1] + "7",
+        write_call(1),
+        write_call(2, 2),
+        write_call(0, 3),
+    ]
     + [write_call(*range(1, 10)), write_call(True), "<|im_end|>", "\n", "\ud800"]
 )
-GARBAGE = st.builds(Reply, st.lists(PIECES | st.text(max_size=4), max_size=9).map("".join), st.booleans())
+GARBAGE = st.builds(
+    Reply, st.lists(PIECES | st.text(max_size=4), max_size=9).map("".join), st.booleans()
+)
 VALID = st.builds(call_reply, st.integers(1, 4), st.integers(1, 4))
 SETTINGS = st.builds(
     EpisodeConfig,
@@ -83,11 +105,17 @@ SETTINGS = st.builds(
     st.builds(pair_of, st.integers(1, 60), st.integers(1, 60)),
     st.lists(GARBAGE | VALID | VALID, min_size=2, max_size=9),
 )
-def test_contract_for_any_reply(config: EpisodeConfig, candidates: object, replies: list[Reply]) -> None:
+def test_contract_for_any_reply(
+    config: EpisodeConfig, candidates: object, replies: list[Reply]
+) -> None:
     check_episode(config, candidates, replies)
 
 
-RUNS = st.builds(lambda start, size: range(start, start + size), st.integers(1, 30), st.sampled_from([1, 2, 8, 20]))
+RUNS = st.builds(
+    lambda start, size: range(start, start + size),
+    st.integers(1, 30),
+    st.sampled_from([1, 2, 8, 20]),
+)
 
 
 @settings(deadline=None)  # machines that run the tests are shared
@@ -101,8 +129,16 @@ TEXT, ANSWER = "<Snapshot>a</Snapshot><Think>b</Think>", f"<Answer>{VERDICT}</An
 ENDINGS = [
     ([answer_reply()], Ending.ANSWERED, None),
     ([call_reply(1), answer_reply()], Ending.ANSWERED, None),
-    ([call_reply(1), call_reply(2), answer_reply()], Ending.ANSWERED, None),  # told to answer, and did
-    ([Reply(TEXT + ANSWER, is_truncated=True)], Ending.ANSWERED, None),  # the last token that fitted closed it
+    (
+        [call_reply(1), call_reply(2), answer_reply()],
+        Ending.ANSWERED,
+        None,
+    ),  # told to answer, and did
+    (
+        [Reply(TEXT + ANSWER, is_truncated=True)],
+        Ending.ANSWERED,
+        None,
+    ),  # the last token that fitted closed it
     ([Reply(ANSWER + write_call(1))], Ending.ANSWERED, None),  # the turn ended at the answer
     ([Reply(ANSWER + "<Answer>")], Ending.ANSWERED, None),
     ([answer_reply("OA=1")], Ending.UNREADABLE, Problem.MISSING_KEY),
@@ -112,7 +148,11 @@ ENDINGS = [
     ([call_reply(1), Reply("<Answer> </Answer>")], Ending.UNREADABLE, Problem.EMPTY),
     ([Reply("")], Ending.NO_ANSWER, Problem.NO_ANSWER),
     ([Reply("Video 1 is better.")], Ending.NO_ANSWER, Problem.NO_ANSWER),
-    ([Reply(f"<Recommend Answer>{VERDICT}</Recommend Answer>")], Ending.NO_ANSWER, Problem.NO_ANSWER),
+    (
+        [Reply(f"<Recommend Answer>{VERDICT}</Recommend Answer>")],
+        Ending.NO_ANSWER,
+        Problem.NO_ANSWER,
+    ),
     ([Reply("</tool_call>")], Ending.NO_ANSWER, Problem.NO_ANSWER),
     ([Reply("<Think>so", is_truncated=True)], Ending.TRUNCATED, Problem.TRUNCATED),
     ([Reply("<Answer>TA=1, VQ", is_truncated=True)], Ending.TRUNCATED, Problem.TRUNCATED),
@@ -157,20 +197,30 @@ def test_every_ending_has_a_row() -> None:
         (write_call(1) + ANSWER, None, (1,), "Frames 1:"),  # the turn ended at the call
     ],
 )  # fmt: skip
-def test_what_a_call_gets(text: str, fault: CallFault | None, frames: tuple[int, ...], told: str) -> None:
+def test_what_a_call_gets(
+    text: str, fault: CallFault | None, frames: tuple[int, ...], told: str
+) -> None:
     trace = check_episode(EpisodeConfig(), pair_of(48, 48), [Reply(text), answer_reply()])
     outcome = trace.result.turns[0].outcome
     assert (outcome.fault, outcome.frame_numbers) == (fault, frames)
-    answer = "\n".join(item["text"] for item in trace.contexts[1][-1]["content"] if item["type"] == "text")
+    answer = "\n".join(
+        item["text"] for item in trace.contexts[1][-1]["content"] if item["type"] == "text"
+    )
     assert told in answer and "You may call the tool twice more." in answer
 
 
-@pytest.mark.parametrize("text", [write_call(1), write_call(0), "<tool_call>", write_call(1) + write_call(2)])
+@pytest.mark.parametrize(
+    "text", [write_call(1), write_call(0), "<tool_call>", write_call(1) + write_call(2)]
+)
 def test_after_the_call_limit_an_answer_is_due(text: str) -> None:
     trace = check_episode(ONE_CALL, pair_of(48, 48), [call_reply(1), Reply(text), answer_reply()])
     assert trace.result.turns[1].outcome.fault is CallFault.CALL_LIMIT
     told = trace.contexts[2][-1]["content"][0]["text"]
-    assert told.startswith("No frames: ") and "An answer is due now" in told and "No calls are left" in told
+    assert (
+        told.startswith("No frames: ")
+        and "An answer is due now" in told
+        and "No calls are left" in told
+    )
     assert "Write <tool_call>" not in told
 
 
@@ -181,7 +231,10 @@ def test_after_the_call_limit_an_answer_is_due(text: str) -> None:
         ([call_reply(1), answer_reply()], [(), ()]),
         ([answer_reply(snapshot="")], [(Fault.NO_SNAPSHOT,)]),  # the initial view is new
         ([call_reply(1), answer_reply(snapshot="")], [(), (Fault.NO_SNAPSHOT,)]),
-        ([call_reply(0), answer_reply(snapshot="")], [(), ()]),  # no frames came, so there is nothing to note
+        (
+            [call_reply(0), answer_reply(snapshot="")],
+            [(), ()],
+        ),  # no frames came, so there is nothing to note
         ([call_reply(0), answer_reply()], [(), ()]),
         ([Reply(TEXT + write_call(1)), answer_reply()], [(Fault.NO_RECOMMENDATION,), ()]),
         ([call_reply(1, verdict="OA"), answer_reply()], [(Fault.UNREADABLE_VERDICT,), ()]),
@@ -199,7 +252,11 @@ def test_without_an_answer_an_episode_is_not_well_formed(replies: list[Reply]) -
 
 
 def test_recommendations_are_the_readable_ones_and_the_answer() -> None:
-    replies = [call_reply(1, verdict="TA=1, VQ=1, MQ=1, OA=1"), call_reply(2, verdict="none"), answer_reply()]
+    replies = [
+        call_reply(1, verdict="TA=1, VQ=1, MQ=1, OA=1"),
+        call_reply(2, verdict="none"),
+        answer_reply(),
+    ]
     recommendations = check_episode(EpisodeConfig(), pair_of(8, 8), replies).result.recommendations
     assert [judgement.verdicts["TA"] for judgement in recommendations] == [1, 0]
 
@@ -210,13 +267,29 @@ def test_recommendations_are_the_readable_ones_and_the_answer() -> None:
         (1, [(9,), (10, 11), (12,)], (True, False, False), [8, 9, 10, 9], 2),
         (2, [(9,), (10, 11), (12,)], (True, True, False), [8, 9, 11, 11], 1),
         (None, [(9,), (10, 11), (12,)], (True, True, True), [8, 9, 11, 12], 0),
-        (1, [(9,), (0,), (12,)], (True, True, False), [8, 9, 9, 9], 1),  # a refused call evicts nothing
+        (
+            1,
+            [(9,), (0,), (12,)],
+            (True, True, False),
+            [8, 9, 9, 9],
+            1,
+        ),  # a refused call evicts nothing
         (1, [(0,), (0,), (12,)], (True, True, True), [8, 8, 8, 9], 0),
-        (1, [(9,), (9,), (9,)], (True, False, False), [8, 9, 9, 9], 2),  # the same frames are shown anew
+        (
+            1,
+            [(9,), (9,), (9,)],
+            (True, False, False),
+            [8, 9, 9, 9],
+            2,
+        ),  # the same frames are shown anew
     ],
 )
 def test_memory(
-    window: int | None, calls: list[tuple[int, ...]], grew: tuple[bool, ...], num_images: list[int], num_evictions: int
+    window: int | None,
+    calls: list[tuple[int, ...]],
+    grew: tuple[bool, ...],
+    num_images: list[int],
+    num_evictions: int,
 ) -> None:
     replies = [*(call_reply(*numbers) for numbers in calls), answer_reply()]
     trace = check_episode(EpisodeConfig(window=window), pair_of(48, 48), replies)
@@ -227,7 +300,9 @@ def test_memory(
 
 def test_six_calls_with_window_one_cost_the_same_from_turn_three_on() -> None:
     calls = [call_reply(*range(8 * i + 1, 8 * i + 9)) for i in range(6)]
-    trace = check_episode(EpisodeConfig(max_tool_calls=6), pair_of(48, 48), [*calls, answer_reply()])
+    trace = check_episode(
+        EpisodeConfig(max_tool_calls=6), pair_of(48, 48), [*calls, answer_reply()]
+    )
     assert [len(images_of(context)) for context in trace.contexts] == [8, 16, 16, 16, 16, 16, 16]
 
 
@@ -248,15 +323,27 @@ def test_the_models_words_are_never_rewritten() -> None:
     [
         ({"frames_per_video": 0}, "frames_per_video must be a whole number of at least 1, got 0"),
         ({"max_tool_calls": -1}, "max_tool_calls must be a whole number of at least 0, got -1"),
-        ({"max_frames_per_call": 2.0}, "max_frames_per_call must be a whole number of at least 1, got 2.0"),
+        (
+            {"max_frames_per_call": 2.0},
+            "max_frames_per_call must be a whole number of at least 1, got 2.0",
+        ),
         ({"max_tool_calls": True}, "max_tool_calls must be a whole number of at least 0, got True"),
         ({"patch_multiple": "28"}, "patch_multiple must be a whole number of at least 1, got '28'"),
-        ({"window": 0}, "window must be a whole number of at least 1, or null to keep everything; got 0"),
+        (
+            {"window": 0},
+            "window must be a whole number of at least 1, or null to keep everything; got 0",
+        ),
         ({"window": "all"}, "or null to keep everything; got 'all'"),
         ({"label_frames": "no"}, "label_frames must be true or false, got 'no'"),
         ({"prompt_style": "short"}, "prompt_style must be one of ['full', 'brief'], got 'short'"),
-        ({"frames_per_video": 3}, "initial_frames_per_video (4) must not exceed frames_per_video (3)"),
-        ({"tool_max_pixels": 700}, "tool_max_pixels must hold one patch, patch_multiple ** 2 = 784; got 700"),
+        (
+            {"frames_per_video": 3},
+            "initial_frames_per_video (4) must not exceed frames_per_video (3)",
+        ),
+        (
+            {"tool_max_pixels": 700},
+            "tool_max_pixels must hold one patch, patch_multiple ** 2 = 784; got 700",
+        ),
         ({"windows": 1}, "unknown settings ['windows']; allowed are ['frames_per_video',"),
     ],
 )
@@ -267,7 +354,13 @@ def test_config_refuses(settings: dict[str, object], words: str) -> None:
 
 
 def test_config_tells_all_mistakes_at_once() -> None:
-    settings = {"window": 0, "frames_per_video": 0, "prompt_style": "short", "windows": 1, "label_frames": None}
+    settings = {
+        "window": 0,
+        "frames_per_video": 0,
+        "prompt_style": "short",
+        "windows": 1,
+        "label_frames": None,
+    }
     with pytest.raises(ValueError) as error:
         EpisodeConfig.from_dict(settings)
     assert all(f"{name}" in str(error.value) for name in settings)

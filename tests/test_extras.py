@@ -16,7 +16,9 @@ def test_a_missing_module_names_the_command(extra: Extra) -> None:
         require("a_module_that_is_absent.part", extra)
 
 
-def test_a_broken_package_is_not_called_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_package_is_not_called_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "installed_but_broken.py").write_text("import its_own_dependency")
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     with pytest.raises(ModuleNotFoundError, match="No module named 'its_own_dependency'"):
@@ -24,4 +26,6 @@ def test_a_broken_package_is_not_called_missing(tmp_path: Path, monkeypatch: pyt
 
 
 def test_every_extra_exists_in_the_metadata() -> None:
-    assert set(metadata("verl-videosearch").get_all("Provides-Extra")) == {extra.value for extra in Extra}
+    assert set(metadata("verl-videosearch").get_all("Provides-Extra")) == {
+        extra.value for extra in Extra
+    }

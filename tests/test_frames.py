@@ -1,4 +1,5 @@
-"""Frame numbers, frame indices and the initial view: literal tables, then properties over every pair of lengths."""
+"""Frame numbers, frame indices and the initial view: literal tables, then properties over every
+pair of lengths."""
 
 import pytest
 from hypothesis import given, settings
@@ -10,8 +11,11 @@ LENGTHS = st.integers(1, 300)
 
 
 def pair_of(num_1: int, num_2: int) -> CandidateFrames:
-    """Make a pair whose times say where they belong: video 1 counts 0, 1, 2..., video 2 counts 100, 101, ..."""
-    return CandidateFrames(tuple(float(i) for i in range(num_1)), tuple(100.0 + i for i in range(num_2)))
+    """Make a pair whose times say where they belong: video 1 counts 0, 1, 2..., video 2 counts 100,
+    101, ..."""
+    return CandidateFrames(
+        tuple(float(i) for i in range(num_1)), tuple(100.0 + i for i in range(num_2))
+    )
 
 
 @pytest.mark.parametrize(
@@ -45,7 +49,9 @@ def test_sampled_indices_are_even_and_never_repeat(num_frames: int, max_candidat
     indices = sample_indices(num_frames, max_candidates)
     assert len(indices) == min(num_frames, max_candidates)
     assert indices[0] == 0 and indices[-1] < num_frames
-    gaps = {after - before for before, after in zip(indices, [*indices[1:], num_frames], strict=True)}
+    gaps = {
+        after - before for before, after in zip(indices, [*indices[1:], num_frames], strict=True)
+    }
     assert min(gaps) >= 1 and max(gaps) - min(gaps) <= 1
 
 
@@ -63,7 +69,9 @@ def test_sampled_indices_are_even_and_never_repeat(num_frames: int, max_candidat
         ((48, 48), 96, FrameLocation(2, 47), 147.0),
     ],
 )
-def test_locate(lengths: tuple[int, int], number: int, location: FrameLocation, time_s: float) -> None:
+def test_locate(
+    lengths: tuple[int, int], number: int, location: FrameLocation, time_s: float
+) -> None:
     pair = pair_of(*lengths)
     assert pair.locate(number) == location
     assert pair.number_of(location.video, location.index) == number
@@ -98,20 +106,28 @@ def test_numbering_is_a_round_trip(num_1: int, num_2: int) -> None:
     ("lengths", "frames_per_video", "view"),
     [
         ((48, 48), 4, (1, 13, 25, 37, 49, 61, 73, 85)),
-        ((50, 50), 4, (1, 13, 26, 38, 51, 63, 76, 88)),  # 100 is no multiple of 8: 4 + 4 all the same
+        (
+            (50, 50),
+            4,
+            (1, 13, 26, 38, 51, 63, 76, 88),
+        ),  # 100 is no multiple of 8: 4 + 4 all the same
         ((2, 9), 4, (1, 2, 3, 5, 7, 9)),  # a shorter video gives all its frames
         ((1, 1), 4, (1, 2)),
         ((5, 3), 1, (1, 6)),
         ((4, 4), 4, (1, 2, 3, 4, 5, 6, 7, 8)),
     ],
 )
-def test_initial_view(lengths: tuple[int, int], frames_per_video: int, view: tuple[int, ...]) -> None:
+def test_initial_view(
+    lengths: tuple[int, int], frames_per_video: int, view: tuple[int, ...]
+) -> None:
     assert pair_of(*lengths).initial_view(frames_per_video) == view
 
 
 @settings(deadline=None)  # machines that run the tests are shared
 @given(LENGTHS, LENGTHS, st.integers(1, 16))
-def test_initial_view_shows_both_videos_alike(num_1: int, num_2: int, frames_per_video: int) -> None:
+def test_initial_view_shows_both_videos_alike(
+    num_1: int, num_2: int, frames_per_video: int
+) -> None:
     pair = pair_of(num_1, num_2)
     view = pair.initial_view(frames_per_video)
     shown = [sum(number in pair.numbers_of(video) for number in view) for video in (1, 2)]
@@ -120,7 +136,9 @@ def test_initial_view_shows_both_videos_alike(num_1: int, num_2: int, frames_per
 
 
 @pytest.mark.parametrize("times", [((), (0.0,)), ((0.0,), ()), ((), ())])
-def test_a_video_without_frames_is_refused(times: tuple[tuple[float, ...], tuple[float, ...]]) -> None:
+def test_a_video_without_frames_is_refused(
+    times: tuple[tuple[float, ...], tuple[float, ...]],
+) -> None:
     with pytest.raises(ValueError, match="both videos need frames"):
         CandidateFrames(*times)
 
@@ -136,7 +154,9 @@ def test_a_video_without_frames_is_refused(times: tuple[tuple[float, ...], tuple
         ([2, 1, 1, 2], (2, 1), (1, 2)),
     ],
 )
-def test_drop_repeats(numbers: list[int], unique: tuple[int, ...], repeated: tuple[int, ...]) -> None:
+def test_drop_repeats(
+    numbers: list[int], unique: tuple[int, ...], repeated: tuple[int, ...]
+) -> None:
     assert drop_repeats(numbers) == (unique, repeated)
 
 
@@ -144,5 +164,7 @@ def test_drop_repeats(numbers: list[int], unique: tuple[int, ...], repeated: tup
 @given(st.lists(st.integers(0, 20)))
 def test_drop_repeats_keeps_every_number_once(numbers: list[int]) -> None:
     unique, repeated = drop_repeats(numbers)
-    assert sorted(unique) == sorted(set(numbers)) and list(unique) == sorted(unique, key=numbers.index)
+    assert sorted(unique) == sorted(set(numbers)) and list(unique) == sorted(
+        unique, key=numbers.index
+    )
     assert set(repeated) == {number for number in numbers if numbers.count(number) > 1}

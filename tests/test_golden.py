@@ -1,4 +1,5 @@
-"""Golden transcripts: every whole episode reads as it did; `python -m tests.golden` rewrites them."""
+"""Golden transcripts: every whole episode reads as it did; `python -m tests.golden` rewrites
+them."""
 
 from pathlib import Path
 
@@ -9,7 +10,9 @@ from tests.golden import FOLDER, SCRIPTS, render_script, write_golden
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_transcript(name: str) -> None:
-    assert render_script(SCRIPTS[name]) == (FOLDER / f"{name}.txt").read_text("utf-8"), "see tests/golden.py"
+    assert render_script(SCRIPTS[name]) == (FOLDER / f"{name}.txt").read_text("utf-8"), (
+        "see tests/golden.py"
+    )
 
 
 def test_no_file_is_stale(tmp_path: Path) -> None:

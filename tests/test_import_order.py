@@ -9,33 +9,45 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# From the bottom up. A room imports only rooms further down, or beside it on the same line.
+# From the bottom up. A room imports only rooms further down.
 ORDER = """
 __init__
 extras
+failures
 frames
 judgement
 sample
 metrics
-container
-video
-frame_store
 prompts
 memory
 tool
 episode
-reward captions
-alarms
+reward
+video
+sources
+recipes
 rollout
-verl_plugin judge evaluation report tiny_model
-cli data_prep recipes
+runs
+report
+from_scratch
+models
+verl_plugin
+evaluation
+judge
+data_prep
+cli
 """
 LEVEL = {room: level for level, line in enumerate(ORDER.split("\n")) for room in line.split()}
-SOURCES = [p for top in ("verl_videosearch", "data_prep", "recipes") for p in sorted((ROOT / top).rglob("*.py"))]
+SOURCES = [
+    p
+    for top in ("verl_videosearch", "data_prep", "recipes")
+    for p in sorted((ROOT / top).rglob("*.py"))
+]
 
 
 def room_of(module_name: str) -> str | None:
-    """Name the room of one of our modules: `verl_videosearch.judge.client` -> `judge`; None for anybody else's."""
+    """Name the room of one of our modules: `verl_videosearch.models.client` -> `models`; None for
+    anybody else's."""
     parts = module_name.split(".")
     if parts[0] == "verl_videosearch":
         return parts[1] if len(parts) > 1 else "__init__"
@@ -50,19 +62,27 @@ def imported_names(source: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             start = package[: len(package) - node.level + 1] if node.level else ()
-            yield from (".".join([*start, *filter(None, [node.module]), alias.name]) for alias in node.names)
+            yield from (
+                ".".join([*start, *filter(None, [node.module]), alias.name]) for alias in node.names
+            )
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_go_down(source: Path) -> None:
     room = room_of(".".join(source.relative_to(ROOT).with_suffix("").parts))
     assert room in LEVEL, f"{room} has no place in the order: add it to ORDER above"
-    upward = {name for name in imported_names(source) if LEVEL.get(room_of(name) or room, 99) > LEVEL[room]}
+    upward = {
+        name
+        for name in imported_names(source)
+        if LEVEL.get(room_of(name) or room, 99) > LEVEL[room]
+    }
     assert not upward, f"{room} is below what it imports: {sorted(upward)}"
 
 
 def test_message_space_loads_nothing_heavy() -> None:
     heavy = {"torch", "verl", "ray", "transformers", "vllm"}
     program = f"import sys, verl_videosearch.rollout; print(*{heavy} & set(sys.modules))"
-    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout
     assert loaded.split() == []

@@ -116,9 +116,15 @@ def test_a_problem_says_what_was_there(text: str, detail: str) -> None:
 
 def test_any_dimensions_can_be_judged() -> None:
     keys = ("FINENESS", "C2")
-    assert parse_judgement("C2=1, FINENESS=0, OA=2", keys) == Judgement({"FINENESS": 0, "C2": 1, "OA": 2})
+    assert parse_judgement("C2=1, FINENESS=0, OA=2", keys) == Judgement(
+        {"FINENESS": 0, "C2": 1, "OA": 2}
+    )
     assert parse_judgement("OA=2", ()) == Judgement({"OA": 2})
-    assert list(parse_judgement("OA=2, C2=1, FINENESS=0", keys).verdicts) == ["FINENESS", "C2", "OA"]
+    assert list(parse_judgement("OA=2, C2=1, FINENESS=0", keys).verdicts) == [
+        "FINENESS",
+        "C2",
+        "OA",
+    ]
 
 
 SNAPSHOT, THINK = "<Snapshot>a cat</Snapshot>", "<Think>alike</Think>"
@@ -153,7 +159,11 @@ TURNS = [
     (BEGIN + "<Answer/>", None, {F.NO_CALL_NOR_ANSWER}),
     (BEGIN + "<Answer id=1>TA=1, VQ=0, OA=2</Answer>", None, {F.STRAY_CLOSE, F.NO_CALL_NOR_ANSWER}),
     (BEGIN + "<     Answer>TA=1, VQ=0, OA=2</Answer>", None, {F.STRAY_CLOSE, F.NO_CALL_NOR_ANSWER}),
-    (BEGIN + "\uff1cAnswer\uff1eTA=1, VQ=0, OA=2</Answer>", None, {F.STRAY_CLOSE, F.NO_CALL_NOR_ANSWER}),
+    (
+        BEGIN + "\uff1cAnswer\uff1eTA=1, VQ=0, OA=2</Answer>",
+        None,
+        {F.STRAY_CLOSE, F.NO_CALL_NOR_ANSWER},
+    ),
     (BEGIN + "&lt;Answer&gt;TA=1, VQ=0, OA=2&lt;/Answer&gt;", None, {F.NO_CALL_NOR_ANSWER}),
     # letters that equal s and k when case is ignored: long s, Kelvin sign
     ("<\u017fnapshot>a</\u017fnapshot>" + THINK + ANSWER, READ, {F.NO_SNAPSHOT}),
@@ -162,7 +172,11 @@ TURNS = [
     # several answers
     (BEGIN + ANSWER + ANSWER, READ, {F.REPEATED}),
     (BEGIN + ANSWER + "<final answer>OA=2, VQ=0, TA=1</final answer>", READ, {F.REPEATED}),
-    (BEGIN + ANSWER + "<Answer>TA=2, VQ=0, OA=2</Answer>", P.CONFLICTING, {F.REPEATED, F.UNREADABLE_VERDICT}),
+    (
+        BEGIN + ANSWER + "<Answer>TA=2, VQ=0, OA=2</Answer>",
+        P.CONFLICTING,
+        {F.REPEATED, F.UNREADABLE_VERDICT},
+    ),
     (BEGIN + ANSWER + "<Answer>?</Answer>", P.CONFLICTING, {F.REPEATED, F.UNREADABLE_VERDICT}),
     (BEGIN + ANSWER + "<Answer>TA=1", READ, {F.UNCLOSED}),
     # unreadable ones
@@ -173,7 +187,11 @@ TURNS = [
     # cut off
     ("", None, {F.NO_SNAPSHOT, F.NO_THINK, F.NO_CALL_NOR_ANSWER}),
     ("The first video is better.", None, {F.NO_SNAPSHOT, F.NO_THINK, F.NO_CALL_NOR_ANSWER}),
-    (BEGIN + "<Answer>TA=1, VQ", P.TRUNCATED, {F.UNCLOSED, F.UNREADABLE_VERDICT, F.NO_CALL_NOR_ANSWER}),
+    (
+        BEGIN + "<Answer>TA=1, VQ",
+        P.TRUNCATED,
+        {F.UNCLOSED, F.UNREADABLE_VERDICT, F.NO_CALL_NOR_ANSWER},
+    ),
     (BEGIN + ANSWER[:-9], P.TRUNCATED, {F.UNCLOSED, F.UNREADABLE_VERDICT, F.NO_CALL_NOR_ANSWER}),
     (BEGIN + "<Ans", None, {F.NO_CALL_NOR_ANSWER}),
     (SNAPSHOT + "<Think>so", None, {F.UNCLOSED, F.NO_THINK, F.NO_CALL_NOR_ANSWER}),
@@ -203,7 +221,11 @@ TURNS = [
         {F.UNCLOSED, F.STRAY_CLOSE, F.REPEATED, F.NO_THINK, F.UNREADABLE_VERDICT},
     ),
     (SNAPSHOT + "<Think>it says </Think> here</Think>" + ANSWER, READ, {F.STRAY_CLOSE}),
-    (SNAPSHOT + "<Think>I could write <tool_call> now</Think>" + ANSWER, READ, {F.UNCLOSED, F.STRAY_CLOSE, F.NO_THINK}),
+    (
+        SNAPSHOT + "<Think>I could write <tool_call> now</Think>" + ANSWER,
+        READ,
+        {F.UNCLOSED, F.STRAY_CLOSE, F.NO_THINK},
+    ),
     (SNAPSHOT + "<Think>1 < 2 > 0 </> < > <|im_end|></Think>" + ANSWER, READ, set()),
 ]
 
@@ -241,9 +263,15 @@ def test_a_snapshot_is_due_only_after_new_frames() -> None:
         ("</tool_call>", False, (), False),
     ],
 )
-def test_what_a_turn_does(text: str, acts_by_call: bool, calls: tuple[str, ...], has_unclosed_call: bool) -> None:
+def test_what_a_turn_does(
+    text: str, acts_by_call: bool, calls: tuple[str, ...], has_unclosed_call: bool
+) -> None:
     turn = parse_turn(text, KEYS)
-    assert (turn.acts_by_call, turn.tool_calls, turn.has_unclosed_call) == (acts_by_call, calls, has_unclosed_call)
+    assert (turn.acts_by_call, turn.tool_calls, turn.has_unclosed_call) == (
+        acts_by_call,
+        calls,
+        has_unclosed_call,
+    )
 
 
 MEGABYTE = 1 << 20
@@ -271,7 +299,18 @@ def test_random_bytes_are_data() -> None:
 
 PIECES = st.sampled_from(
     [f"<{slash}{tag.value}>" for tag in Tag for slash in ("", "/")]
-    + [RECOMMEND, ANSWER, CALL, "TA=1", ", ", "VQ=0", "OA=2", "< / final answer >", "<\u017fnapshot>", "\ud800"]
+    + [
+        RECOMMEND,
+        ANSWER,
+        CALL,
+        "TA=1",
+        ", ",
+        "VQ=0",
+        "OA=2",
+        "< / final answer >",
+        "<\u017fnapshot>",
+        "\ud800",
+    ]
 )
 
 
@@ -282,7 +321,11 @@ def test_reading_never_raises_and_never_invents(text: str) -> None:
     assert set(turn.faults(expects_snapshot=True)) <= set(Fault)
     for reading in (turn.answer, turn.recommendation):
         if isinstance(reading, Judgement):
-            assert set(reading.verdicts) == {*KEYS, OVERALL} and set(reading.verdicts.values()) <= {0, 1, 2}
+            assert set(reading.verdicts) == {*KEYS, OVERALL} and set(reading.verdicts.values()) <= {
+                0,
+                1,
+                2,
+            }
     assert all(block.content in text for block in turn.blocks)
     assert turn == parse_turn(text, KEYS)
 
@@ -292,8 +335,14 @@ CONFIDENCES = st.none() | st.integers(1, 3)
 
 
 @settings(deadline=None)  # machines that run the tests are shared
-@given(st.dictionaries(st.from_regex(r"[A-Z][A-Z0-9]{0,7}", fullmatch=True), LABELS, max_size=5), LABELS, CONFIDENCES)
-def test_format_and_parse_are_inverse(verdicts: dict[str, int], overall: int, confidence: int | None) -> None:
+@given(
+    st.dictionaries(st.from_regex(r"[A-Z][A-Z0-9]{0,7}", fullmatch=True), LABELS, max_size=5),
+    LABELS,
+    CONFIDENCES,
+)
+def test_format_and_parse_are_inverse(
+    verdicts: dict[str, int], overall: int, confidence: int | None
+) -> None:
     keys = [key for key in verdicts if key not in (OVERALL, CONFIDENCE)]
     judgement = Judgement({key: verdicts[key] for key in keys} | {OVERALL: overall}, confidence)
     text = format_judgement(judgement)
@@ -301,7 +350,9 @@ def test_format_and_parse_are_inverse(verdicts: dict[str, int], overall: int, co
     assert parse_turn(f"{SNAPSHOT}{THINK}<Answer>{text}</Answer>", keys).answer == judgement
 
 
-@pytest.mark.parametrize("key", ["", "ta", "T A", "1A", "TA-", "OA", "CF", "ABCDEFGHI", "T\u0410", "TA\n", "<TA>"])
+@pytest.mark.parametrize(
+    "key", ["", "ta", "T A", "1A", "TA-", "OA", "CF", "ABCDEFGHI", "T\u0410", "TA\n", "<TA>"]
+)
 def test_a_key_that_an_answer_cannot_hold_is_refused(key: str) -> None:
     with pytest.raises(ValueError, match="a dimension key is 1 to 8 capital letters or digits"):
         Dimension(key, "name", "explanation")

@@ -1,4 +1,5 @@
-"""Which tool outcomes stay visible: a literal table, then the promise of the window as a property."""
+"""Which tool outcomes stay visible: a literal table, then the promise of the window as a
+property."""
 
 import pytest
 from hypothesis import given, settings
@@ -40,7 +41,10 @@ def test_a_window_below_one_is_refused(window: int) -> None:
 @settings(deadline=None)  # machines that run the tests are shared
 @given(st.lists(st.booleans()), st.none() | st.integers(1, 8))
 def test_the_newest_with_frames_stay(has_frames: list[bool], window: int | None) -> None:
-    visible, with_frames = visible_outcomes(has_frames, window), [i for i, has in enumerate(has_frames) if has]
+    visible, with_frames = (
+        visible_outcomes(has_frames, window),
+        [i for i, has in enumerate(has_frames) if has],
+    )
     assert len(visible) == min(len(with_frames), len(with_frames) if window is None else window)
     assert visible <= set(with_frames)
     assert all(hidden < kept for kept in visible for hidden in set(with_frames) - visible)
@@ -50,5 +54,8 @@ def test_the_newest_with_frames_stay(has_frames: list[bool], window: int | None)
 @given(st.lists(st.booleans()), st.integers(1, 8))
 def test_what_has_left_never_comes_back(has_frames: list[bool], window: int) -> None:
     for stop in range(len(has_frames)):
-        before, after = visible_outcomes(has_frames[:stop], window), visible_outcomes(has_frames[: stop + 1], window)
+        before, after = (
+            visible_outcomes(has_frames[:stop], window),
+            visible_outcomes(has_frames[: stop + 1], window),
+        )
         assert after <= before | {stop}

@@ -1,7 +1,9 @@
-"""The wheel works where it lands: in another environment, from any folder, with and without the heavy extras.
+"""The wheel works where it lands: in another environment, from any folder, with and without the
+heavy extras.
 
-Nothing heavy is installed twice: the environment for verl sees this one's packages behind its own, and the base
-environment takes the locked versions from uv's cache (from the network when the cache lacks one).
+Nothing heavy is installed twice: the environment for verl sees this one's packages behind its own,
+and the base environment takes the locked versions from uv's cache (from the network when the cache
+lacks one).
 """
 
 import os
@@ -19,15 +21,31 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 LOCK = ROOT / "requirements/cpu.lock"
 UV = Path(sysconfig.get_path("scripts")) / "uv"
-CORE = ["frames", "judgement", "sample", "metrics", "video", "frame_store", "prompts", "memory", "tool", "episode"]
+CORE = [
+    "frames",
+    "judgement",
+    "sample",
+    "metrics",
+    "video",
+    "frame_store",
+    "prompts",
+    "memory",
+    "tool",
+    "episode",
+]
 
 
 def run(*command: object, folder: Path) -> str:
-    """Run a program in `folder`, away from this checkout; its standard output, or a failure that shows everything."""
+    """Run a program in `folder`, away from this checkout; its standard output, or a failure that
+    shows everything."""
     environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("PYTHONPATH", "VIRTUAL_ENV"))
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PYTHONPATH", "VIRTUAL_ENV"))
     }
-    result = subprocess.run([*map(str, command)], cwd=folder, env=environment, capture_output=True, text=True)
+    result = subprocess.run(
+        [*map(str, command)], cwd=folder, env=environment, capture_output=True, text=True
+    )
     if result.returncode:
         pytest.fail(f"{command} ended with {result.returncode}\n{result.stdout}\n{result.stderr}")
     return result.stdout
@@ -63,24 +81,54 @@ def make_environment(folder: Path) -> Path:
 
 def site_packages(python: Path) -> Path:
     return Path(
-        run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", folder=python.parent).strip()
+        run(
+            python,
+            "-c",
+            "import sysconfig; print(sysconfig.get_path('purelib'))",
+            folder=python.parent,
+        ).strip()
     )
 
 
 def test_the_wheel_carries_recipes_and_no_tests(wheel: Path) -> None:
     names = run(sys.executable, "-m", "zipfile", "-l", wheel, folder=wheel.parent)
-    assert set(re.findall(r"^(\w+)/", names, re.MULTILINE)) == {"verl_videosearch", "recipes", "data_prep"}
+    assert set(re.findall(r"^(\w+)/", names, re.MULTILINE)) == {
+        "verl_videosearch",
+        "recipes",
+        "data_prep",
+    }
     for recipe in (ROOT / "recipes/recipe").glob("*.yaml"):
         assert f"recipes/recipe/{recipe.name}" in names
 
 
 def test_the_recipe_composes_from_the_installed_wheel(wheel: Path, tmp_path: Path) -> None:
     python = make_environment(tmp_path)
-    run(UV, "pip", "install", "--quiet", "--python", python, "--offline", "--no-deps", wheel, folder=tmp_path)
+    run(
+        UV,
+        "pip",
+        "install",
+        "--quiet",
+        "--python",
+        python,
+        "--offline",
+        "--no-deps",
+        wheel,
+        folder=tmp_path,
+    )
     (site_packages(python) / "heavy.pth").write_text(sysconfig.get_path("purelib"))
-    where = run(python, "-c", "import verl_videosearch; print(verl_videosearch.__file__)", folder=tmp_path)
+    where = run(
+        python, "-c", "import verl_videosearch; print(verl_videosearch.__file__)", folder=tmp_path
+    )
     assert where.startswith(str(tmp_path))
-    config = run(python, "-m", "verl.trainer.main_ppo", "+recipe=videosearch_grpo", "--cfg", "job", folder=tmp_path)
+    config = run(
+        python,
+        "-m",
+        "verl.trainer.main_ppo",
+        "+recipe=videosearch_grpo",
+        "--cfg",
+        "job",
+        folder=tmp_path,
+    )
     assert "\nrecipe: " not in config, (
         "Hydra took the recipe for a plain value: verl_plugin did not make the group known"
     )
@@ -90,7 +138,9 @@ def test_the_recipe_composes_from_the_installed_wheel(wheel: Path, tmp_path: Pat
 def test_the_core_needs_only_the_base_install(wheel: Path, tmp_path: Path) -> None:
     python = make_environment(tmp_path)
     pins = tmp_path / "pins.txt"
-    pins.write_text("\n".join(re.findall(r"^[\w.-]+==[^\\\n]+", LOCK.read_text("utf-8"), re.MULTILINE)))
+    pins.write_text(
+        "\n".join(re.findall(r"^[\w.-]+==[^\\\n]+", LOCK.read_text("utf-8"), re.MULTILINE))
+    )
     install = [UV, "pip", "install", "--quiet", "--python", python, "--constraint", pins, wheel]
     if subprocess.run([*install, "--offline"], cwd=tmp_path, capture_output=True).returncode:
         run(*install, folder=tmp_path)
@@ -102,6 +152,11 @@ def test_the_core_needs_only_the_base_install(wheel: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("requirement", requires("verl-videosearch"))
 def test_the_lock_holds_what_the_metadata_asks_for(requirement: str) -> None:
     wanted = Requirement(requirement)
-    if any(wanted.marker is None or wanted.marker.evaluate({"extra": extra}) for extra in ("cpu", "demo", "dev")):
-        assert re.search(rf"^{re.escape(wanted.name)}==", LOCK.read_text("utf-8"), re.MULTILINE | re.IGNORECASE)
+    if any(
+        wanted.marker is None or wanted.marker.evaluate({"extra": extra})
+        for extra in ("cpu", "demo", "dev")
+    ):
+        assert re.search(
+            rf"^{re.escape(wanted.name)}==", LOCK.read_text("utf-8"), re.MULTILINE | re.IGNORECASE
+        )
         assert version(wanted.name) in wanted.specifier

@@ -1,4 +1,5 @@
-"""The reward: each part by hand-computed values from the method's formulas, and the figures of every outcome."""
+"""The reward: each part by hand-computed values from the method's formulas, and the figures of
+every outcome."""
 
 import math
 from collections.abc import Mapping
@@ -50,8 +51,12 @@ def play(*replies: Reply) -> EpisodeResult:
         (NEUTRAL, dict.fromkeys(GOLD, 0), 0.5, 1.0),
     ],
 )
-def test_accuracy(verdict: str, labels: Mapping[str, int | None], overall_weight: float, accuracy: float) -> None:
-    assert RewardConfig(overall_weight=overall_weight).accuracy(read(verdict), labels) == pytest.approx(accuracy)
+def test_accuracy(
+    verdict: str, labels: Mapping[str, int | None], overall_weight: float, accuracy: float
+) -> None:
+    assert RewardConfig(overall_weight=overall_weight).accuracy(
+        read(verdict), labels
+    ) == pytest.approx(accuracy)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +82,9 @@ def test_gain_telescopes(verdicts: list[str], gain: float) -> None:
 def test_gain_is_the_sum_of_all_changes(verdicts: list[dict[str, int]]) -> None:
     accuracies = [DEFAULT.accuracy(verdict, GOLD) for verdict in verdicts]
     changes = sum(after - before for before, after in zip(accuracies, accuracies[1:], strict=False))
-    assert measure_gain([Judgement(verdict) for verdict in verdicts], GOLD, DEFAULT) == pytest.approx(changes)
+    assert measure_gain(
+        [Judgement(verdict) for verdict in verdicts], GOLD, DEFAULT
+    ) == pytest.approx(changes)
 
 
 @pytest.mark.parametrize(
@@ -102,10 +109,18 @@ def test_gain_is_the_sum_of_all_changes(verdicts: list[dict[str, int]]) -> None:
         ([call_reply(2, verdict=RIGHT), answer_reply(RIGHT)], 1 / 8, (1.0, 1.0, 0.0, 0.0375)),
         ([call_reply(2, verdict=RIGHT), answer_reply(RIGHT)], 2 / 8, (1.0, 1.0, 0.0, 0.0)),
         ([answer_reply(RIGHT)], 1 / 8, (1.0, 1.0, 0.0, 0.0)),
-        ([call_reply(99, verdict=RIGHT), answer_reply(RIGHT)], 0.0, (1.0, 1.0, 0.0, 0.0)),  # no frames came back
+        (
+            [call_reply(99, verdict=RIGHT), answer_reply(RIGHT)],
+            0.0,
+            (1.0, 1.0, 0.0, 0.0),
+        ),  # no frames came back
         # it searched, then never answered
         ([call_reply(2, verdict=WRONG), Reply("")], 1 / 8, (0.0, 0.0, 0.0, 0.0375)),
-        ([call_reply(2, verdict=WRONG), call_reply(3, verdict=RIGHT), Reply("")], 1.0, (0.0, 0.0, 0.2, 0.0)),
+        (
+            [call_reply(2, verdict=WRONG), call_reply(3, verdict=RIGHT), Reply("")],
+            1.0,
+            (0.0, 0.0, 0.2, 0.0),
+        ),
     ],
 )
 def test_score(replies: list[Reply], search_rate: float, parts: tuple[float, ...]) -> None:
@@ -117,14 +132,19 @@ def test_score(replies: list[Reply], search_rate: float, parts: tuple[float, ...
 
 def test_weights_scale_their_part() -> None:
     result = play(call_reply(2, verdict=WRONG), answer_reply(RIGHT))
-    config = RewardConfig(format_weight=3, gain_weight=0.1, exploration_weight=2.0, exploration_target=0.5)
+    config = RewardConfig(
+        format_weight=3, gain_weight=0.1, exploration_weight=2.0, exploration_target=0.5
+    )
     assert score_episode(result, GOLD, 0.25, config).parts == pytest.approx(
         {"format": 3.0, "accuracy": 1.0, "gain": 0.1, "exploration": 0.5}
     )
 
 
 def test_a_call_costs_nothing() -> None:
-    results = [play(*[call_reply(2, verdict=RIGHT)] * num_calls, answer_reply(RIGHT)) for num_calls in range(4)]
+    results = [
+        play(*[call_reply(2, verdict=RIGHT)] * num_calls, answer_reply(RIGHT))
+        for num_calls in range(4)
+    ]
     assert {score_episode(result, GOLD, 1.0, DEFAULT).total for result in results} == {2.0}
 
 
@@ -135,11 +155,23 @@ def test_a_call_costs_nothing() -> None:
         ({"gain_weight": -0.2}, ["gain_weight must be a number of at least 0, got -0.2"]),
         ({"format_weight": "1"}, ["format_weight must be a number of at least 0, got '1'"]),
         ({"format_weight": True}, ["format_weight must be a number of at least 0, got True"]),
-        ({"exploration_weight": None}, ["exploration_weight must be a number of at least 0, got None"]),
-        ({"exploration_weight": math.nan}, ["exploration_weight must be a number of at least 0, got nan"]),
-        ({"exploration_weight": math.inf}, ["exploration_weight must be a number of at least 0, got inf"]),
+        (
+            {"exploration_weight": None},
+            ["exploration_weight must be a number of at least 0, got None"],
+        ),
+        (
+            {"exploration_weight": math.nan},
+            ["exploration_weight must be a number of at least 0, got nan"],
+        ),
+        (
+            {"exploration_weight": math.inf},
+            ["exploration_weight must be a number of at least 0, got inf"],
+        ),
         ({"exploration_target": 2}, ["exploration_target must be at most 1, got 2"]),
-        ({"alpha": 0.5}, ["unknown settings ['alpha']; allowed are ['overall_weight', 'format_weight',"]),
+        (
+            {"alpha": 0.5},
+            ["unknown settings ['alpha']; allowed are ['overall_weight', 'format_weight',"],
+        ),
         (
             {"alpha": 0.5, "overall_weight": -1, "gain_weight": "k", "exploration_target": 9},
             ["['alpha']", "overall_weight must", "gain_weight must", "exploration_target must"],
@@ -182,29 +214,72 @@ def test_every_outcome_has_the_same_figures(labels: Mapping[str, int | None]) ->
         without_gold = {f"correct_{key}" for key, label in labels.items() if label is None}
         shares = {"verdict_0", "verdict_1", "verdict_2"}
         without_verdict = set() if measures["has_verdict"] else shares
-        assert {name for name, value in measures.items() if math.isnan(value)} == without_gold | without_verdict
+        assert {
+            name for name, value in measures.items() if math.isnan(value)
+        } == without_gold | without_verdict
         assert measures["has_verdict"] == 0 or sum(measures[name] for name in shares) == 1
         assert sum(measures[f"ending_{ending.value}"] for ending in Ending) == 1
-        assert sum(measures[f"unreadable_{problem.value}"] for problem in Problem) == 1 - measures["has_verdict"]
-        assert sum(measures[f"invalid_{fault.value}"] for fault in CallFault) == measures["num_invalid_calls"]
+        assert (
+            sum(measures[f"unreadable_{problem.value}"] for problem in Problem)
+            == 1 - measures["has_verdict"]
+        )
+        assert (
+            sum(measures[f"invalid_{fault.value}"] for fault in CallFault)
+            == measures["num_invalid_calls"]
+        )
     assert len(names) == 1
 
 
 @pytest.mark.parametrize(
     ("outcome", "figures"),
     [
-        ("right", {"score": 2.0, "acc": 1.0, "has_verdict": 1, "correct_OA": 1, "num_calls": 0, "num_turns": 1}),
+        (
+            "right",
+            {
+                "score": 2.0,
+                "acc": 1.0,
+                "has_verdict": 1,
+                "correct_OA": 1,
+                "num_calls": 0,
+                "num_turns": 1,
+            },
+        ),
         ("right", {"verdict_0": 0, "verdict_1": 1, "verdict_2": 0}),
         ("searched", {"verdict_0": 0, "verdict_1": 0, "verdict_2": 1}),
         (
             "searched",
-            {"has_searched": 1, "num_calls": 3, "num_invalid_calls": 1, "invalid_out_of_range": 1, "num_evictions": 1}
-            | {"num_frames_asked": 2, "num_turns": 4, "visible_images_per_turn": (8 + 9 + 9 + 9) / 4, "correct_OA": 0},
+            {
+                "has_searched": 1,
+                "num_calls": 3,
+                "num_invalid_calls": 1,
+                "invalid_out_of_range": 1,
+                "num_evictions": 1,
+            }
+            | {
+                "num_frames_asked": 2,
+                "num_turns": 4,
+                "visible_images_per_turn": (8 + 9 + 9 + 9) / 4,
+                "correct_OA": 0,
+            },
         ),
-        ("unreadable", {"ending_unreadable": 1, "unreadable_not_a_pair": 1, "has_verdict": 0, "correct_OA": 0}),
-        ("no answer", {"ending_no_answer": 1, "unreadable_no_answer": 1, "acc": 0, "is_well_formed": 0}),
+        (
+            "unreadable",
+            {"ending_unreadable": 1, "unreadable_not_a_pair": 1, "has_verdict": 0, "correct_OA": 0},
+        ),
+        (
+            "no answer",
+            {"ending_no_answer": 1, "unreadable_no_answer": 1, "acc": 0, "is_well_formed": 0},
+        ),
         ("truncated", {"ending_truncated": 1, "unreadable_truncated": 1}),
-        ("call limit", {"ending_call_limit": 1, "invalid_call_limit": 2, "num_calls": 5, "num_invalid_calls": 2}),
+        (
+            "call limit",
+            {
+                "ending_call_limit": 1,
+                "invalid_call_limit": 2,
+                "num_calls": 5,
+                "num_invalid_calls": 2,
+            },
+        ),
         ("overlong", {"ending_overlong": 1, "has_searched": 1, "num_evictions": 0}),
         ("overlong at once", {"ending_overlong": 1, "num_turns": 0, "visible_images_per_turn": 0}),
     ],

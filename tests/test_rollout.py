@@ -1,4 +1,5 @@
-"""Driving an episode: a scripted model on real clips, and every way in which something around it can break."""
+"""Driving an episode: a scripted model on real clips, and every way in which something around it
+can break."""
 
 import asyncio
 import json
@@ -13,20 +14,21 @@ from PIL import Image
 
 from tests.clips import GREY_STEP, grey_frames, write_clip
 from tests.episode_contract import answer_reply, call_reply, pair_of
-from verl_videosearch.episode import Ending, Episode, EpisodeConfig, EpisodeResult, Message, Reply, images_of
-from verl_videosearch.frame_store import FrameStore
-from verl_videosearch.reward import RewardConfig, score_episode
-from verl_videosearch.rollout import (
-    ContextTooLong,
-    EpisodeFailure,
-    FailureKind,
-    PairFrames,
-    load_pair,
-    plan_frames,
-    run_episode,
-    to_record,
+from verl_videosearch.episode import (
+    Ending,
+    Episode,
+    EpisodeConfig,
+    EpisodeResult,
+    Message,
+    Reply,
+    images_of,
 )
+from verl_videosearch.failures import ContextTooLong, EpisodeFailure, FailureKind
+from verl_videosearch.reward import RewardConfig, score_episode
+from verl_videosearch.rollout import run_episode, to_record
 from verl_videosearch.sample import PreferenceSample
+from verl_videosearch.video.pair import PairFrames, load_pair, plan_frames
+from verl_videosearch.video.store import FrameStore
 
 CONFIG = EpisodeConfig(frames_per_video=8, initial_frames_per_video=2)
 LABELS = {"TA": 0, "VQ": 1, "MQ": 2, "OA": 1}
@@ -34,7 +36,8 @@ SIZE = (56, 84)
 
 
 class ScriptedModel:
-    """A `GenerateFn` that writes given replies, or raises given exceptions, and keeps what it saw."""
+    """A `GenerateFn` that writes given replies, or raises given exceptions, and keeps what it
+    saw."""
 
     def __init__(self, *script: Reply | Exception, delay_s: float = 0.0) -> None:
         self.script, self.delay_s = list(script), delay_s
@@ -58,7 +61,9 @@ def sample_of(video_1: str = "1.mp4", video_2: str = "2.mp4") -> PreferenceSampl
 def make_pair(num_1: int = 8, num_2: int = 4, config: EpisodeConfig = CONFIG) -> PairFrames:
     """Make grey frames whose level says the index; video 2 is inverted."""
     frames_1, frames_2 = grey_frames(num_1, *SIZE), 255 - grey_frames(num_2, *SIZE)
-    return PairFrames(pair_of(num_1, num_2), frames_1, frames_2, patch_multiple=config.patch_multiple)
+    return PairFrames(
+        pair_of(num_1, num_2), frames_1, frames_2, patch_multiple=config.patch_multiple
+    )
 
 
 def run(
@@ -78,10 +83,16 @@ def test_each_reference_gets_its_pixels() -> None:
     model = ScriptedModel(call_reply(8, 12), call_reply(3), answer_reply())
     _, result = run(model)
     assert result.ending is Ending.ANSWERED
-    expected = {n: GREY_STEP * (n - 1) if n <= 8 else 255 - GREY_STEP * (n - 9) for n in range(1, 13)}
+    expected = {
+        n: GREY_STEP * (n - 1) if n <= 8 else 255 - GREY_STEP * (n - 9) for n in range(1, 13)
+    }
     for context, images in zip(model.contexts, model.images, strict=True):
-        assert [grey_of(image) for image in images] == [expected[item["frame_number"]] for item in images_of(context)]
-    assert [[item["frame_number"] for item in images_of(context)] for context in model.contexts] == [
+        assert [grey_of(image) for image in images] == [
+            expected[item["frame_number"]] for item in images_of(context)
+        ]
+    assert [
+        [item["frame_number"] for item in images_of(context)] for context in model.contexts
+    ] == [
         [1, 5, 9, 11],
         [1, 5, 9, 11, 8, 12],
         [1, 5, 9, 11, 3],
@@ -96,22 +107,30 @@ def test_an_image_keeps_to_its_budget(max_pixels: int, size: tuple[int, int]) ->
     image = make_pair().image(1, max_pixels)
     assert image.size == size and image.width * image.height <= max_pixels
     if size == SIZE[::-1]:
-        assert np.array_equal(np.asarray(image), grey_frames(1, *SIZE)[0]), "lossless unless it has to shrink"
+        assert np.array_equal(np.asarray(image), grey_frames(1, *SIZE)[0]), (
+            "lossless unless it has to shrink"
+        )
 
 
 def test_plan_decodes_at_the_larger_budget() -> None:
-    plan = plan_frames(EpisodeConfig(initial_max_pixels=1000, tool_max_pixels=2000, frames_per_video=9))
+    plan = plan_frames(
+        EpisodeConfig(initial_max_pixels=1000, tool_max_pixels=2000, frames_per_video=9)
+    )
     assert (plan.max_pixels, plan.frames_per_video, plan.patch_multiple) == (2000, 9, 28)
 
 
-@pytest.mark.parametrize(("script", "num_turns"), [([], 0), ([call_reply(3)], 1), ([call_reply(3), call_reply(4)], 2)])
+@pytest.mark.parametrize(
+    ("script", "num_turns"), [([], 0), ([call_reply(3)], 1), ([call_reply(3), call_reply(4)], 2)]
+)
 def test_a_context_that_does_not_fit_ends_the_episode(script: list[Reply], num_turns: int) -> None:
     _, result = run(ScriptedModel(*script, ContextTooLong()))
     assert result.ending is Ending.OVERLONG and len(result.turns) == num_turns
 
 
 def test_time_out_is_a_failure_not_a_result() -> None:
-    with pytest.raises(EpisodeFailure, match=r"sample 'pair-7' failed \(timeout\): no result after 0.05 s") as failure:
+    with pytest.raises(
+        EpisodeFailure, match=r"sample 'pair-7' failed \(timeout\): no result after 0.05 s"
+    ) as failure:
         run(ScriptedModel(answer_reply(), delay_s=5), timeout_s=0.05)
     assert failure.value.kind is FailureKind.TIMEOUT and failure.value.label == "timeout"
 
@@ -146,7 +165,9 @@ def test_other_exceptions_of_a_model_pass_through(error: Exception) -> None:
 def test_cancelling_stops_the_model() -> None:
     async def cancel() -> ScriptedModel:
         pair, model = make_pair(), ScriptedModel(answer_reply(), delay_s=60)
-        task = asyncio.create_task(run_episode(Episode(sample_of(), pair.candidates, CONFIG), pair, model))
+        task = asyncio.create_task(
+            run_episode(Episode(sample_of(), pair.candidates, CONFIG), pair, model)
+        )
         while not model.contexts:
             await asyncio.sleep(0.01)
         task.cancel()
@@ -161,10 +182,17 @@ def test_many_episodes_run_at_once() -> None:
     async def run_all() -> list[EpisodeResult]:
         pair = make_pair()
         episodes = [Episode(sample_of(), pair.candidates, CONFIG) for _ in range(20)]
-        models = [ScriptedModel(*[call_reply(i % 12 + 1)] * (i % 4), answer_reply(), delay_s=0.01) for i in range(20)]
-        return await asyncio.gather(*(run_episode(e, pair, m) for e, m in zip(episodes, models, strict=True)))
+        models = [
+            ScriptedModel(*[call_reply(i % 12 + 1)] * (i % 4), answer_reply(), delay_s=0.01)
+            for i in range(20)
+        ]
+        return await asyncio.gather(
+            *(run_episode(e, pair, m) for e, m in zip(episodes, models, strict=True))
+        )
 
-    assert [len(result.turns) for result in asyncio.run(run_all())] == [i % 4 + 1 for i in range(20)]
+    assert [len(result.turns) for result in asyncio.run(run_all())] == [
+        i % 4 + 1 for i in range(20)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +221,9 @@ def test_load_pair_reads_both_videos(folder: Path, store: FrameStore) -> None:
         assert pair.candidates.times_1 == pytest.approx([i * 2 / 25 for i in range(8)])
         assert all(type(time_s) is float for time_s in pair.candidates.times_1)
         levels = [grey_of(pair.image(number, 10**6)) for number in range(1, 12)]
-        assert levels == pytest.approx([GREY_STEP * index for index in [*range(0, 16, 2), 0, 1, 2]], abs=3)
+        assert levels == pytest.approx(
+            [GREY_STEP * index for index in [*range(0, 16, 2), 0, 1, 2]], abs=3
+        )
     assert [pair.num_hits for pair in pairs] == [0, 2]
     assert pairs[0].decode_s > 0 == pairs[1].decode_s
 
@@ -233,8 +263,11 @@ def test_a_relative_path_needs_a_root(store: FrameStore) -> None:
     assert failure.value.label == "video_bad_path"
 
 
-def test_a_link_that_the_root_itself_holds_is_followed(folder: Path, store: FrameStore, tmp_path: Path) -> None:
-    """As in a hub's cache; a *row* cannot lead out of the root, whoever fills the folder may link."""
+def test_a_link_that_the_root_itself_holds_is_followed(
+    folder: Path, store: FrameStore, tmp_path: Path
+) -> None:
+    """As in a hub's cache; a *row* cannot lead out of the root, whoever fills the folder may
+    link."""
     (tmp_path / "root").mkdir()
     for name in ("1.mp4", "2.mp4"):
         (tmp_path / "root" / name).symlink_to(folder / name)
@@ -246,8 +279,14 @@ def test_a_link_that_the_root_itself_holds_is_followed(folder: Path, store: Fram
 ])  # fmt: skip
 def test_a_failure_crosses_processes(failure: EpisodeFailure) -> None:
     copy = pickle.loads(pickle.dumps(failure))
-    assert type(copy) is EpisodeFailure and str(copy) == str(failure) and copy.label == failure.label
-    assert (copy.kind, copy.detail, copy.sample_uid) == (failure.kind, failure.detail, failure.sample_uid)
+    assert (
+        type(copy) is EpisodeFailure and str(copy) == str(failure) and copy.label == failure.label
+    )
+    assert (copy.kind, copy.detail, copy.sample_uid) == (
+        failure.kind,
+        failure.detail,
+        failure.sample_uid,
+    )
 
 
 @pytest.mark.parametrize(
@@ -263,10 +302,14 @@ def test_a_failure_crosses_processes(failure: EpisodeFailure) -> None:
         ([ContextTooLong()], "overlong", []),
     ],
 )
-def test_a_record_is_json(script: list[Reply | Exception], ending: str, frames: list[list[int]]) -> None:
+def test_a_record_is_json(
+    script: list[Reply | Exception], ending: str, frames: list[list[int]]
+) -> None:
     episode, result = run(ScriptedModel(*script))
     score = score_episode(result, LABELS, 0.5, RewardConfig())
-    record = json.loads(json.dumps(to_record(episode.sample, episode, result, score), allow_nan=False))
+    record = json.loads(
+        json.dumps(to_record(episode.sample, episode, result, score), allow_nan=False)
+    )
     assert record["ending"] == ending and [turn["frames"] for turn in record["turns"]] == frames
     assert (record["verdict"] is None) == (record["problem"] is not None) == (ending != "answered")
     assert record["messages"] == episode.messages() and record["window"] == 1

@@ -29,15 +29,23 @@ SAMPLE = PreferenceSample(
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 labels_st = st.sampled_from([0, 1, 2, None])
-keys_st = st.lists(st.from_regex(r"[A-Z][A-Z0-9]{0,7}", fullmatch=True), min_size=1, max_size=4, unique=True).filter(
-    lambda keys: not {"OA", "CF"} & set(keys)
-)
+keys_st = st.lists(
+    st.from_regex(r"[A-Z][A-Z0-9]{0,7}", fullmatch=True), min_size=1, max_size=4, unique=True
+).filter(lambda keys: not {"OA", "CF"} & set(keys))
 json_st = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**50), 2**50) | st.floats(allow_nan=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**50), 2**50)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2)
+    ),
     max_leaves=4,
 )
-names_st = st.text(max_size=5) | st.sampled_from(["fps_1", "fps_2", "defects_1", "model_2", "_1", "_2"])
+names_st = st.text(max_size=5) | st.sampled_from(
+    ["fps_1", "fps_2", "defects_1", "model_2", "_1", "_2"]
+)
 
 
 @st.composite
@@ -70,7 +78,9 @@ def test_file_round_trip(samples: list[PreferenceSample]) -> None:
         path = Path(folder, "deep", "s.parquet")
         assert write_samples(path, samples) == len(samples)
         assert read_samples(path) == samples
-        assert [file.name for file in path.parent.iterdir()] == ["s.parquet"], "no partial file is left"
+        assert [file.name for file in path.parent.iterdir()] == ["s.parquet"], (
+            "no partial file is left"
+        )
 
 
 @given(samples_st())
@@ -83,15 +93,30 @@ def test_swap_moves_everything_that_belongs_to_a_video() -> None:
     swapped = swap_videos(replace(SAMPLE, meta=meta))
     assert (swapped.video_1, swapped.video_2) == ("a/2.mp4", "a/1.mp4")
     assert dict(swapped.labels) == {"TA": 0, "VQ": 2, "MQ": None, "OA": 1}
-    assert swapped.meta == {"fps_2": 24.0, "fps_1": 30.0, "defects_2": ["x"], "seed": 7, "cue": {"first_index": 1}}
-    assert (swapped.uid, swapped.prompt, swapped.dimensions) == (SAMPLE.uid, SAMPLE.prompt, SAMPLE.dimensions)
+    assert swapped.meta == {
+        "fps_2": 24.0,
+        "fps_1": 30.0,
+        "defects_2": ["x"],
+        "seed": 7,
+        "cue": {"first_index": 1},
+    }
+    assert (swapped.uid, swapped.prompt, swapped.dimensions) == (
+        SAMPLE.uid,
+        SAMPLE.prompt,
+        SAMPLE.dimensions,
+    )
 
 
 def test_row_columns() -> None:
     row = to_row(SAMPLE)
-    assert row["prompt"] == [{"role": "user", "content": "A cat."}] and row["agent_name"] == "videosearch"
+    assert (
+        row["prompt"] == [{"role": "user", "content": "A cat."}]
+        and row["agent_name"] == "videosearch"
+    )
     assert row["reward_model"] == {"style": "rule", "ground_truth": json.dumps(LABELS)}
-    assert [dimension["label"] for dimension in row["dimensions"]] == [0, 1, None] and row["overall_label"] == 2
+    assert [dimension["label"] for dimension in row["dimensions"]] == [0, 1, None] and row[
+        "overall_label"
+    ] == 2
 
 
 BAD_ROWS = [
@@ -113,16 +138,28 @@ def test_bad_row_says_what_is_wrong(change: dict[str, Any], message: str) -> Non
 def test_all_mistakes_at_once() -> None:
     with pytest.raises(ValueError) as raised:
         PreferenceSample("", "p", "", "x://y", {"TA": True, "OA": 1})
-    for words in ("uid is empty", "video_1 must be", "video_2 must be", "labels must have the keys", "got True"):
+    for words in (
+        "uid is empty",
+        "video_1 must be",
+        "video_2 must be",
+        "labels must have the keys",
+        "got True",
+    ):
         assert words in str(raised.value)
 
 
 def test_missing_columns_are_all_named() -> None:
     row = to_row(SAMPLE)
     del row["video_1"], row["overall_label"]
-    with pytest.raises(ValueError, match=r"row 'u1' lacks the columns \['video_1', 'overall_label'\]"):
+    with pytest.raises(
+        ValueError, match=r"row 'u1' lacks the columns \['video_1', 'overall_label'\]"
+    ):
         from_row(row)
-    minimal = {name: to_row(SAMPLE)[name] for name in SCHEMA.names if name not in ("data_source", "split", "meta")}
+    minimal = {
+        name: to_row(SAMPLE)[name]
+        for name in SCHEMA.names
+        if name not in ("data_source", "split", "meta")
+    }
     assert from_row(minimal) == replace(SAMPLE, source="unknown", split="train", meta={})
 
 
@@ -141,7 +178,9 @@ def test_paths_stay_below_the_root(path: str, tmp_path: Path) -> None:
 
 
 def test_paths_that_are_fine(tmp_path: Path) -> None:
-    first, second = replace(SAMPLE, video_1="a/../b.mp4", video_2="/data/x.mp4").resolve_videos(tmp_path)
+    first, second = replace(SAMPLE, video_1="a/../b.mp4", video_2="/data/x.mp4").resolve_videos(
+        tmp_path
+    )
     assert (first, second) == (tmp_path.resolve() / "b.mp4", Path("/data/x.mp4"))
     with pytest.raises(ValueError, match="a video root is needed"):
         SAMPLE.resolve_videos(None)
@@ -150,14 +189,18 @@ def test_paths_that_are_fine(tmp_path: Path) -> None:
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "s.parquet"
-    write_samples(path, [SAMPLE, swap_videos(replace(SAMPLE, uid="u2", labels={**LABELS, "OA": None}))])
+    write_samples(
+        path, [SAMPLE, swap_videos(replace(SAMPLE, uid="u2", labels={**LABELS, "OA": None}))]
+    )
     return path
 
 
 def test_datasets_and_pandas_read_the_same_rows(file: Path, tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     expected = read_samples(file)
-    loaded = datasets.load_dataset("parquet", data_files=str(file), cache_dir=str(tmp_path / "cache"))["train"]
+    loaded = datasets.load_dataset(
+        "parquet", data_files=str(file), cache_dir=str(tmp_path / "cache")
+    )["train"]
     assert [from_row(row) for row in loaded] == expected
     loaded.to_parquet(str(tmp_path / "again.parquet"))
     assert read_samples(tmp_path / "again.parquet") == expected
@@ -169,7 +212,9 @@ def test_verl_reads_the_file_as_it_is(file: Path, tmp_path: Path) -> None:
     rl_dataset = pytest.importorskip("verl.utils.dataset.rl_dataset")
     from omegaconf import OmegaConf
 
-    config = OmegaConf.create({"cache_dir": str(tmp_path / "verl"), "filter_overlong_prompts": False})
+    config = OmegaConf.create(
+        {"cache_dir": str(tmp_path / "verl"), "filter_overlong_prompts": False}
+    )
     dataset = rl_dataset.RLHFDataset([str(file)], tokenizer=None, config=config)
     rows = [dataset[index] for index in range(len(dataset))]
     assert [from_row(row) for row in rows] == read_samples(file)

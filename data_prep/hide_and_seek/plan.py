@@ -1,7 +1,9 @@
-"""What each pair of a data set is: type, defects, cues, base, labels and file names, decided before any pixel exists.
+"""What each pair of a data set is: type, defects, cues, base, labels and file names, decided before
+any pixel exists.
 
-The one idea: balance is made, not hoped for. Within each pair type the better video, the gap and the defect types are
-dealt from equal stacks and shuffled, so no statistic of a pair says anything about its label.
+The one idea: balance is made, not hoped for. Within each pair type the better video, the gap and
+the defect types are dealt from equal stacks and shuffled, so no statistic of a pair says anything
+about its label.
 
 | type | share | video X | video Y | answer |
 |---|---|---|---|---|
@@ -22,11 +24,16 @@ from enum import Enum
 from typing import Any, TypeVar
 
 import numpy as np
+from verl_videosearch.data_prep.hide_and_seek.bases import SCENE, ClipSplit
+from verl_videosearch.data_prep.hide_and_seek.profile import Gap, Profile
+from verl_videosearch.data_prep.synthetic.defects import (
+    COLOURS,
+    DEFECT_TYPES,
+    Defect,
+    labels_from_defects,
+)
+from verl_videosearch.data_prep.synthetic.lossless import SUFFIX
 
-from data_prep.defects import COLOURS, DEFECT_TYPES, Defect, labels_from_defects
-from data_prep.hide_and_seek.bases import SCENE, ClipSplit
-from data_prep.hide_and_seek.profile import Gap, Profile
-from data_prep.lossless import SUFFIX
 from verl_videosearch.sample import PreferenceSample
 
 SOURCE = "hide_and_seek"
@@ -56,8 +63,8 @@ GUESSES = {
     PairType.DECOY: 1 / 2,
     PairType.BOTH_HIDDEN: 1 / 2,
 }
-"""Accuracy of the best answer without a search: hidden and tie look alike (X, Y or tie), visible and decoy look alike,
-and two cues give both_hidden away (X or Y)."""
+"""Accuracy of the best answer without a search: hidden and tie look alike (X, Y or tie), visible
+and decoy look alike, and two cues give both_hidden away (X or Y)."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,9 @@ class PlanConfig:
             if not 0 <= getattr(self, name) <= 1:
                 problems.append(f"{name} must be between 0 and 1, got {getattr(self, name)}")
         if self.held_out_share and not self.profile.held_out_types:
-            problems.append("held_out_share needs held-out defect types, the profile has none; set it to 0")
+            problems.append(
+                "held_out_share needs held-out defect types, the profile has none; set it to 0"
+            )
         if problems:
             raise ValueError("; ".join(problems))
 
@@ -153,7 +162,10 @@ def count_types(num_pairs: int, both_hidden_share: float) -> dict[PairType, int]
     {'hidden': 3, 'tie': 2, 'visible': 2, 'decoy': 1, 'both_hidden': 0}
     """
     shares = {pair_type: share * (1 - both_hidden_share) for pair_type, share in SHARES.items()}
-    exact = {t: share * num_pairs for t, share in (shares | {PairType.BOTH_HIDDEN: both_hidden_share}).items()}
+    exact = {
+        t: share * num_pairs
+        for t, share in (shares | {PairType.BOTH_HIDDEN: both_hidden_share}).items()
+    }
     counts = {pair_type: int(share + 1e-9) for pair_type, share in exact.items()}
     by_remainder = sorted(exact, key=lambda pair_type: counts[pair_type] - exact[pair_type])
     for pair_type in by_remainder[: num_pairs - sum(counts.values())]:
@@ -176,7 +188,9 @@ def plan_split(config: PlanConfig, split: str, clips: ClipSplit) -> list[PairPla
     num_pairs = config.num_pairs(split)
     num_of_clips = round(config.profile.clip_share * num_pairs)
     names = clips.train if split == "train" else clips.test
-    bases = [names[i % len(names)] for i in range(num_of_clips)] + [SCENE] * (num_pairs - num_of_clips)
+    bases = [names[i % len(names)] for i in range(num_of_clips)] + [SCENE] * (
+        num_pairs - num_of_clips
+    )
     drafts = [
         draft
         for pair_type, count in count_types(num_pairs, config.both_hidden_share).items()
@@ -185,7 +199,14 @@ def plan_split(config: PlanConfig, split: str, clips: ClipSplit) -> list[PairPla
     drafts = [drafts[i] for i in rng.permutation(num_pairs)]
     bases = [bases[i] for i in rng.permutation(num_pairs)]
     return [
-        PairPlan(split, i, *draft, bases[i], (config.seed, SPLITS.index(split), i), _is_held_out(draft[1:3], config))
+        PairPlan(
+            split,
+            i,
+            *draft,
+            bases[i],
+            (config.seed, SPLITS.index(split), i),
+            _is_held_out(draft[1:3], config),
+        )
         for i, draft in enumerate(drafts)
     ]
 
@@ -212,7 +233,9 @@ def _draft_pairs(
         if pair_type in (PairType.VISIBLE, PairType.DECOY):
             colour = _draw_colour(mild_type, split, rng)
             seed = int(rng.integers(2**31))
-            mild = Defect(mild_type, MILD, 0, profile.num_frames, is_hidden=False, seed=seed, colour=colour)
+            mild = Defect(
+                mild_type, MILD, 0, profile.num_frames, is_hidden=False, seed=seed, colour=colour
+            )
             (worse if pair_type is PairType.VISIBLE else better).append(mild)
         if pair_type is PairType.BOTH_HIDDEN:
             others = [other for other in profile.gaps() if other != gap]
@@ -224,11 +247,15 @@ def _draft_pairs(
     return drafts
 
 
-def _hide(type_name: str, severity: int, gap: Gap, profile: Profile, split: str, rng: np.random.Generator) -> Defect:
+def _hide(
+    type_name: str, severity: int, gap: Gap, profile: Profile, split: str, rng: np.random.Generator
+) -> Defect:
     windows = profile.windows(gap)
     window = windows[int(rng.integers(len(windows)))]
     colour, seed = _draw_colour(type_name, split, rng), int(rng.integers(2**31))
-    return Defect(type_name, severity, window.start, len(window), is_hidden=True, seed=seed, colour=colour)
+    return Defect(
+        type_name, severity, window.start, len(window), is_hidden=True, seed=seed, colour=colour
+    )
 
 
 def _draw_colour(type_name: str, split: str, rng: np.random.Generator) -> str | None:
@@ -237,7 +264,8 @@ def _draw_colour(type_name: str, split: str, rng: np.random.Generator) -> str | 
 
 
 def _deal(choices: Sequence[T], count: int, rng: np.random.Generator) -> list[T]:
-    """Return `count` items in which every choice comes equally often, or once more, in random order."""
+    """Return `count` items in which every choice comes equally often, or once more, in random
+    order."""
     order = rng.permutation(len(choices))  # who gets the rest
     stack = [choices[order[i % len(choices)]] for i in range(count)]
     return [stack[i] for i in rng.permutation(count)]
@@ -253,7 +281,8 @@ def _deal_types(count: int, config: PlanConfig, split: str, rng: np.random.Gener
 
 def _is_held_out(sides: Sequence[Sequence[Defect]], config: PlanConfig) -> bool:
     return any(
-        defect.type in config.profile.held_out_types or (defect.colour or TRAIN_COLOURS[0]) not in TRAIN_COLOURS
+        defect.type in config.profile.held_out_types
+        or (defect.colour or TRAIN_COLOURS[0]) not in TRAIN_COLOURS
         for side in sides
         for defect in side
     )

@@ -1,7 +1,7 @@
 """Profiles: the sizes of a data set, which frames count as shown, and where a defect may hide.
 
-The one idea: hiding is arithmetic. A window of frames is hidden when none of the samplers it hides from shows one of
-its frames, and `guard` clean frames stay between it and every shown frame.
+The one idea: hiding is arithmetic. A window of frames is hidden when none of the samplers it hides
+from shows one of its frames, and `guard` clean frames stay between it and every shown frame.
 
 >>> PROFILES["tiny"].gaps()
 [Gap(first_index=1, num_frames=3), Gap(first_index=5, num_frames=3), Gap(first_index=9, num_frames=3), \
@@ -9,8 +9,9 @@ Gap(first_index=13, num_frames=3)]
 >>> [list(window) for window in PROFILES["paper"].windows(PROFILES["paper"].gaps()[0])]
 [[2, 3], [2, 3, 4], [3, 4], [8, 9], [8, 9, 10], [9, 10]]
 
-Covers: `tiny` (16 frames, 56 px, defects that a small model can see), `tiny_strict` (the same, hidden from every
-sampler, which leaves single frames), `paper` (48 frames, larger, fine defects). Does not cover: pixels.
+Covers: `tiny` (16 frames, 56 px, defects that a small model can see), `tiny_strict` (the same,
+hidden from every sampler, which leaves single frames), `paper` (48 frames, larger, fine defects).
+Does not cover: pixels.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
 
-from data_prep.defects import DEFECT_TYPES
+from verl_videosearch.data_prep.synthetic.defects import DEFECT_TYPES
+
 from verl_videosearch.frames import CandidateFrames, sample_indices
 
 
@@ -43,7 +45,13 @@ def shown_indices(sampler: InitialSampler, num_frames: int, num_initial: int) ->
     if sampler is InitialSampler.EVERY_STEP:
         view = CandidateFrames((0.0,) * num_frames, (0.0,)).initial_view(num_initial)
         steps = range(0, num_frames, max(1, num_frames // num_initial))[:num_initial]
-        return frozenset({*sample_indices(num_frames, num_initial), *steps, *(number - 1 for number in view[:-1])})
+        return frozenset(
+            {
+                *sample_indices(num_frames, num_initial),
+                *steps,
+                *(number - 1 for number in view[:-1]),
+            }
+        )
     if sampler is InitialSampler.LINSPACE:
         places = [i * (num_frames - 1) / max(1, num_initial - 1) for i in range(num_initial)]
         return frozenset({*(int(place) for place in places), *(round(place) for place in places)})
@@ -79,7 +87,8 @@ class Profile:
     width: int
     """Pixels of a rendered scene; of a clip, too, unless `keeps_shape`."""
     keeps_shape: bool
-    """True: clips keep their aspect ratio, within height * width pixels, both sides multiples of 28."""
+    """True: clips keep their aspect ratio, within height * width pixels, both sides multiples of
+    28."""
     hide_from: tuple[InitialSampler, ...]
     """No hidden defect is shown by any of these."""
     window_lengths: tuple[int, int]
@@ -104,17 +113,23 @@ class Profile:
         if not self.hidden_types or not self.mild_types:
             problems.append("hidden_types and mild_types need at least one type each")
         if overlap := sorted(set(self.held_out_types) & {*self.hidden_types, *self.mild_types}):
-            problems.append(f"the types {overlap} are held out for the test split, so training cannot use them")
+            problems.append(
+                f"the types {overlap} are held out for the test split, so training cannot use them"
+            )
         if not 0 <= self.clip_share <= 1:
             problems.append(f"clip_share must be between 0 and 1, got {self.clip_share}")
         if crowded := [gap for gap in self.gaps() if not self.windows(gap)]:
-            problems.append(f"no window of {self.window_lengths} frames can hide in {crowded}; use longer videos")
+            problems.append(
+                f"no window of {self.window_lengths} frames can hide in {crowded}; use longer videos"
+            )
         if problems:
             raise ValueError(f"profile {self.name}: " + "; ".join(problems))
 
     def shown(self, samplers: Sequence[InitialSampler]) -> frozenset[int]:
         """Return the frame indices that any of the samplers shows."""
-        return frozenset().union(*(shown_indices(sampler, self.num_frames, self.num_initial) for sampler in samplers))
+        return frozenset().union(
+            *(shown_indices(sampler, self.num_frames, self.num_initial) for sampler in samplers)
+        )
 
     def gaps(self) -> list[Gap]:
         """Return the gaps of the initial view in order."""
@@ -130,7 +145,8 @@ class Profile:
             range(first, first + length)
             for first in range(gap.first_index, stop)
             for length in range(least, most + 1)
-            if first + length <= stop and shown.isdisjoint(range(first - self.guard, first + length + self.guard))
+            if first + length <= stop
+            and shown.isdisjoint(range(first - self.guard, first + length + self.guard))
         ]
 
 
@@ -154,7 +170,10 @@ PROFILES = {
     "tiny": _TINY,
     # with 16 frames the three samplers together leave no two neighbouring frames
     "tiny_strict": Profile(
-        **(_TINY.__dict__ | {"name": "tiny_strict", "hide_from": tuple(InitialSampler), "window_lengths": (1, 1)})
+        **(
+            _TINY.__dict__
+            | {"name": "tiny_strict", "hide_from": tuple(InitialSampler), "window_lengths": (1, 1)}
+        )
     ),
     "paper": Profile(
         name="paper",

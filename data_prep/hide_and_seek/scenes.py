@@ -1,7 +1,8 @@
 """Rendered scenes: two muted shapes drift over a textured background, and a prompt says so.
 
-The one idea: endless clean videos with a true prompt, from a seed alone. Colours stay muted and nothing is square, so
-that a coloured square, a cast or an inverted frame is never part of a clean scene.
+The one idea: endless clean videos with a true prompt, from a seed alone. Colours stay muted and
+nothing is square, so that a coloured square, a cast or an inverted frame is never part of a clean
+scene.
 
 >>> scene = render_scene(np.random.default_rng(3), num_frames=16, height=56, width=56)
 >>> scene.frames.shape, scene.prompt
@@ -15,7 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-BACKGROUNDS = {"slate": (70, 84, 99), "khaki": (92, 96, 66), "brown": (98, 78, 64), "navy": (48, 58, 92)}
+BACKGROUNDS = {
+    "slate": (70, 84, 99),
+    "khaki": (92, 96, 66),
+    "brown": (98, 78, 64),
+    "navy": (48, 58, 92),
+}
 SHAPE_COLOURS = {
     "sand": (196, 172, 128),
     "rust": (168, 92, 66),
@@ -44,10 +50,14 @@ class Scene:
 def render_scene(rng: np.random.Generator, num_frames: int, height: int, width: int) -> Scene:
     """Draw a scene; the same generator state gives the same pixels."""
     background = str(rng.choice(list(BACKGROUNDS)))
-    frames = np.repeat(_texture(rng, height, width)[None] + np.array(BACKGROUNDS[background]), num_frames, axis=0)
+    frames = np.repeat(
+        _texture(rng, height, width)[None] + np.array(BACKGROUNDS[background]), num_frames, axis=0
+    )
     colours = rng.permutation(list(SHAPE_COLOURS))[:2]
     shapes = rng.permutation(SHAPES)[:2]
-    phrases = [_add_shape(frames, str(s), str(c), rng) for s, c in zip(shapes, colours, strict=True)]
+    phrases = [
+        _add_shape(frames, str(s), str(c), rng) for s, c in zip(shapes, colours, strict=True)
+    ]
     frames = np.clip(np.rint(frames), 0, 255).astype(np.uint8)
     return Scene(frames, f"A {' and a '.join(phrases)} over a {background} background.")
 
@@ -68,7 +78,9 @@ def _add_shape(frames: np.ndarray, shape: str, colour: str, rng: np.random.Gener
     rows, columns = np.mgrid[:height, :width]
     for index in range(num_frames):
         row, column = middle + travel * (index / max(1, num_frames - 1) - 0.5)
-        frames[index][_is_inside(shape, (rows - row) / radius, (columns - column) / radius)] = SHAPE_COLOURS[colour]
+        frames[index][_is_inside(shape, (rows - row) / radius, (columns - column) / radius)] = (
+            SHAPE_COLOURS[colour]
+        )
     return f"{size} {colour} {shape} moves {direction}"
 
 

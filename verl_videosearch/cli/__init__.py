@@ -1,7 +1,8 @@
 """`videosearch ...`: one command, few verbs; `videosearch VERB --help` says what each needs.
 
-The one idea: a verb reads its options, calls the library and prints where the result lies. Heavy modules are imported
-inside the verbs, so that `--help` answers at once. Exit status: 0 done, 1 done but incomplete, 2 refused."""
+The one idea: a verb reads its options, calls the library and prints where the result lies. Heavy
+modules are imported inside the verbs, so that `--help` answers at once. Exit status: 0 done, 1 done
+but incomplete, 2 refused."""
 
 import typer
 

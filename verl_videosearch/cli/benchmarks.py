@@ -1,10 +1,10 @@
 """The benchmarks by their short names, read into samples.
 
-The one idea: a benchmark is a public set's test split through the same reader that training data takes, so a label
-means the same everywhere. A PATH.parquet of samples is a benchmark too.
+The one idea: a benchmark is a public set's test split through the same reader that training data
+takes, so a label means the same everywhere. A PATH.parquet of samples is a benchmark too.
 
-Covers: finding labels and videos; a missing video is an error that says how many and where it was looked for, unless
-the user leaves such pairs out on purpose. Does not cover: downloading."""
+Covers: finding labels and videos; a missing video is an error that says how many and where it was
+looked for, unless the user leaves such pairs out on purpose. Does not cover: downloading."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from data_prep.build import choose_split, read_samples_of
-from data_prep.sources.source import DropReason, ReadOptions, ReadReport
-from data_prep.video_finder import VideoFinder
+from verl_videosearch.data_prep.build import choose_split, read_samples_of
 from verl_videosearch.sample import PreferenceSample, read_samples
+from verl_videosearch.sources.source import DropReason, ReadOptions, ReadReport
+from verl_videosearch.sources.video_finder import VideoFinder
 
 SOURCES = {"videogen": "videogen_rewardbench", "genai": "genai_bench", "mj": "mj_bench_video"}
 """Short name to source in data_prep; the split is the one that papers report on."""
@@ -46,18 +46,25 @@ def load_benchmark(
     needs_videos: bool = True,
     allows_missing: bool = False,
 ) -> Benchmark:
-    """Read a benchmark by short name (labels below `root`), or a file of samples; raises `ValueError` for the user."""
+    """Read a benchmark by short name (labels below `root`), or a file of samples; raises
+    `ValueError` for the user."""
     if name.endswith(".parquet"):
         return _load_file(Path(name), video_root, needs_videos, allows_missing)
     if name not in SOURCES:
-        raise ValueError(f"unknown benchmark {name!r}; choose {', '.join(SOURCES)}, or give a PATH.parquet of samples")
+        raise ValueError(
+            f"unknown benchmark {name!r}; choose {', '.join(SOURCES)}, or give a PATH.parquet of samples"
+        )
     if root is None:
         raise ValueError(f"benchmark {name} needs --root, the folder of its label file")
     source, split_name = choose_split(SOURCES[name], split or SPLITS[name])
     report = ReadReport()
     finder = VideoFinder(video_root or root, source.video_folders)
     keeps_missing = not (needs_videos and allows_missing)
-    samples = list(read_samples_of(source, split_name, root, finder, ReadOptions(), report, keep_missing=keeps_missing))
+    samples = list(
+        read_samples_of(
+            source, split_name, root, finder, ReadOptions(), report, keep_missing=keeps_missing
+        )
+    )
     if needs_videos and not allows_missing:
         _refuse_missing(list(report.missing), finder.root)
     num_missing = report.dropped.pop(DropReason.MISSING_FILE, 0)
@@ -65,10 +72,14 @@ def load_benchmark(
     return Benchmark(name, split_name, samples, num_missing, dropped)
 
 
-def _load_file(path: Path, root: Path | None, needs_videos: bool, allows_missing: bool) -> Benchmark:
+def _load_file(
+    path: Path, root: Path | None, needs_videos: bool, allows_missing: bool
+) -> Benchmark:
     samples = read_samples(path)
     lacking = (
-        {s.uid: [str(p) for p in s.resolve_videos(root) if not p.is_file()] for s in samples} if needs_videos else {}
+        {s.uid: [str(p) for p in s.resolve_videos(root) if not p.is_file()] for s in samples}
+        if needs_videos
+        else {}
     )
     if not allows_missing:
         _refuse_missing([video for videos in lacking.values() for video in videos], root)
@@ -86,7 +97,9 @@ def _refuse_missing(missing: Sequence[str], root: Path | None) -> None:
         )
 
 
-def draw_samples(samples: Sequence[PreferenceSample], limit: int | None, seed: int) -> list[PreferenceSample]:
+def draw_samples(
+    samples: Sequence[PreferenceSample], limit: int | None, seed: int
+) -> list[PreferenceSample]:
     """Return at most `limit` samples, drawn by the seed, in file order."""
     if limit is None or limit >= len(samples):
         return list(samples)

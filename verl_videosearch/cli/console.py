@@ -9,7 +9,14 @@ from typing import Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 INCOMPLETE, REFUSED = 1, 2
 
@@ -52,7 +59,9 @@ def read_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         if not equals or not name:
-            raise ValueError(f"got {assignment!r}; write name=value, for example --set max_tool_calls=2")
+            raise ValueError(
+                f"got {assignment!r}; write name=value, for example --set max_tool_calls=2"
+            )
         try:
             values[name] = json.loads(value)
         except json.JSONDecodeError:

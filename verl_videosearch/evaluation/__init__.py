@@ -1,7 +1,7 @@
 """Evaluation: run a judge on a benchmark, say how good it is, and whether its search mattered.
 
-The one idea: a run is a folder. `eval` fills it with one line per episode; everything else - comparing runs, probing
-them, calibrating them - reads such folders and needs no model in memory.
+The one idea: a run is a folder. `eval` fills it with one line per episode; everything else -
+comparing runs, probing them, calibrating them - reads such folders and needs no model in memory.
 
 | file of a run | holds |
 |---|---|
@@ -12,7 +12,8 @@ them, calibrating them - reads such folders and needs no model in memory.
 | `results.json`, `results.md`, `index.html` | the figures |
 | `timing.json` | seconds, which no two runs share |
 
-Where to look: `run_folder` (files), `runner` (many episodes at once), `header` (what a table must name), `verdicts`
-(from episodes to one verdict per pair), `subsets`, `summary` (figures), `tables` (words), `calibration`, `comparison`,
-`probes`, `citations`. Covers any `GenerateFn`. Does not cover servers (`judge`) or label files (`data_prep`).
+Where to look: `run_folder` (files), `runner` (many episodes at once), `header` (what a table must
+name), `verdicts` (from episodes to one verdict per pair), `subsets`, `summary` (figures), `tables`
+(words), `calibration`, `comparison`, `probes`, `citations`. Covers any `GenerateFn`. Does not cover
+servers (`judge`) or label files (`data_prep`).
 """

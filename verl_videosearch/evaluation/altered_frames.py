@@ -1,7 +1,9 @@
-"""Show a judge other pixels than the truth: doubled frames, and what a probe puts in the place of asked frames.
+"""Show a judge other pixels than the truth: doubled frames, and what a probe puts in the place of
+asked frames.
 
-The one idea: only pixels change. Numbers, labels and all text stay as they are, and the initial view stays true; so
-whatever changes in the verdict comes from the frames that the calls brought back.
+The one idea: only pixels change. Numbers, labels and all text stay as they are, and the initial
+view stays true; so whatever changes in the verdict comes from the frames that the calls brought
+back.
 
 | replacement | a call for frames gets |
 |---|---|
@@ -30,7 +32,7 @@ from PIL import Image
 
 from verl_videosearch.episode import Message, images_of
 from verl_videosearch.frames import CandidateFrames
-from verl_videosearch.rollout import PairFrames
+from verl_videosearch.video.pair import PairFrames
 
 _NUM_OPENING = 2  # system text and initial view; whatever follows with images answers a call
 _GREY = (128, 128, 128)
@@ -92,7 +94,9 @@ class AlteredPair(PairFrames):
 
     def _twin(self, number: int) -> int:
         location = self.candidates.locate(number)
-        own, other = (self.candidates.numbers_of(video) for video in (location.video, 3 - location.video))
+        own, other = (
+            self.candidates.numbers_of(video) for video in (location.video, 3 - location.video)
+        )
         return other[location.index * len(other) // len(own)]
 
 
@@ -110,13 +114,17 @@ class DoubledFrames:
 
 
 def double_frames(pair: PairFrames) -> PairFrames:
-    """Return the pair with every candidate frame twice in a row: nothing new to see, twice as many numbers.
+    """Return the pair with every candidate frame twice in a row: nothing new to see, twice as many
+    numbers.
 
     >>> black = np.zeros((2, 28, 28, 3), np.uint8)
     >>> double_frames(PairFrames(CandidateFrames((0.0, 1.0), (0.0, 1.0)), black, black)).candidates.times_1
     (0.0, 0.0, 1.0, 1.0)
     """
-    times = [tuple(time for time in own for _ in (0, 1)) for own in (pair.candidates.times_1, pair.candidates.times_2)]
+    times = [
+        tuple(time for time in own for _ in (0, 1))
+        for own in (pair.candidates.times_1, pair.candidates.times_2)
+    ]
     return replace(
         pair,
         candidates=CandidateFrames(*times),

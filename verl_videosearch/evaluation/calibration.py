@@ -1,14 +1,17 @@
-"""Calibration: a tie threshold and a meaning for confidences, fitted on held-out pairs and kept beside the model.
+"""Calibration: a tie threshold and a meaning for confidences, fitted on held-out pairs and kept
+beside the model.
 
-The one idea: nothing is fitted where it is reported. The file remembers a hash of every pair that it was fitted on, and
-refuses to be used on any of them; fitting refuses a split that is named as a test split.
+The one idea: nothing is fitted where it is reported. The file remembers a hash of every pair that
+it was fitted on, and refuses to be used on any of them; fitting refuses a split that is named as a
+test split.
 
     videosearch calibrate runs/validation --out MODEL/videosearch_calibration.json --max-risk 0.1
     videosearch eval ... --calibration MODEL/videosearch_calibration.json
 
-Fitted are: the |margin| up to which a verdict is a tie (best accuracy with ties); for decided verdicts and for ties a
-rising step function from the pair's confidence to the share that is right (isotonic regression, one step added to each
-side so that it never claims 0 or 1); and the lowest such share at which the risk stays within the limit.
+Fitted are: the |margin| up to which a verdict is a tie (best accuracy with ties); for decided
+verdicts and for ties a rising step function from the pair's confidence to the share that is right
+(isotonic regression, one step added to each side so that it never claims 0 or 1); and the lowest
+such share at which the risk stays within the limit.
 
 >>> fit_isotonic([1.0, 1.0, 2.0, 3.0], [0, 1, 1, 0])
 [(1.0, 0.5), (2.0, 0.5)]
@@ -24,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from verl_videosearch import metrics
-from verl_videosearch.evaluation.header import UNKNOWN_MODEL, hash_pair
 from verl_videosearch.evaluation.verdicts import PairVerdicts
+from verl_videosearch.runs.identity import UNKNOWN_MODEL, hash_pair
 from verl_videosearch.sample import PreferenceSample
 
 FORMAT = 1
@@ -63,12 +66,18 @@ class Calibration:
     model_hash: str
 
     def map_confidence(self, pair: PairVerdicts) -> float | None:
-        """Return the expected share of right verdicts among pairs like this one, None without a verdict."""
+        """Return the expected share of right verdicts among pairs like this one, None without a
+        verdict."""
         verdict, confidence = _grade(pair, self.tie_threshold)
-        return None if confidence is None else look_up(self.decided if verdict else self.tied, confidence)
+        return (
+            None
+            if confidence is None
+            else look_up(self.decided if verdict else self.tied, confidence)
+        )
 
     def check_use(self, pair_hashes: Collection[str], model_hash: str) -> None:
-        """Raise `CalibrationError` if any of these pairs was fitted on, or if it was fitted for another model."""
+        """Raise `CalibrationError` if any of these pairs was fitted on, or if it was fitted for
+        another model."""
         if UNKNOWN_MODEL not in (model_hash, self.model_hash) and model_hash != self.model_hash:
             raise CalibrationError(
                 f"the calibration is for model {self.model_hash}, this one is {model_hash}; fit its own"
@@ -80,8 +89,11 @@ class Calibration:
             )
 
 
-def check_held_out(samples: Sequence[PreferenceSample], reported: Sequence[PreferenceSample] = ()) -> None:
-    """Raise `CalibrationError` if these pairs are a test split, by name or by being among the reported ones."""
+def check_held_out(
+    samples: Sequence[PreferenceSample], reported: Sequence[PreferenceSample] = ()
+) -> None:
+    """Raise `CalibrationError` if these pairs are a test split, by name or by being among the
+    reported ones."""
     if found := sorted({sample.split for sample in samples} & set(TEST_SPLITS)):
         raise CalibrationError(
             f"got pairs of split {found}; a calibration is fitted on held-out pairs, not on a test split"
@@ -101,22 +113,33 @@ def fit_calibration(
     pair_hashes: Sequence[str],
     model_hash: str,
 ) -> Calibration:
-    """Fit on held-out pairs; raises `CalibrationError` if too few of them have a label and a verdict."""
+    """Fit on held-out pairs; raises `CalibrationError` if too few of them have a label and a
+    verdict."""
     labelled = [(pair, label) for pair, label in zip(pairs, gold, strict=True) if label is not None]
     rows = [(pair, label) for pair, label in labelled if pair.margin is not None]
     if len(rows) < 10:
-        raise CalibrationError(f"got {len(rows)} pairs with a label and a verdict; a calibration needs at least 10")
+        raise CalibrationError(
+            f"got {len(rows)} pairs with a label and a verdict; a calibration needs at least 10"
+        )
     labels, margins = [label for _, label in rows], [pair.margin for pair, _ in rows]
     threshold = metrics.accuracy_with_ties_calibrated(labels, margins).threshold
     graded = [_grade(pair, threshold) for pair, _ in rows]
     correct = [verdict == label for (verdict, _), label in zip(graded, labels, strict=True)]
     steps = [
         fit_isotonic(
-            *_unzip([(c, ok) for (verdict, c), ok in zip(graded, correct, strict=True) if verdict in verdicts])
+            *_unzip(
+                [
+                    (c, ok)
+                    for (verdict, c), ok in zip(graded, correct, strict=True)
+                    if verdict in verdicts
+                ]
+            )
         )
         for verdicts in ((1, 2), (0,))
     ]
-    mapped = [look_up(steps[0] if verdict else steps[1], confidence) for verdict, confidence in graded]
+    mapped = [
+        look_up(steps[0] if verdict else steps[1], confidence) for verdict, confidence in graded
+    ]
     point = metrics.risk_coverage(mapped, correct).widest_within(max_risk)
     return Calibration(
         tie_threshold=threshold,
@@ -131,7 +154,8 @@ def fit_calibration(
 
 
 def fit_isotonic(confidence: Sequence[float], correct: Sequence[bool]) -> Steps:
-    """Fit a rising step function; equal confidences share a step, neighbours that would fall are pooled.
+    """Fit a rising step function; equal confidences share a step, neighbours that would fall are
+    pooled.
 
     The share of a step is (right + 1) / (all + 2), then made rising."""
     blocks: list[list[float]] = []  # [first confidence, right, all]
@@ -169,9 +193,13 @@ def from_json(content: Mapping[str, Any]) -> Calibration:
     """Read a calibration; raises `CalibrationError` for another format."""
     if content.get("format") != FORMAT:
         found = content.get("format")
-        raise CalibrationError(f"got calibration format {found!r}; this version reads {FORMAT}; fit it again")
+        raise CalibrationError(
+            f"got calibration format {found!r}; this version reads {FORMAT}; fit it again"
+        )
     values = {name: content[name] for name in Calibration.__dataclass_fields__}
-    values |= {name: [(start, share) for start, share in content[name]] for name in ("decided", "tied")}
+    values |= {
+        name: [(start, share) for start, share in content[name]] for name in ("decided", "tied")
+    }
     return Calibration(**values | {"pair_hashes": tuple(content["pair_hashes"])})
 
 
@@ -180,11 +208,14 @@ def read_calibration(path: Path) -> Calibration:
     try:
         return from_json(json.loads(path.read_text("utf-8")))
     except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise CalibrationError(f"{path} is no calibration ({error}); make one with `videosearch calibrate`") from error
+        raise CalibrationError(
+            f"{path} is no calibration ({error}); make one with `videosearch calibrate`"
+        ) from error
 
 
 def _grade(pair: PairVerdicts, threshold: float) -> tuple[int | None, float | None]:
-    """Return (verdict by the threshold, confidence of it): |margin| if decided, the pair's own confidence for a tie."""
+    """Return (verdict by the threshold, confidence of it): |margin| if decided, the pair's own
+    confidence for a tie."""
     verdict = metrics.verdicts_from_margins([pair.margin], threshold=threshold)[0]
     return verdict, (abs(pair.margin) if verdict else pair.confidence if not pair.margin else 0.0)
 

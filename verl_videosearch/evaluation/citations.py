@@ -1,12 +1,13 @@
 """Frames that a judge writes about: were they ever shown to it?
 
-The one idea: a number counts as cited where the text names single frames ("frame 12", "frames 3, 7 and 9"); a range
-("frames 1 to 48") names a video, not evidence, and the call itself is no citation.
+The one idea: a number counts as cited where the text names single frames ("frame 12", "frames 3, 7
+and 9"); a range ("frames 1 to 48") names a video, not evidence, and the call itself is no citation.
 
 >>> find_cited("<Think>Frame 5 tears; frames 7, 9 and 12 are fine, unlike frames 1 to 48.</Think>")
 (5, 7, 9, 12)
 
-Covers: English, numbers up to nine digits. Does not cover: what is said about a frame, or frames named by time.
+Covers: English, numbers up to nine digits. Does not cover: what is said about a frame, or frames
+named by time.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from verl_videosearch.evaluation.run_folder import Line
 from verl_videosearch.judgement import Tag, parse_turn
 from verl_videosearch.metrics import Rate
+from verl_videosearch.runs.folder import Line
 
 _NUMBER = r"#?\d{1,9}"
 _RANGE = rf"{_NUMBER}\s?(?:-|–|to|through)\s?{_NUMBER}"
@@ -33,7 +34,8 @@ class Citations:
     never_shown: Rate
     """Citations of frames that were not shown at any time in the episode."""
     snapshot_unseen: Rate
-    """Citations inside <Snapshot>, which says what is seen, of frames that had not been shown until then."""
+    """Citations inside <Snapshot>, which says what is seen, of frames that had not been shown until
+    then."""
     episodes: Rate
     """Episodes with at least one citation of a frame that was never shown."""
 
@@ -56,8 +58,12 @@ def count_citations(lines: Iterable[Line]) -> Citations:
         flags: list[bool] = []
         for turn in line["turns"]:
             flags += [number not in all_shown for number in find_cited(turn["reply"])]
-            blocks = [block for block in parse_turn(turn["reply"], ()).blocks if block.tag is Tag.SNAPSHOT]
-            unseen += [number not in shown for block in blocks for number in find_cited(block.content)]
+            blocks = [
+                block for block in parse_turn(turn["reply"], ()).blocks if block.tag is Tag.SNAPSHOT
+            ]
+            unseen += [
+                number not in shown for block in blocks for number in find_cited(block.content)
+            ]
             shown |= set(turn["frames"])
         never += flags
         episodes.append(any(flags))

@@ -1,8 +1,8 @@
 """Compare judges on the same pairs: our runs, and the predictions of any other judge.
 
-The one idea: one table, one set of rows. Only pairs that every run has judged are compared; a prediction that an
-imported file lacks is a missing verdict, thus wrong; a pair that failed in one of our runs is left out for all judges
-and counted.
+The one idea: one table, one set of rows. Only pairs that every run has judged are compared; a
+prediction that an imported file lacks is a missing verdict, thus wrong; a pair that failed in one
+of our runs is left out for all judges and counted.
 
 An imported file is csv or jsonl with `sample_uid` and one of
 
@@ -12,7 +12,8 @@ An imported file is csv or jsonl with `sample_uid` and one of
 | `score_1`, `score_2` | one score per video: higher wins, equal is a tie |
 | `margin` | a signed score, above 0 for video 1 |
 
-Does not cover: dimensions, and choosing a tie threshold on the reported pairs, except as the upper bound named so."""
+Does not cover: dimensions, and choosing a tie threshold on the reported pairs, except as the upper
+bound named so."""
 
 from __future__ import annotations
 
@@ -83,7 +84,8 @@ class Comparison:
 
 
 def compare(judges: Sequence[JudgePredictions], gold: Mapping[str, int | None]) -> Comparison:
-    """Compare at least one judge on all pairs of `gold` that failed in none of them; the first is the reference."""
+    """Compare at least one judge on all pairs of `gold` that failed in none of them; the first is
+    the reference."""
     failed = frozenset().union(*(judge.failed for judge in judges)) & set(gold)
     uids = sorted(uid for uid in gold if uid not in failed)
     labels = [gold[uid] for uid in uids]
@@ -109,7 +111,9 @@ def _compare_one(
     figures = metrics.score_verdicts(labels, column)
     margins = [judge.margins.get(uid) for uid in uids]
     tests = [
-        None if reference is None else metrics.paired_bootstrap(correct(labels, column), correct(labels, reference))
+        None
+        if reference is None
+        else metrics.paired_bootstrap(correct(labels, column), correct(labels, reference))
         for correct in (metrics.correct_with_ties, metrics.correct_without_ties)
     ]
     return ComparedJudge(
@@ -121,8 +125,12 @@ def _compare_one(
             figures.unlabelled,
         ),
         missing=sum(uid not in judge.verdicts for uid in uids),
-        best_threshold=metrics.accuracy_with_ties_calibrated(labels, margins) if judge.margins else None,
-        videoalign=metrics.accuracy_with_ties_videoalign(labels, margins) if judge.margins else None,
+        best_threshold=metrics.accuracy_with_ties_calibrated(labels, margins)
+        if judge.margins
+        else None,
+        videoalign=metrics.accuracy_with_ties_videoalign(labels, margins)
+        if judge.margins
+        else None,
         facts=judge.facts or {},
         against_first=tests[0],
         against_first_decided=tests[1],
@@ -130,7 +138,10 @@ def _compare_one(
 
 
 def predictions_of_run(
-    name: str, samples: Sequence[PreferenceSample], pairs: Sequence[PairVerdicts], facts: Mapping[str, Any]
+    name: str,
+    samples: Sequence[PreferenceSample],
+    pairs: Sequence[PairVerdicts],
+    facts: Mapping[str, Any],
 ) -> JudgePredictions:
     """Return the merged verdicts of one of our runs."""
     judged = {pair.uid for pair in pairs}
@@ -144,7 +155,8 @@ def predictions_of_run(
 
 
 def read_predictions(path: Path) -> JudgePredictions:
-    """Read a csv or jsonl file of verdicts or scores; raises `ImportedFileError` that says what is wrong with it."""
+    """Read a csv or jsonl file of verdicts or scores; raises `ImportedFileError` that says what is
+    wrong with it."""
     rows = _read_rows(path)
     uids = [str(row.get("sample_uid", "")) for row in rows]
     if "" in uids or len(set(uids)) < len(uids):
@@ -157,7 +169,9 @@ def read_predictions(path: Path) -> JudgePredictions:
         raise ImportedFileError(
             f"{path} has the columns {sorted(map(str, columns))}; it needs verdict, or margin, or score_1 and score_2"
         )
-    margins = {uid: _read_margin(row) for uid, row in zip(uids, rows, strict=True)} if has_scores else {}
+    margins = (
+        {uid: _read_margin(row) for uid, row in zip(uids, rows, strict=True)} if has_scores else {}
+    )
     if key is None:
         verdicts = dict(zip(uids, metrics.verdicts_from_margins(margins.values()), strict=True))
     else:

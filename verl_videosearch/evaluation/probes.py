@@ -1,14 +1,16 @@
 """Probes of faithfulness: does the verdict depend on the frames that the judge asked for?
 
-The one idea: replay. A finished episode is repeated word for word up to the first call that brought frames; there
-other frames are handed over (`altered_frames`), and the model goes on by itself. If verdicts stay, search is theatre.
-The replacement `same` hands over the true frames: what changes there is the noise of the server.
+The one idea: replay. A finished episode is repeated word for word up to the first call that brought
+frames; there other frames are handed over (`altered_frames`), and the model goes on by itself. If
+verdicts stay, search is theatre. The replacement `same` hands over the true frames: what changes
+there is the noise of the server.
 
     needed the search = right with the true frames and not right with the replaced ones
 
-Covers: how often and in which direction verdicts change, by stated confidence, and the share of right verdicts that
-needed the search. A model that never searches has nothing to replace: 0 % by definition, and the summary says so. Does
-not cover: episodes whose search is right but whose verdict would have been right anyway - those do not need it."""
+Covers: how often and in which direction verdicts change, by stated confidence, and the share of
+right verdicts that needed the search. A model that never searches has nothing to replace: 0 % by
+definition, and the summary says so. Does not cover: episodes whose search is right but whose
+verdict would have been right anyway - those do not need it."""
 
 from __future__ import annotations
 
@@ -21,13 +23,13 @@ from PIL import Image
 from verl_videosearch.episode import Episode, Message, Reply
 from verl_videosearch.evaluation.altered_frames import AlteredPair, Replacement
 from verl_videosearch.evaluation.citations import Citations, count_citations
-from verl_videosearch.evaluation.run_folder import Line
-from verl_videosearch.evaluation.runner import Order, Stage, describe_episode, show_in_order
 from verl_videosearch.evaluation.summary import has_searched
 from verl_videosearch.judgement import OVERALL
 from verl_videosearch.metrics import Rate
 from verl_videosearch.rollout import GenerateFn, run_episode
-from verl_videosearch.sample import PreferenceSample
+from verl_videosearch.runs.folder import Line
+from verl_videosearch.runs.jobs import Stage, describe_episode
+from verl_videosearch.sample import Order, PreferenceSample, show_in_order
 
 
 class Change(str, Enum):
@@ -86,7 +88,9 @@ class ReplayedReplies:
         self._recorded, self._live = list(recorded), live
 
     async def __call__(self, messages: list[Message], images: Sequence[Image.Image]) -> Reply:
-        return Reply(self._recorded.pop(0)) if self._recorded else await self._live(messages, images)
+        return (
+            Reply(self._recorded.pop(0)) if self._recorded else await self._live(messages, images)
+        )
 
 
 def list_opening(line: Line) -> list[str]:
@@ -101,14 +105,20 @@ def list_opening(line: Line) -> list[str]:
 
 
 async def play_probe(
-    sample: PreferenceSample, line: Line, replacement: Replacement, stage: Stage, generate: GenerateFn
+    sample: PreferenceSample,
+    line: Line,
+    replacement: Replacement,
+    stage: Stage,
+    generate: GenerateFn,
 ) -> Line:
     """Replay one finished episode with replaced frames; raises `EpisodeFailure`."""
     order = Order(line["order"])
     shown = show_in_order(sample, order)
     pair = AlteredPair.of(await stage.load(shown), replacement, seed=f"{sample.uid} {order.value}")
     episode = Episode(shown, pair.candidates, stage.config)
-    result = await run_episode(episode, pair, ReplayedReplies(list_opening(line), generate), timeout_s=stage.timeout_s)
+    result = await run_episode(
+        episode, pair, ReplayedReplies(list_opening(line), generate), timeout_s=stage.timeout_s
+    )
     return describe_episode(shown, order, episode, result) | {"replacement": replacement.value}
 
 
@@ -121,7 +131,9 @@ def summarise_probes(
 ) -> ProbeSummary:
     """Compare the probed episodes (`after`) with the true ones (`before`), one by one."""
     labels = {
-        (sample.uid, order.value): show_in_order(sample, order).labels[OVERALL] for sample in samples for order in Order
+        (sample.uid, order.value): show_in_order(sample, order).labels[OVERALL]
+        for sample in samples
+        for order in Order
     }
     searched = [line for line in before if has_searched(line)]
     return ProbeSummary(
@@ -152,7 +164,10 @@ def _compare(
     confidences = {_name(line): str(line["confidence"] or "not stated") for line in before}
     return ProbeFigures(
         changed=Rate(len(changed), len(now)).with_interval(),
-        directions={change.value: sum(name_change(was[n], now[n]) is change for n in changed) for change in Change},
+        directions={
+            change.value: sum(name_change(was[n], now[n]) is change for n in changed)
+            for change in Change
+        },
         lost=Rate(len(lost), len(right & set(now))),
         won=Rate(len(won), len((known - right) & set(now))),
         needed_search=Rate(len(lost), len(right)).with_interval(),

@@ -1,7 +1,8 @@
 """A run as files: what was asked for, what was found, and the pages that say so.
 
-The one idea: `write_results` is a pure function of the journal's rows. The final files hold no time of day and no path
-of this machine, are sorted, and are written in one step each: a run that was killed ten times ends with equal bytes.
+The one idea: `write_results` is a pure function of the journal's rows. The final files hold no time
+of day and no path of this machine, are sorted, and are written in one step each: a run that was
+killed ten times ends with equal bytes.
 
     run = read_run(Path("runs/genai"))
     run.pairs[0].verdict()          # merged over both orders
@@ -19,16 +20,16 @@ from typing import Any
 from verl_videosearch.episode import EpisodeConfig
 from verl_videosearch.evaluation.altered_frames import Replacement
 from verl_videosearch.evaluation.calibration import Calibration
-from verl_videosearch.evaluation.header import RunHeader, describe_frames, describe_protocol
-from verl_videosearch.evaluation.probe_tables import describe_probes
+from verl_videosearch.evaluation.pages.header import RunHeader, describe_frames, describe_protocol
+from verl_videosearch.evaluation.pages.probe_tables import describe_probes
+from verl_videosearch.evaluation.pages.tables import describe_summary
 from verl_videosearch.evaluation.probes import ProbeSummary, summarise_probes
-from verl_videosearch.evaluation.run_folder import EPISODES, Line, RunFolder
-from verl_videosearch.evaluation.runner import Order, RunState
 from verl_videosearch.evaluation.summary import Summary, read_timing, summarise, to_plain
-from verl_videosearch.evaluation.tables import describe_summary
 from verl_videosearch.evaluation.verdicts import PairVerdicts, merge_lines
 from verl_videosearch.report.page import Block, render_markdown, render_page
-from verl_videosearch.sample import PreferenceSample
+from verl_videosearch.runs.folder import EPISODES, Line, RunFolder
+from verl_videosearch.runs.jobs import RunState
+from verl_videosearch.sample import Order, PreferenceSample
 
 _ORDER_WORDS = {
     True: "both orders: agreement is the verdict, disagreement a tie, unreadable in one is unreadable",
@@ -107,7 +108,12 @@ def write_results(
     summary = summarise(header, samples, pairs, state.count_failures(), calibration)
     folder.write_lines(EPISODES, lines)
     folder.write_json("results.json", to_plain(summary))
-    write_pages(folder, f"{settings.model} on {settings.benchmark}", describe_summary(summary), header.lines())
+    write_pages(
+        folder,
+        f"{settings.model} on {settings.benchmark}",
+        describe_summary(summary),
+        header.lines(),
+    )
     folder.write_json("timing.json", read_timing(rows, concurrency))
     return summary
 
@@ -117,7 +123,9 @@ def make_header(
 ) -> RunHeader:
     """Say under which conditions the figures were made."""
     has_both = len(settings.orders) == len(Order)
-    missing = f", {settings.num_missing} pairs without videos left out" if settings.num_missing else ""
+    missing = (
+        f", {settings.num_missing} pairs without videos left out" if settings.num_missing else ""
+    )
     return RunHeader(
         benchmark=settings.benchmark,
         split=settings.split + missing,
@@ -134,7 +142,9 @@ def make_header(
     )
 
 
-def write_pages(folder: RunFolder, title: str, blocks: Sequence[Block], facts: Sequence[tuple[str, str]]) -> None:
+def write_pages(
+    folder: RunFolder, title: str, blocks: Sequence[Block], facts: Sequence[tuple[str, str]]
+) -> None:
     """Write the same blocks as Markdown and as a page."""
     folder.write_text("results.md", render_markdown(title, blocks, facts))
     folder.write_text("index.html", render_page(title, blocks, facts))
@@ -161,11 +171,18 @@ def write_probe_results(
     replacements: Sequence[Replacement],
 ) -> ProbeSummary:
     """Write the final files of a probe; `lines` are the true episodes that it is about."""
-    after = sorted(state.rows.values(), key=lambda row: (row["sample_uid"], row["order"], row["replacement"]))
+    after = sorted(
+        state.rows.values(), key=lambda row: (row["sample_uid"], row["order"], row["replacement"])
+    )
     summary = summarise_probes(samples, lines, after, replacements, state.count_failures())
     commits = ", ".join(sorted({line["commit"] for line in lines})) or "unknown"
     facts = make_header(settings, len({line["sample_uid"] for line in lines}), commits).lines()
     folder.write_lines(EPISODES, after)
     folder.write_json("results.json", to_plain(summary))
-    write_pages(folder, f"Probe of {settings.model} on {settings.benchmark}", describe_probes(summary), facts)
+    write_pages(
+        folder,
+        f"Probe of {settings.model} on {settings.benchmark}",
+        describe_probes(summary),
+        facts,
+    )
     return summary

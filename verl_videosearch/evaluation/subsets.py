@@ -1,7 +1,9 @@
-"""Subsets of a benchmark on which judges break: long videos, long prompts, pairs of generators, durations, pair types.
+"""Subsets of a benchmark on which judges break: long videos, long prompts, pairs of generators,
+durations, pair types.
 
-The one idea: a subset is a name and the rows that it holds, chosen from facts about the pair and never from verdicts.
-The longest tenth holds every row as long as its shortest member; where that would be all rows, there is no such subset.
+The one idea: a subset is a name and the rows that it holds, chosen from facts about the pair and
+never from verdicts. The longest tenth holds every row as long as its shortest member; where that
+would be all rows, there is no such subset.
 
 >>> longest_tenth([1, 2, 3, 4, 5, 6, 7, 8, 9, 9])
 [8, 9]
@@ -18,7 +20,8 @@ from verl_videosearch.evaluation.verdicts import PairVerdicts
 from verl_videosearch.sample import PreferenceSample
 
 DURATION_BOUNDS_S = (3.0, 5.0, 8.0)
-"""Borders of the duration classes: of the longer video, from its first to its last candidate frame."""
+"""Borders of the duration classes: of the longer video, from its first to its last candidate
+frame."""
 TYPE_FIELD = "pair_type"
 """Entry of a sample's meta that names its kind (synthetic sets have one)."""
 
@@ -33,12 +36,17 @@ def longest_tenth(lengths: Sequence[float]) -> list[int]:
     return [position for position, length in enumerate(lengths) if length >= shortest_member]
 
 
-def find_subsets(samples: Sequence[PreferenceSample], pairs: Sequence[PairVerdicts]) -> dict[str, list[int]]:
-    """Return name to positions, in the order of printing; `samples[i]` is the pair of `pairs[i]`."""
+def find_subsets(
+    samples: Sequence[PreferenceSample], pairs: Sequence[PairVerdicts]
+) -> dict[str, list[int]]:
+    """Return name to positions, in the order of printing; `samples[i]` is the pair of
+    `pairs[i]`."""
     durations = [_duration_s(pair) for pair in pairs]
     subsets = {
         "long videos (top 10 %)": longest_tenth(durations),
-        "long prompts (top 10 %)": longest_tenth([len(sample.prompt.split()) for sample in samples]),
+        "long prompts (top 10 %)": longest_tenth(
+            [len(sample.prompt.split()) for sample in samples]
+        ),
     }
     subsets |= _group("pair type", [sample.meta.get(TYPE_FIELD) for sample in samples])
     subsets |= _group("duration", [name_duration(duration) for duration in durations])

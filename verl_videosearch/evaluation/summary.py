@@ -1,10 +1,12 @@
 """Summary: every figure of one run, from its samples and its finished episodes.
 
-The one idea: figures are computed from files alone, so that a run summarised twice, or killed and gone on with, gives
-equal bytes. Every share is a `Rate` with its counts and an interval; beside the judge stand three that never look.
+The one idea: figures are computed from files alone, so that a run summarised twice, or killed and
+gone on with, gives equal bytes. Every share is a `Rate` with its counts and an interval; beside the
+judge stand three that never look.
 
-Covers: accuracies (with ties, without, per dimension, per class, per subset), the orders against each other, what the
-episodes did, and how risk falls when the judge abstains. Seconds are apart (`read_timing`): no two runs share them."""
+Covers: accuracies (with ties, without, per dimension, per class, per subset), the orders against
+each other, what the episodes did, and how risk falls when the judge abstains. Seconds are apart
+(`read_timing`): no two runs share them."""
 
 from __future__ import annotations
 
@@ -17,14 +19,13 @@ from typing import Any
 
 from verl_videosearch import metrics
 from verl_videosearch.evaluation.calibration import Calibration
-from verl_videosearch.evaluation.header import RunHeader
-from verl_videosearch.evaluation.run_folder import Line
-from verl_videosearch.evaluation.runner import Order
+from verl_videosearch.evaluation.pages.header import RunHeader
 from verl_videosearch.evaluation.subsets import find_subsets
 from verl_videosearch.evaluation.verdicts import PairVerdicts
 from verl_videosearch.judgement import OVERALL
 from verl_videosearch.metrics import Accuracies, Baselines, Rate
-from verl_videosearch.sample import PreferenceSample
+from verl_videosearch.runs.folder import Line
+from verl_videosearch.sample import Order, PreferenceSample
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class Behaviour:
     """None when the server does not count."""
     reply_tokens: float | None
     gain: metrics.PairedDifference
-    """Overall accuracy of the final verdict against the first one that the judge stated, over the scored pairs."""
+    """Overall accuracy of the final verdict against the first one that the judge stated, over the
+    scored pairs."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ class Summary:
     subset_baselines: Mapping[str, Accuracies]
     """The majority class of each subset."""
     best_threshold: metrics.CalibratedAccuracy
-    """Accuracy with ties if the tie threshold is chosen on these very pairs: an upper bound, not a result."""
+    """Accuracy with ties if the tie threshold is chosen on these very pairs: an upper bound, not a
+    result."""
     orders: OrderFigures
     behaviour: Behaviour
     risk: metrics.RiskCoverage
@@ -103,24 +106,38 @@ def summarise(
     shown = [by_uid[pair.uid] for pair in pairs]
     gold = [sample.labels[OVERALL] for sample in shown]
     predicted = predict(pairs, calibration)
-    confidence = [calibration.map_confidence(pair) if calibration else pair.confidence for pair in pairs]
+    confidence = [
+        calibration.map_confidence(pair) if calibration else pair.confidence for pair in pairs
+    ]
     correct = [a == b for a, b in zip(gold, predicted, strict=True) if a is not None]
     known = [value for value, label in zip(confidence, gold, strict=True) if label is not None]
     subsets = find_subsets(shown, pairs)
     return Summary(
         header=header,
         overall=_score(gold, predicted),
-        dimensions={key: _score(*columns) for key, columns in _dimension_columns(shown, pairs).items()},
-        recall={label: rate.with_interval() for label, rate in metrics.per_class_recall(gold, predicted).items()},
+        dimensions={
+            key: _score(*columns) for key, columns in _dimension_columns(shown, pairs).items()
+        },
+        recall={
+            label: rate.with_interval()
+            for label, rate in metrics.per_class_recall(gold, predicted).items()
+        },
         confusion=metrics.confusion(gold, predicted).tolist(),
         baselines=metrics.score_baselines(gold),
-        subsets={name: _score(_take(gold, rows), _take(predicted, rows)) for name, rows in subsets.items()},
-        subset_baselines={n: metrics.score_baselines(_take(gold, rows)).majority for n, rows in subsets.items()},
+        subsets={
+            name: _score(_take(gold, rows), _take(predicted, rows))
+            for name, rows in subsets.items()
+        },
+        subset_baselines={
+            n: metrics.score_baselines(_take(gold, rows)).majority for n, rows in subsets.items()
+        },
         best_threshold=metrics.accuracy_with_ties_calibrated(gold, [pair.margin for pair in pairs]),
         orders=_compare_orders(gold, pairs),
         behaviour=_describe_behaviour(gold, pairs),
         risk=metrics.risk_coverage(known, correct),
-        calibration_error=metrics.expected_calibration_error(known, correct) if calibration else None,
+        calibration_error=metrics.expected_calibration_error(known, correct)
+        if calibration
+        else None,
         abstention=_abstain(known, correct, calibration),
         failures=failures,
     )
@@ -130,32 +147,42 @@ def predict(pairs: Sequence[PairVerdicts], calibration: Calibration | None) -> l
     """Return the overall verdict of each pair, by the calibrated tie threshold if there is one."""
     if calibration is None:
         return [pair.verdict() for pair in pairs]
-    return metrics.verdicts_from_margins([pair.margin for pair in pairs], threshold=calibration.tie_threshold)
+    return metrics.verdicts_from_margins(
+        [pair.margin for pair in pairs], threshold=calibration.tie_threshold
+    )
 
 
 def _abstain(
     confidence: Sequence[float | None], correct: Sequence[bool], calibration: Calibration | None
 ) -> metrics.RiskPoint | None:
-    """Answer only where the calibration is sure enough; a limit above every confidence answers nothing."""
+    """Answer only where the calibration is sure enough; a limit above every confidence answers
+    nothing."""
     if calibration is None:
         return None
     threshold = calibration.min_confidence
-    known = [(value, flag) for value, flag in zip(confidence, correct, strict=True) if value is not None]
+    known = [
+        (value, flag) for value, flag in zip(confidence, correct, strict=True) if value is not None
+    ]
     answered = [flag for value, flag in known if value >= threshold]
-    return metrics.RiskPoint(threshold, Rate(len(answered), len(correct)), Rate(answered.count(False), len(answered)))
+    return metrics.RiskPoint(
+        threshold, Rate(len(answered), len(correct)), Rate(answered.count(False), len(answered))
+    )
 
 
 def _score(gold: Sequence[int | None], predicted: Sequence[int | None]) -> Accuracies:
     figures = metrics.score_verdicts(gold, predicted)
     return replace(
-        figures, with_ties=figures.with_ties.with_interval(), without_ties=figures.without_ties.with_interval()
+        figures,
+        with_ties=figures.with_ties.with_interval(),
+        without_ties=figures.without_ties.with_interval(),
     )
 
 
 def _dimension_columns(
     samples: Sequence[PreferenceSample], pairs: Sequence[PairVerdicts]
 ) -> dict[str, tuple[list[int | None], list[int | None]]]:
-    """Return (gold, predicted) per dimension, over the samples that have the dimension and a label for it."""
+    """Return (gold, predicted) per dimension, over the samples that have the dimension and a label
+    for it."""
     columns: dict[str, tuple[list[int | None], list[int | None]]] = {}
     for sample, pair in zip(samples, pairs, strict=True):
         for key in sample.dimension_keys:
@@ -169,23 +196,32 @@ def _dimension_columns(
 def _compare_orders(gold: Sequence[int | None], pairs: Sequence[PairVerdicts]) -> OrderFigures:
     orders = [order for order in Order if pairs and order in pairs[0].episodes]
     given = {order: [pair.raw_verdict(OVERALL, order) for pair in pairs] for order in orders}
-    slots = {order: gold if order is Order.AB else [metrics.swap_verdict(label) for label in gold] for order in orders}
+    slots = {
+        order: gold if order is Order.AB else [metrics.swap_verdict(label) for label in gold]
+        for order in orders
+    }
     has_both = len(orders) == len(Order)
     return OrderFigures(
         by_order={order.value: _score(slots[order], given[order]) for order in orders},
-        consistency=metrics.swap_consistency(given[Order.AB], given[Order.BA]) if has_both else None,
+        consistency=metrics.swap_consistency(given[Order.AB], given[Order.BA])
+        if has_both
+        else None,
         bias=metrics.position_bias(
-            [label for order in orders for label in slots[order]], [v for order in orders for v in given[order]]
+            [label for order in orders for label in slots[order]],
+            [v for order in orders for v in given[order]],
         ),
     )
 
 
 def _describe_behaviour(gold: Sequence[int | None], pairs: Sequence[PairVerdicts]) -> Behaviour:
     lines = [line for pair in pairs for line in pair.episodes.values()]
-    calls = [turn for line in lines for turn in line["turns"] if turn["frames"] or turn["call_fault"]]
+    calls = [
+        turn for line in lines for turn in line["turns"] if turn["frames"] or turn["call_fault"]
+    ]
     labelled = [(label, pair) for label, pair in zip(gold, pairs, strict=True) if label is not None]
     final, first = (
-        [pair.verdict(field=field) == label for label, pair in labelled] for field in ("verdicts", "first_verdicts")
+        [pair.verdict(field=field) == label for label, pair in labelled]
+        for field in ("verdicts", "first_verdicts")
     )
     return Behaviour(
         searched=Rate.of(has_searched(line) for line in lines).with_interval(),
@@ -194,7 +230,9 @@ def _describe_behaviour(gold: Sequence[int | None], pairs: Sequence[PairVerdicts
         call_faults=_count(turn["call_fault"] for turn in calls if turn["call_fault"]),
         calls=_mean([len(calls) / len(lines)] if lines else []),
         frames=_mean([count_frames(line) for line in lines]),
-        images_sent=_mean([sum(turn["num_visible_images"] for turn in line["turns"]) for line in lines]),
+        images_sent=_mean(
+            [sum(turn["num_visible_images"] for turn in line["turns"]) for line in lines]
+        ),
         prompt_tokens=_mean_known([line["num_prompt_tokens"] for line in lines]),
         reply_tokens=_mean_known([line["num_reply_tokens"] for line in lines]),
         gain=metrics.paired_bootstrap(final, first),
@@ -212,16 +250,24 @@ def count_frames(line: Line) -> int:
 
 
 def measure_costs(pairs: Sequence[PairVerdicts]) -> dict[str, float | None]:
-    """Return means per pair over all its episodes: frames shown, tokens read and written (None: not counted)."""
+    """Return means per pair over all its episodes: frames shown, tokens read and written (None: not
+    counted)."""
     sums = [
         {
             "frames": sum(count_frames(line) for line in pair.episodes.values()),
-            "prompt_tokens": _sum_known([line["num_prompt_tokens"] for line in pair.episodes.values()]),
-            "reply_tokens": _sum_known([line["num_reply_tokens"] for line in pair.episodes.values()]),
+            "prompt_tokens": _sum_known(
+                [line["num_prompt_tokens"] for line in pair.episodes.values()]
+            ),
+            "reply_tokens": _sum_known(
+                [line["num_reply_tokens"] for line in pair.episodes.values()]
+            ),
         }
         for pair in pairs
     ]
-    return {name: _mean_known([each[name] for each in sums]) for name in ("frames", "prompt_tokens", "reply_tokens")}
+    return {
+        name: _mean_known([each[name] for each in sums])
+        for name in ("frames", "prompt_tokens", "reply_tokens")
+    }
 
 
 def read_timing(lines: Sequence[Line], concurrency: int) -> dict[str, Any]:
@@ -237,18 +283,23 @@ def read_timing(lines: Sequence[Line], concurrency: int) -> dict[str, Any]:
 
 
 def to_plain(value: Any) -> Any:
-    """Turn figures into plain data for JSON: a rate also carries its share, what is not a number becomes null.
+    """Turn figures into plain data for JSON: a rate also carries its share, what is not a number
+    becomes null.
 
     >>> to_plain({1: Rate(1, 2)})
     {'1': {'value': 0.5, 'correct': 1, 'total': 2, 'low': None, 'high': None}}
     """
     if isinstance(value, Rate):
-        return {"value": to_plain(value.value)} | {f.name: to_plain(getattr(value, f.name)) for f in fields(value)}
+        return {"value": to_plain(value.value)} | {
+            f.name: to_plain(getattr(value, f.name)) for f in fields(value)
+        }
     if is_dataclass(value):
         plain = {field.name: to_plain(getattr(value, field.name)) for field in fields(value)}
         if isinstance(value, metrics.PairedDifference | metrics.PositionBias):
             plain["value"] = to_plain(value.value)
-        return plain | ({"p_value": value.p_value} if isinstance(value, metrics.PairedDifference) else {})
+        return plain | (
+            {"p_value": value.p_value} if isinstance(value, metrics.PairedDifference) else {}
+        )
     if isinstance(value, Mapping):
         return {str(to_plain(key)): to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,7 +1,8 @@
 """From episodes to one verdict per pair: the columns that every figure is computed from.
 
-The one idea: a pair is scored only when it has an episode in every order that was asked for. Agreement gives the
-verdict, disagreement a tie; both raw verdicts stay. A pair whose episode failed is set aside, not scored.
+The one idea: a pair is scored only when it has an episode in every order that was asked for.
+Agreement gives the verdict, disagreement a tie; both raw verdicts stay. A pair whose episode failed
+is set aside, not scored.
 
 >>> lines = [
 ...     {"sample_uid": "a", "order": "AB", "verdicts": {"OA": 1}, "confidence": 1},
@@ -11,9 +12,9 @@ verdict, disagreement a tie; both raw verdicts stay. A pair whose episode failed
 >>> pair.verdict("OA"), pair.margin, pair.confidence
 (1, 2.0, 2.0)
 
-Margin: each order votes for its winner with 3, 2 or 1 points for confidence 1, 2 or 3 (2 if none is given); the mean of
-the votes, above 0 for video 1. Confidence of the pair: |margin|, for an agreed tie the mean of the points, 0 if the
-orders disagree about a tie."""
+Margin: each order votes for its winner with 3, 2 or 1 points for confidence 1, 2 or 3 (2 if none is
+given); the mean of the votes, above 0 for video 1. Confidence of the pair: |margin|, for an agreed
+tie the mean of the points, 0 if the orders disagree about a tie."""
 
 from __future__ import annotations
 
@@ -22,9 +23,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from verl_videosearch import metrics
-from verl_videosearch.evaluation.run_folder import Line
-from verl_videosearch.evaluation.runner import Order
 from verl_videosearch.judgement import OVERALL
+from verl_videosearch.runs.folder import Line
+from verl_videosearch.sample import Order
 
 POINTS = {1: 3.0, 2: 2.0, 3: 1.0, None: 2.0}
 """Weight of a vote by the confidence that the judge states (1 is the most confident)."""
@@ -59,13 +60,16 @@ class PairVerdicts:
 
     @property
     def confidence(self) -> float | None:
-        """How sure the pair's verdict is, from 0 to 3; only its order means anything before calibration."""
+        """How sure the pair's verdict is, from 0 to 3; only its order means anything before
+        calibration."""
         votes = self._votes()
         if votes is None:
             return None
         if any(votes):
             return abs(sum(votes)) / len(votes) if self.verdict() else 0.0
-        return sum(POINTS[line["confidence"]] for line in self.episodes.values()) / len(self.episodes)
+        return sum(POINTS[line["confidence"]] for line in self.episodes.values()) / len(
+            self.episodes
+        )
 
     def _votes(self) -> list[float] | None:
         """Return one vote per order in the sample's own order."""

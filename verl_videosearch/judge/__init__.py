@@ -1,1 +1,1 @@
-"""Judge pairs with a served model: everything that talks to an OpenAI-compatible endpoint."""
+"""Which of two videos is better, why, and what was looked at."""

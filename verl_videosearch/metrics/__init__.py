@@ -1,16 +1,18 @@
-"""Every figure that this project reports about verdicts: accuracy with and without ties, intervals, order, calibration.
+"""Every figure that this project reports about verdicts: accuracy with and without ties, intervals,
+order, calibration.
 
-Labels are 0 (tie), 1 and 2 everywhere, and a margin above 0 speaks for video 1. Every figure carries its counts.
-A verdict that is None, NaN or anything but a label is unreadable: wrong, never a tie, and counted. A gold label of None
-drops its row.
+Labels are 0 (tie), 1 and 2 everywhere, and a margin above 0 speaks for video 1. Every figure
+carries its counts. A verdict that is None, NaN or anything but a label is unreadable: wrong, never
+a tie, and counted. A gold label of None drops its row.
 
 >>> from verl_videosearch import metrics
 >>> print(metrics.accuracy_with_ties(gold=[1, 2, 0], predicted=[1, 0, None]))
 33.3 % (1/3)
 
-Where to look: `rate` (k/n and bootstrap), `accuracy` (verdicts), `margins` (scores and the tie threshold), `baselines`,
-`agreement` (swapped orders, paired tests), `calibration` (confidences), `inputs` (what counts as unreadable).
-Pure functions on numpy; benchmarks, files and plots are elsewhere.
+Where to look: `rate` (k/n and bootstrap), `accuracy` (verdicts), `margins` (scores and the tie
+threshold), `baselines`, `agreement` (swapped orders, paired tests), `calibration` (confidences),
+`inputs` (what counts as unreadable). Pure functions on numpy; benchmarks, files and plots are
+elsewhere.
 """
 
 from verl_videosearch.metrics.accuracy import (

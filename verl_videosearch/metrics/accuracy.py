@@ -1,6 +1,8 @@
-"""How often a verdict equals the gold label: with ties ("tau"), without ties ("diff"), per class and per dimension.
+"""How often a verdict equals the gold label: with ties ("tau"), without ties ("diff"), per class
+and per dimension.
 
-The one rule: an unreadable verdict is wrong. It is never a tie, never dropped, and reported beside every accuracy.
+The one rule: an unreadable verdict is wrong. It is never a tie, never dropped, and reported beside
+every accuracy.
 
 >>> figures = score_verdicts(gold=[1, 2, 0, 0, None], predicted=[1, 0, 0, None, 2])
 >>> print(figures.with_ties, figures.without_ties, figures.unreadable, sep=" | ")
@@ -60,7 +62,8 @@ def correct_without_ties(gold: Iterable[object], predicted: Iterable[object]) ->
 
 
 def accuracy_with_ties(gold: Iterable[object], predicted: Iterable[object]) -> Rate:
-    """Return the three-class accuracy over all labelled rows ("tau" of a judge that answers 0, 1 or 2).
+    """Return the three-class accuracy over all labelled rows ("tau" of a judge that answers 0, 1 or
+    2).
 
     >>> print(accuracy_with_ties([0, 1, 2], [0, 1, None]))
     66.7 % (2/3)
@@ -109,8 +112,13 @@ def score_dimensions(
     """
     missing = sorted(set(gold) - set(predicted))
     if missing:
-        raise ValueError(f"predicted dimensions: got {sorted(predicted)}, missing {missing}; pass None for no verdict")
-    return {dimension: score_verdicts(labels, predicted[dimension]) for dimension, labels in gold.items()}
+        raise ValueError(
+            f"predicted dimensions: got {sorted(predicted)}, missing {missing}; pass None for no verdict"
+        )
+    return {
+        dimension: score_verdicts(labels, predicted[dimension])
+        for dimension, labels in gold.items()
+    }
 
 
 def confusion(gold: Iterable[object], predicted: Iterable[object]) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Does a judge agree with itself when the videos are swapped, and does one run really beat another?
 
-A verdict names a *slot*: 1 is the video shown first. So a judge that sees the same pair in both orders should answer 1
-and then 2. Verdicts of the swapped order (BA) go in as the judge gave them; the functions turn them around.
+A verdict names a *slot*: 1 is the video shown first. So a judge that sees the same pair in both
+orders should answer 1 and then 2. Verdicts of the swapped order (BA) go in as the judge gave them;
+the functions turn them around.
 
 >>> ab, ba = [1, 1, 0, 2, 1], [2, 1, 0, 0, None]
 >>> merge_orders(ab, ba)
@@ -37,7 +38,8 @@ _SWAPPED = {FIRST: SECOND, SECOND: FIRST, TIE: TIE}
 
 @dataclass(frozen=True)
 class SwapConsistency:
-    """Where the pairs judged in both orders end up: the five shares have one denominator and add up to 1."""
+    """Where the pairs judged in both orders end up: the five shares have one denominator and add up
+    to 1."""
 
     consistent: Rate
     """Both orders prefer the same video, or both say tie."""
@@ -104,17 +106,23 @@ def swap_verdict(verdict: object) -> int | None:
 def merge_orders(verdicts_ab: Iterable[object], verdicts_ba: Iterable[object]) -> list[int | None]:
     """Return one verdict per pair in the labels of the AB order.
 
-    Agreement gives the verdict and disagreement a tie. Unreadable in either order gives None, thus wrong: one verdict
-    is no evidence of agreement, and a tie would reward a judge for breaking down.
+    Agreement gives the verdict and disagreement a tie. Unreadable in either order gives None, thus
+    wrong: one verdict is no evidence of agreement, and a tie would reward a judge for breaking
+    down.
     """
     verdicts_ab, unswapped = _unswap(verdicts_ab, verdicts_ba)
     merged = np.where(verdicts_ab == unswapped, verdicts_ab, TIE)
     unreadable = (verdicts_ab == UNREADABLE) | (unswapped == UNREADABLE)
-    return [None if lost else int(verdict) for verdict, lost in zip(merged, unreadable, strict=True)]
+    return [
+        None if lost else int(verdict) for verdict, lost in zip(merged, unreadable, strict=True)
+    ]
 
 
-def swap_consistency(verdicts_ab: Iterable[object], verdicts_ba: Iterable[object]) -> SwapConsistency:
-    """Sort all pairs by what happened when the videos changed places; an unreadable pair is not consistent."""
+def swap_consistency(
+    verdicts_ab: Iterable[object], verdicts_ba: Iterable[object]
+) -> SwapConsistency:
+    """Sort all pairs by what happened when the videos changed places; an unreadable pair is not
+    consistent."""
     verdicts_ab, unswapped = _unswap(verdicts_ab, verdicts_ba)
     readable = (verdicts_ab != UNREADABLE) & (unswapped != UNREADABLE)
     consistent = readable & (verdicts_ab == unswapped)
@@ -131,7 +139,8 @@ def swap_consistency(verdicts_ab: Iterable[object], verdicts_ba: Iterable[object
 
 
 def position_bias(gold: Iterable[object], predicted: Iterable[object]) -> PositionBias:
-    """Compare how often judge and labels prefer the first slot; rows without a readable verdict are left out of both.
+    """Compare how often judge and labels prefer the first slot; rows without a readable verdict are
+    left out of both.
 
     >>> bias = position_bias(gold=[1, 2, 0, 2], predicted=[1, 1, 1, None])
     >>> print(bias.predicted_first, bias.gold_first, f"{bias.value:+.3f}")
@@ -171,7 +180,9 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
     0.021484375
     """
     if only_a < 0 or only_b < 0:
-        raise ValueError(f"mcnemar_exact: got counts {only_a} and {only_b}; allowed are counts >= 0")
+        raise ValueError(
+            f"mcnemar_exact: got counts {only_a} and {only_b}; allowed are counts >= 0"
+        )
     num_flips, num_heads = only_a + only_b, min(only_a, only_b)
     tail, ways = 0, 1
     for heads in range(num_heads + 1):
@@ -180,8 +191,13 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
     return min(1.0, 2 * tail / 2**num_flips)
 
 
-def _unswap(verdicts_ab: Iterable[object], verdicts_ba: Iterable[object]) -> tuple[np.ndarray, np.ndarray]:
+def _unswap(
+    verdicts_ab: Iterable[object], verdicts_ba: Iterable[object]
+) -> tuple[np.ndarray, np.ndarray]:
     """Return both columns in the labels of the AB order."""
-    ab, ba = read_verdicts(verdicts_ab), read_verdicts(swap_verdict(verdict) for verdict in verdicts_ba)
+    ab, ba = (
+        read_verdicts(verdicts_ab),
+        read_verdicts(swap_verdict(verdict) for verdict in verdicts_ba),
+    )
     check_same_length(verdicts_ab=ab, verdicts_ba=ba)
     return ab, ba

@@ -1,6 +1,8 @@
-"""What a judge reaches without looking: the rows that every table of accuracies needs beside its models.
+"""What a judge reaches without looking: the rows that every table of accuracies needs beside its
+models.
 
-A benchmark with 88 % ties gives 88 % to "always tie"; without these rows such a figure looks like skill.
+A benchmark with 88 % ties gives 88 % to "always tie"; without these rows such a figure looks like
+skill.
 
 >>> rows = score_baselines([0, 0, 0, 2, 2, 1])
 >>> print(rows.majority.with_ties, rows.majority.without_ties, rows.always_tie.without_ties, sep=" | ")
@@ -26,7 +28,8 @@ class Baselines:
     """Judges that ignore the videos."""
 
     majority: Accuracies
-    """Always the most frequent label of the rows in the figure: without ties that is the more frequent of 1 and 2."""
+    """Always the most frequent label of the rows in the figure: without ties that is the more
+    frequent of 1 and 2."""
     always_tie: Accuracies
     """Always 0."""
     random: Accuracies
@@ -68,7 +71,8 @@ def majority_label(gold: Iterable[object]) -> int:
 
 
 def expected_random_accuracy(gold: Iterable[object], *, choices: Sequence[int] = LABELS) -> Rate:
-    """Return the expected accuracy of answering uniformly from `choices`; the count may be a fraction.
+    """Return the expected accuracy of answering uniformly from `choices`; the count may be a
+    fraction.
 
     >>> print(expected_random_accuracy([1, 2, 0], choices=(1, 2)))
     33.3 % (1/3)

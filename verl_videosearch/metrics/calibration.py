@@ -1,6 +1,8 @@
-"""Does a stated confidence mean anything: calibration error, and what is gained by not answering when unsure.
+"""Does a stated confidence mean anything: calibration error, and what is gained by not answering
+when unsure.
 
-Both curves depend on the rows only, never on their order: rows of equal confidence always move together.
+Both curves depend on the rows only, never on their order: rows of equal confidence always move
+together.
 
 >>> confidence, correct = [0.9, 0.9, 0.6, 0.6], [1, 1, 1, 0]
 >>> round(expected_calibration_error(confidence, correct, num_bins=5).value, 3)
@@ -8,8 +10,8 @@ Both curves depend on the rows only, never on their order: rows of equal confide
 >>> [f"{point.covered} wrong {point.wrong}" for point in risk_coverage(confidence, correct).points]
 ['50.0 % (2/4) wrong 0.0 % (0/2)', '100.0 % (4/4) wrong 25.0 % (1/4)']
 
-A missing confidence (None, NaN) cannot be binned, so the calibration error leaves it out and counts it; risk-coverage
-answers such rows last. Does not cover fitting a confidence mapping.
+A missing confidence (None, NaN) cannot be binned, so the calibration error leaves it out and counts
+it; risk-coverage answers such rows last. Does not cover fitting a confidence mapping.
 """
 
 from __future__ import annotations
@@ -67,7 +69,8 @@ class RiskCoverage:
 
     @property
     def area(self) -> float:
-        """Mean over all rows of the risk at their confidence (AURC); lower is better, NaN for no rows."""
+        """Mean over all rows of the risk at their confidence (AURC); lower is better, NaN for no
+        rows."""
         if not self.points:
             return math.nan
         covered = np.diff([0, *(point.covered.correct for point in self.points)])
@@ -75,8 +78,11 @@ class RiskCoverage:
         return float(covered @ risks / self.points[-1].covered.total)
 
     def widest_within(self, max_risk: float) -> RiskPoint | None:
-        """Return the point of largest coverage whose risk is at most `max_risk`, None if there is none."""
-        return next((point for point in reversed(self.points) if point.wrong.value <= max_risk), None)
+        """Return the point of largest coverage whose risk is at most `max_risk`, None if there is
+        none."""
+        return next(
+            (point for point in reversed(self.points) if point.wrong.value <= max_risk), None
+        )
 
 
 def expected_calibration_error(
@@ -100,16 +106,23 @@ def expected_calibration_error(
     edges = np.arange(num_bins + 1) / num_bins
     index = np.minimum(np.searchsorted(edges, confidences, side="right") - 1, num_bins - 1)
     bins = tuple(
-        _describe_bin(edges[number], edges[number + 1], confidences[index == number], flags[index == number])
+        _describe_bin(
+            edges[number], edges[number + 1], confidences[index == number], flags[index == number]
+        )
         for number in range(num_bins)
     )
     filled = [each for each in bins if each.accuracy.total]
-    gap_sum = sum(each.accuracy.total * abs(each.accuracy.value - each.mean_confidence) for each in filled)
-    return CalibrationError(gap_sum / confidences.size if confidences.size else math.nan, bins, missing)
+    gap_sum = sum(
+        each.accuracy.total * abs(each.accuracy.value - each.mean_confidence) for each in filled
+    )
+    return CalibrationError(
+        gap_sum / confidences.size if confidences.size else math.nan, bins, missing
+    )
 
 
 def risk_coverage(confidence: Iterable[float | None], correct: Iterable[bool]) -> RiskCoverage:
-    """Return risk and coverage at every confidence threshold; any monotone scale of confidence gives the same curve.
+    """Return risk and coverage at every confidence threshold; any monotone scale of confidence
+    gives the same curve.
 
     >>> risk_coverage([3, 2, 1], [1, 1, 0]).widest_within(max_risk=0.1).threshold
     2.0
@@ -122,18 +135,26 @@ def risk_coverage(confidence: Iterable[float | None], correct: Iterable[bool]) -
     num_covered = np.searchsorted(-confidences[order], -thresholds, side="right")
     return RiskCoverage(
         tuple(
-            RiskPoint(float(threshold), Rate(int(covered), flags.size), Rate(int(num_wrong[covered]), int(covered)))
+            RiskPoint(
+                float(threshold),
+                Rate(int(covered), flags.size),
+                Rate(int(num_wrong[covered]), int(covered)),
+            )
             for threshold, covered in zip(thresholds, num_covered, strict=True)
         )
     )
 
 
-def _describe_bin(low: float, high: float, confidences: np.ndarray, flags: np.ndarray) -> CalibrationBin:
+def _describe_bin(
+    low: float, high: float, confidences: np.ndarray, flags: np.ndarray
+) -> CalibrationBin:
     mean_confidence = float(confidences.mean()) if confidences.size else math.nan
     return CalibrationBin(float(low), float(high), mean_confidence, Rate.of(flags))
 
 
-def _read_columns(confidence: Iterable[float | None], correct: Iterable[bool]) -> tuple[np.ndarray, np.ndarray]:
+def _read_columns(
+    confidence: Iterable[float | None], correct: Iterable[bool]
+) -> tuple[np.ndarray, np.ndarray]:
     confidences, flags = read_margins(confidence), read_correct(correct)
     check_same_length(confidence=confidences, correct=flags)
     return confidences, flags

@@ -1,7 +1,7 @@
 """Small plots as SVG text: shares with intervals, and shares over shares or over steps.
 
-The one idea: a plot is a pure function of numbers, so equal figures give equal bytes; colours come from the page, so
-it follows light and dark.
+The one idea: a plot is a pure function of numbers, so equal figures give equal bytes; colours come
+from the page, so it follows light and dark.
 
 >>> svg = draw_intervals([Bar("ours", 0.6, 0.5, 0.7), Bar("always tie", 0.3, is_reference=True)], "accuracy")
 >>> svg.count("<circle"), svg.count('class="reference"')
@@ -47,7 +47,8 @@ class Line:
 
 
 def draw_intervals(bars: Sequence[Bar], axis: str) -> str:
-    """Draw one row per bar: a dot at the value, a line over the interval, the value in per cent beside it."""
+    """Draw one row per bar: a dot at the value, a line over the interval, the value in per cent
+    beside it."""
     height = _ROW * len(bars) + 44
     left, right = _LABEL_WIDTH, WIDTH - _VALUE_WIDTH
     bottom = _ROW * len(bars) + 6
@@ -63,7 +64,9 @@ def draw_intervals(bars: Sequence[Bar], axis: str) -> str:
             parts.append(_text(right + 10, y + 4, "n/a"))
             continue
         if bar.low is not None and bar.high is not None:
-            parts.append(f'<line class="{style}" x1="{x(bar.low)}" y1="{y}" x2="{x(bar.high)}" y2="{y}"/>')
+            parts.append(
+                f'<line class="{style}" x1="{x(bar.low)}" y1="{y}" x2="{x(bar.high)}" y2="{y}"/>'
+            )
         parts.append(f'<circle class="{style}" cx="{x(bar.value)}" cy="{y}" r="4.5"/>')
         parts.append(_text(right + 10, y + 4, f"{100 * bar.value:.1f} %"))
     parts.append(_text((left + right) / 2, height - 4, axis, "middle"))
@@ -87,18 +90,30 @@ def draw_lines(lines: Sequence[Line], x_axis: str, y_axis: str, max_x: int | Non
         parts.append(_text(left - 8, y + 4, f"{100 * share:.0f} %", "end"))
     for number, line in enumerate(lines):
         y = top + 14 + 20 * number
-        style = "reference" if line.is_reference else "ours" if line.series is None else f"series-{line.series}"
+        style = (
+            "reference"
+            if line.is_reference
+            else "ours"
+            if line.series is None
+            else f"series-{line.series}"
+        )
         if line.points:
-            parts.append(f'<polyline class="{style}" points="{" ".join(map(place, line.points))}"/>')
+            parts.append(
+                f'<polyline class="{style}" points="{" ".join(map(place, line.points))}"/>'
+            )
         if len(line.points) < 12:
             parts += [
                 f'<circle class="{style}" cx="{px}" cy="{py}" r="3.5"/>'
                 for px, py in (place(point).split(",") for point in line.points)
             ]
-        parts.append(f'<line class="{style}" x1="{right + 14}" y1="{y - 4}" x2="{right + 34}" y2="{y - 4}"/>')
+        parts.append(
+            f'<line class="{style}" x1="{right + 14}" y1="{y - 4}" x2="{right + 34}" y2="{y - 4}"/>'
+        )
         parts.append(_text(right + 40, y, _shorten(line.label, 24)))
     parts.append(_text((left + right) / 2, height - 8, x_axis, "middle"))
-    parts.append(f'<g transform="translate(14 {(top + bottom) / 2}) rotate(-90)">{_text(0, 0, y_axis, "middle")}</g>')
+    parts.append(
+        f'<g transform="translate(14 {(top + bottom) / 2}) rotate(-90)">{_text(0, 0, y_axis, "middle")}</g>'
+    )
     return _svg(height, parts, f"{y_axis} over {x_axis}")
 
 
@@ -116,4 +131,6 @@ def _shorten(text: str, length: int = _MAX_LABEL) -> str:
 
 def _svg(height: float, parts: Sequence[str], title: str) -> str:
     body = "".join(parts)
-    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img"><title>{escape(title)}</title>{body}</svg>'
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {height}" role="img"><title>{escape(title)}</title>{body}</svg>'
+    )

@@ -28,7 +28,9 @@ class Table:
 
     def __post_init__(self) -> None:
         wrong = [row for row in self.rows if len(row) != len(self.columns)]
-        assert not wrong, f"{self.title}: {len(self.columns)} columns, but a row has {len(wrong[0])}"
+        assert not wrong, (
+            f"{self.title}: {len(self.columns)} columns, but a row has {len(wrong[0])}"
+        )
 
     def to_markdown(self) -> str:
         """Write the table with its title and caption."""

@@ -1,6 +1,8 @@
-"""Hook the package into verl 0.9.1: `import verl` loads this module in every process (entry point, `verl.plugins`).
+"""Hook the package into verl 0.9.1: `import verl` loads this module in every process (entry point,
+`verl.plugins`).
 
-The one idea: nothing is imported here, only announced. Each hook waits for a module and runs right after its import:
+The one idea: nothing is imported here, only announced. Each hook waits for a module and runs right
+after its import:
 
     hydra                                    -> `+recipe=NAME` finds the recipes of this package from any folder
     verl.experimental.agent_loop.agent_loop  -> the agent loop `videosearch` is known by name
@@ -25,7 +27,9 @@ def register() -> None:
     """Announce every hook; one whose module is imported already runs at once."""
     on_import("hydra", add_recipes)
     on_import("verl.experimental.agent_loop.agent_loop", add_agent_loop)
-    on_import("verl.trainer.ppo.v1", lambda _: import_module("verl_videosearch.verl_plugin.trainer"))
+    on_import(
+        "verl.trainer.ppo.v1", lambda _: import_module("verl_videosearch.verl_plugin.trainer")
+    )
     on_import("verl.utils.config", check_before_ray)
     on_import("verl.models.transformers.qwen2_vl", allow_text_only_batch)
     if cpu.is_wanted():
@@ -33,14 +37,15 @@ def register() -> None:
 
 
 def add_recipes(_hydra: ModuleType) -> None:
-    """Let Hydra look for `recipe/NAME.yaml` in the package `recipes`, after the program's own folders."""
+    """Let Hydra look for `recipe/NAME.yaml` in the package `verl_videosearch.recipes`, after the
+    program's own folders."""
     from hydra.core.config_search_path import ConfigSearchPath
     from hydra.core.plugins import Plugins
     from hydra.plugins.search_path_plugin import SearchPathPlugin
 
     class RecipeSearchPath(SearchPathPlugin):
         def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-            search_path.append(provider="verl-videosearch", path="pkg://recipes")
+            search_path.append(provider="verl-videosearch", path="pkg://verl_videosearch.recipes")
 
     Plugins.instance().register(RecipeSearchPath)
 

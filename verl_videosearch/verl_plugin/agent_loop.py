@@ -1,10 +1,11 @@
 """The agent loop `videosearch`: verl's rollout side of an Episode.
 
-The one idea: it only connects. `Episode` decides, `TokenGenerator` speaks with the engine and keeps the training
-sequences, the group shares who searched, `score_episode` scores - inside the loop, from the typed result, because
-verl 0.9.1's own reward path cannot pad the M-RoPE positions of several sequences per episode. Every sequence of an
-episode is one `AgentLoopOutput`; the last one carries the score. Any infrastructure failure raises, which makes
-verl drop and replace the whole group (`sync_refill_failed_groups`)."""
+The one idea: it only connects. `Episode` decides, `TokenGenerator` speaks with the engine and keeps
+the training sequences, the group shares who searched, `score_episode` scores - inside the loop,
+from the typed result, because verl 0.9.1's own reward path cannot pad the M-RoPE positions of
+several sequences per episode. Every sequence of an episode is one `AgentLoopOutput`; the last one
+carries the score. Any infrastructure failure raises, which makes verl drop and replace the whole
+group (`sync_refill_failed_groups`)."""
 
 from __future__ import annotations
 
@@ -24,18 +25,10 @@ from PIL import Image
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
 
 from verl_videosearch.episode import Episode, EpisodeResult, Message, Reply
-from verl_videosearch.frame_store import FrameStore
+from verl_videosearch.failures import ContextTooLong, EpisodeFailure, FailureKind
 from verl_videosearch.prompts import STOP_STRINGS
 from verl_videosearch.reward import Score, measure_episode, score_episode
-from verl_videosearch.rollout import (
-    ContextTooLong,
-    EpisodeFailure,
-    FailureKind,
-    PairFrames,
-    load_pair,
-    run_episode,
-    to_record,
-)
+from verl_videosearch.rollout import run_episode, to_record
 from verl_videosearch.sample import PreferenceSample, from_row
 from verl_videosearch.verl_plugin.group import EpisodeGroup, join_group, leave_group
 from verl_videosearch.verl_plugin.settings import FramesConfig, Settings
@@ -48,16 +41,23 @@ from verl_videosearch.verl_plugin.tokens import (
     digest_image,
     find_rest,
 )
+from verl_videosearch.video.pair import PairFrames, load_pair
+from verl_videosearch.video.store import FrameStore
 
 FAILURES = "videosearch_failures"
-"""Partition of TransferQueue in which workers tell the trainer about failed episodes, one tag each."""
+"""Partition of TransferQueue in which workers tell the trainer about failed episodes, one tag
+each."""
 
 
 class TokenGenerator:
     """A `GenerateFn` over verl's engine that records what every reply was sampled from."""
 
     def __init__(
-        self, loop: VideoSearchAgentLoop, episode: Episode, group: EpisodeGroup, sampling: dict[str, Any]
+        self,
+        loop: VideoSearchAgentLoop,
+        episode: Episode,
+        group: EpisodeGroup,
+        sampling: dict[str, Any],
     ) -> None:
         self.sequences: list[TrainingSequence] = []
         self.generate_s = 0.0
@@ -83,12 +83,19 @@ class TokenGenerator:
         )
         self.generate_s += time.perf_counter() - start
         if not output.token_ids:
-            raise EpisodeFailure(FailureKind.SERVER, "the engine returned no tokens", self._episode.sample.uid)
+            raise EpisodeFailure(
+                FailureKind.SERVER, "the engine returned no tokens", self._episode.sample.uid
+            )
         digests = await asyncio.to_thread(lambda: tuple(map(digest_image, sequence.images)))
-        sequence.sent.append(SentContext(tuple(sequence.context_ids), digests, tuple(output.token_ids)))
+        sequence.sent.append(
+            SentContext(tuple(sequence.context_ids), digests, tuple(output.token_ids))
+        )
         sequence.add_reply(output.token_ids, output.log_probs)
         self._note(output)
-        reply = Reply(self._loop.renderer.decode(output.token_ids), is_truncated=len(output.token_ids) >= max_tokens)
+        reply = Reply(
+            self._loop.renderer.decode(output.token_ids),
+            is_truncated=len(output.token_ids) >= max_tokens,
+        )
         self._previous = (self._loop.renderer.render(messages), reply)
         return reply
 
@@ -112,7 +119,11 @@ class TokenGenerator:
             self.sequences.pop()
         if self.sequences:
             sequence = self.sequences[-1]
-            stop = len(sequence.sent[-1].token_ids) + len(sequence.sent[-1].reply_ids) - len(sequence.prompt_ids)
+            stop = (
+                len(sequence.sent[-1].token_ids)
+                + len(sequence.sent[-1].reply_ids)
+                - len(sequence.prompt_ids)
+            )
             sequence.response_ids = sequence.response_ids[:stop]
             sequence.response_mask = sequence.response_mask[:stop]
             sequence.logprobs = sequence.logprobs[:stop]
@@ -120,7 +131,9 @@ class TokenGenerator:
 
     def _note(self, output: Any) -> None:
         """Keep the engine's versions: the first reply's oldest weights, the last reply's newest."""
-        oldest = self.extra_fields.get("min_global_steps", output.extra_fields.get("min_global_steps"))
+        oldest = self.extra_fields.get(
+            "min_global_steps", output.extra_fields.get("min_global_steps")
+        )
         self.extra_fields = dict(output.extra_fields) | {"min_global_steps": oldest}
         if output.num_preempted is not None:
             self.num_preempted = max(self.num_preempted, output.num_preempted)
@@ -132,11 +145,13 @@ class VideoSearchAgentLoop(AgentLoopBase):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.settings = _read_settings(OmegaConf.to_yaml(self.config.videosearch, resolve=True))
-        self.renderer = ContextRenderer(self.tokenizer, self.processor, dict(self.apply_chat_template_kwargs))
+        self.renderer = ContextRenderer(
+            self.tokenizer, self.processor, dict(self.apply_chat_template_kwargs)
+        )
 
     async def run(self, sampling_params: dict[str, Any], **row: Any) -> list[AgentLoopOutput]:
-        """Run one episode; `row` is a row of the contract (`sample.py`) plus verl's `uid`, `session_id`,
-        `global_steps`."""
+        """Run one episode; `row` is a row of the contract (`sample.py`) plus verl's `uid`,
+        `session_id`, `global_steps`."""
         group = join_group(row["uid"])
         sample_uid = str(row.get("sample_uid", "?"))
         try:
@@ -153,16 +168,24 @@ class VideoSearchAgentLoop(AgentLoopBase):
             leave_group(row["uid"], group)
 
     async def _run_session(
-        self, sample: PreferenceSample, group: EpisodeGroup, sampling_params: dict[str, Any], row: dict[str, Any]
+        self,
+        sample: PreferenceSample,
+        group: EpisodeGroup,
+        sampling_params: dict[str, Any],
+        row: dict[str, Any],
     ) -> list[AgentLoopOutput]:
         """Run, share, score, pack."""
         settings, start = self.settings, time.perf_counter()
         store = _open_store(settings.frames)
-        pair = await asyncio.to_thread(load_pair, sample, store, settings.episode, settings.frames.video_root)
+        pair = await asyncio.to_thread(
+            load_pair, sample, store, settings.episode, settings.frames.video_root
+        )
         load_s = time.perf_counter() - start
         episode = Episode(sample, pair.candidates, settings.episode)
         generator = TokenGenerator(self, episode, group, sampling_params)
-        result = await run_episode(episode, pair, generator, timeout_s=settings.rollout.episode_timeout_s)
+        result = await run_episode(
+            episode, pair, generator, timeout_s=settings.rollout.episode_timeout_s
+        )
         generator.drop_unanswered()
         for sequence in generator.sequences:
             await asyncio.to_thread(check_sequence, sequence)
@@ -170,12 +193,15 @@ class VideoSearchAgentLoop(AgentLoopBase):
             result.has_searched, timeout_s=settings.rollout.group_timeout_s, sample_uid=sample.uid
         )
         score = score_episode(result, sample.labels, search_rate, settings.reward)
-        measures = measure_episode(result, score, sample.labels) | _measure_cost(generator, pair, load_s)
+        measures = measure_episode(result, score, sample.labels) | _measure_cost(
+            generator, pair, load_s
+        )
         await asyncio.to_thread(self._write_line, to_record(sample, episode, result, score), row)
         return self._pack(generator, result, score, measures)
 
     def measure_room(self, context_ids: Sequence[int], episode: Episode) -> int:
-        """Return how many tokens the next reply may have; a first context that is too long is a wrong setting."""
+        """Return how many tokens the next reply may have; a first context that is too long is a
+        wrong setting."""
         limits = self.rollout_config
         if episode.num_turns == 0 and len(context_ids) > limits.prompt_length:
             raise EpisodeFailure(
@@ -186,14 +212,19 @@ class VideoSearchAgentLoop(AgentLoopBase):
                 episode.sample.uid,
             )
         room = min(
-            limits.prompt_length + limits.response_length - len(context_ids), self.settings.rollout.max_turn_tokens
+            limits.prompt_length + limits.response_length - len(context_ids),
+            self.settings.rollout.max_turn_tokens,
         )
         if room < 1:
             raise ContextTooLong
         return room
 
     def _pack(
-        self, generator: TokenGenerator, result: EpisodeResult, score: Score, measures: dict[str, float]
+        self,
+        generator: TokenGenerator,
+        result: EpisodeResult,
+        score: Score,
+        measures: dict[str, float],
     ) -> list[AgentLoopOutput]:
         """Make one output per training sequence; the last carries the score and the figures."""
         outputs = [
@@ -201,7 +232,9 @@ class VideoSearchAgentLoop(AgentLoopBase):
                 prompt_ids=sequence.prompt_ids,
                 response_ids=sequence.response_ids,
                 response_mask=sequence.response_mask,
-                response_logprobs=sequence.logprobs if self.rollout_config.calculate_log_probs else None,
+                response_logprobs=sequence.logprobs
+                if self.rollout_config.calculate_log_probs
+                else None,
                 multi_modal_data={"images": sequence.images},
                 num_turns=2 * len(result.turns),
                 metrics=AgentLoopMetrics(
@@ -218,8 +251,14 @@ class VideoSearchAgentLoop(AgentLoopBase):
     async def _report_failure(self, failure: EpisodeFailure, row: dict[str, Any]) -> None:
         """Tell the trainer, and the file of episodes, that this session failed."""
         tag = {"kind": failure.label, "detail": str(failure)[:500], "uid": row["uid"]}
-        await tq.async_kv_put(key=f"{row['uid']}_{row['session_id']}_0", partition_id=FAILURES, tag=tag)
-        record = {"sample_uid": failure.sample_uid, "failure": failure.label, "failure_detail": failure.detail}
+        await tq.async_kv_put(
+            key=f"{row['uid']}_{row['session_id']}_0", partition_id=FAILURES, tag=tag
+        )
+        record = {
+            "sample_uid": failure.sample_uid,
+            "failure": failure.label,
+            "failure_detail": failure.detail,
+        }
         await asyncio.to_thread(self._write_line, record, row)
 
     def _write_line(self, record: dict[str, Any], row: dict[str, Any]) -> None:
@@ -230,7 +269,8 @@ class VideoSearchAgentLoop(AgentLoopBase):
         folder.mkdir(parents=True, exist_ok=True)
         where = {"step": row["global_steps"], "group": row["uid"], "session": row["session_id"]}
         line = json.dumps(where | record) + "\n"
-        # Sessions write from several threads: unbuffered, a line is one append and stays in one piece.
+        # Sessions write from several threads: unbuffered, a line is one append and stays in one
+        # piece.
         with (folder / f"episodes-{os.getpid()}.jsonl").open("ab", buffering=0) as file:
             file.write(line.encode())
 
@@ -240,7 +280,9 @@ def read_sample(row: dict[str, Any]) -> PreferenceSample:
     try:
         return from_row(row)
     except (ValueError, KeyError, TypeError) as error:
-        raise EpisodeFailure(FailureKind.SAMPLE, str(error), str(row.get("sample_uid", "?"))) from error
+        raise EpisodeFailure(
+            FailureKind.SAMPLE, str(error), str(row.get("sample_uid", "?"))
+        ) from error
 
 
 def to_failure(error: Exception, sample_uid: str) -> EpisodeFailure:
@@ -274,5 +316,6 @@ def _read_settings(yaml: str) -> Settings:
 
 @lru_cache(maxsize=4)
 def _open_store(frames: FramesConfig) -> FrameStore:
-    """Open the store once per process, so that its counters and memory maps are shared by all sessions."""
+    """Open the store once per process, so that its counters and memory maps are shared by all
+    sessions."""
     return frames.open_store()

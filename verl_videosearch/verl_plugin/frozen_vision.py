@@ -1,12 +1,14 @@
-"""Keep the vision tower as it is: name this module as `model.external_lib` (SFT) and verl's FSDP engine freezes it.
+"""Keep the vision tower as it is: name this module as `model.external_lib` (SFT) and verl's FSDP
+engine freezes it.
 
-The paper freezes it in both supervised stages. verl 0.9.1 has a setting for that, `freeze_vision_tower`, in the actor's
-config only, and nothing reads it. The tower is found by transformers itself (`get_encoder(modality="image")`), so no
-model family is named here.
+The paper freezes it in both supervised stages. verl 0.9.1 has a setting for that,
+`freeze_vision_tower`, in the actor's config only, and nothing reads it. The tower is found by
+transformers itself (`get_encoder(modality="image")`), so no model family is named here.
 
-Frozen weights alone save little: gradient checkpointing (transformers 5) and LoRA (verl) ask for gradients of what
-every embedding puts out, patches included, so the backward pass would still run through the whole tower. So the tower
-runs without gradients: 9 GiB less for a micro-batch of 32k tokens of Qwen2.5-VL-7B (`benchmarks/memory_plan.py`).
+Frozen weights alone save little: gradient checkpointing (transformers 5) and LoRA (verl) ask for
+gradients of what every embedding puts out, patches included, so the backward pass would still run
+through the whole tower. So the tower runs without gradients: 9 GiB less for a micro-batch of 32k
+tokens of Qwen2.5-VL-7B (`benchmarks/memory_plan.py`).
 """
 
 from functools import wraps
@@ -23,14 +25,17 @@ def freeze_vision(model: nn.Module) -> nn.Module:
     """Freeze the vision tower of a transformers model, and nothing else; returns the model."""
     tower = model.get_encoder(modality="image")
     if tower is model or tower is model.base_model:
-        raise ValueError(f"{type(model).__name__} has no vision tower to freeze; remove model.external_lib")
+        raise ValueError(
+            f"{type(model).__name__} has no vision tower to freeze; remove model.external_lib"
+        )
     tower.requires_grad_(False)
     tower.forward = torch.no_grad()(tower.forward)
     return model
 
 
 def freeze_in_engine(transformer_impl: ModuleType) -> None:
-    """Let every engine of this process freeze the tower right after the model was loaded, before it is sharded."""
+    """Let every engine of this process freeze the tower right after the model was loaded, before it
+    is sharded."""
     engine = transformer_impl.FSDPEngine
     build_module = engine._build_module
 

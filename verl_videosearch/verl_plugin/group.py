@@ -1,16 +1,17 @@
 """EpisodeGroup: what the n episodes of one prompt tell each other before they are scored.
 
-The one idea: all sessions of a prompt run in one worker process and are started in one pass of its event loop (verl
+The one idea: all sessions of a prompt run in one worker process and are started in one pass of its
+event loop (verl
 0.9.1, `AgentLoopWorkerTQ._run_prompt`), so a plain object in that process is enough. A session joins before its
-first `await`; the group's size is therefore known once the first of them resumes. A failed episode fails its whole
-group at once (method section 5: an infrastructure failure is never a score, and a group of survivors has no
-baseline)."""
+first `await`; the group's size is therefore known once the first of them resumes. A failed episode
+fails its whole group at once (method section 5: an infrastructure failure is never a score, and a
+group of survivors has no baseline)."""
 
 from __future__ import annotations
 
 import asyncio
 
-from verl_videosearch.rollout import EpisodeFailure, FailureKind
+from verl_videosearch.failures import EpisodeFailure, FailureKind
 
 
 class EpisodeGroup:
@@ -29,12 +30,16 @@ class EpisodeGroup:
         self._is_settled.set()
 
     def raise_if_failed(self, sample_uid: str) -> None:
-        """Stop a session whose sibling failed, before it spends more on a group that will be dropped."""
+        """Stop a session whose sibling failed, before it spends more on a group that will be
+        dropped."""
         if self.failure is not None:
-            raise EpisodeFailure(FailureKind.SIBLING, f"a sibling failed: {self.failure.detail}", sample_uid)
+            raise EpisodeFailure(
+                FailureKind.SIBLING, f"a sibling failed: {self.failure.detail}", sample_uid
+            )
 
     async def share_search(self, has_searched: bool, *, timeout_s: float, sample_uid: str) -> float:
-        """Tell the siblings whether this episode searched, wait for all of them, and return the group's search rate."""
+        """Tell the siblings whether this episode searched, wait for all of them, and return the
+        group's search rate."""
         self._has_searched.append(has_searched)
         if len(self._has_searched) == self.size:
             self._is_settled.set()
@@ -43,7 +48,9 @@ class EpisodeGroup:
         except asyncio.TimeoutError as error:
             waiting = self.size - len(self._has_searched)
             failure = EpisodeFailure(
-                FailureKind.TIMEOUT, f"{waiting} of {self.size} siblings not done after {timeout_s} s", sample_uid
+                FailureKind.TIMEOUT,
+                f"{waiting} of {self.size} siblings not done after {timeout_s} s",
+                sample_uid,
             )
             self.fail(failure)
             raise failure from error

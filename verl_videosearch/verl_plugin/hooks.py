@@ -1,8 +1,8 @@
 """Run a function right after a module was imported, and never lose its failure.
 
-verl and vLLM are slow to import and are imported in many processes, so nothing is imported in order to extend it: the
-extension waits. verl swallows what a plugin raises (it logs at DEBUG), so a failure is logged at ERROR with its
-traceback, then raised.
+verl and vLLM are slow to import and are imported in many processes, so nothing is imported in order
+to extend it: the extension waits. verl swallows what a plugin raises (it logs at DEBUG), so a
+failure is logged at ERROR with its traceback, then raised.
 """
 
 import logging

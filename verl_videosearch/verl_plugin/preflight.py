@@ -1,8 +1,8 @@
 """Check a GRPO run before any Ray process starts: every mistake at once, each with what to do.
 
-The one idea: verl calls `validate_config` in the driver before it starts Ray; this runs just before it, for configs
-that have the node `videosearch`. A wrong key, value or file then costs seconds, not minutes and a stack trace
-from a worker.
+The one idea: verl calls `validate_config` in the driver before it starts Ray; this runs just before
+it, for configs that have the node `videosearch`. A wrong key, value or file then costs seconds, not
+minutes and a stack trace from a worker.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from verl_videosearch.verl_plugin.settings import Settings
 REQUIRED = ("actor_rollout_ref.model.path", "data.train_files", "data.val_files")
 """What a recipe leaves to the user."""
 IMAGE_TEXT_TOKENS = 24
-"""Tokens of the label before a frame, and of the marks around it: measured with Qwen2.5-VL's tokenizer, rounded up."""
+"""Tokens of the label before a frame, and of the marks around it: measured with Qwen2.5-VL's
+tokenizer, rounded up."""
 
 
 def check_before_ray(config_module: ModuleType) -> None:
@@ -32,7 +33,9 @@ def check_before_ray(config_module: ModuleType) -> None:
         if "videosearch" in config:
             problems = find_problems(config)
             if problems:
-                raise SystemExit("\n".join(["This run cannot start:", *(f"- {problem}" for problem in problems)]))
+                raise SystemExit(
+                    "\n".join(["This run cannot start:", *(f"- {problem}" for problem in problems)])
+                )
         validate(config, *args, **kwargs)
 
     config_module.validate_config = validate_config
@@ -64,13 +67,28 @@ def _check_method(config: DictConfig) -> Iterator[str]:
             "grpo",
             "other estimators treat each sequence of an episode as a sample of its own",
         ),
-        "trainer.v1.trainer_mode": ("videosearch", "verl's own trainers count sequences instead of episodes"),
+        "trainer.v1.trainer_mode": (
+            "videosearch",
+            "verl's own trainers count sequences instead of episodes",
+        ),
         "trainer.use_v1": (True, "the legacy trainer takes one sequence per episode"),
-        "actor_rollout_ref.actor.loss_agg_mode": ("seq-mean-token-mean", "the others weigh episodes by their length"),
+        "actor_rollout_ref.actor.loss_agg_mode": (
+            "seq-mean-token-mean",
+            "the others weigh episodes by their length",
+        ),
         "actor_rollout_ref.actor.shuffle": (False, "our trainer has put each mini-batch together"),
-        "trainer.v1.sampler.sync_refill_failed_groups": (True, "a failed group must be replaced, never scored"),
-        "actor_rollout_ref.rollout.agent.default_agent_loop": ("videosearch", "rows without agent_name would use it"),
-        "algorithm.use_kl_in_reward": (False, "the reward is shared by all sequences of an episode; use use_kl_loss"),
+        "trainer.v1.sampler.sync_refill_failed_groups": (
+            True,
+            "a failed group must be replaced, never scored",
+        ),
+        "actor_rollout_ref.rollout.agent.default_agent_loop": (
+            "videosearch",
+            "rows without agent_name would use it",
+        ),
+        "algorithm.use_kl_in_reward": (
+            False,
+            "the reward is shared by all sequences of an episode; use use_kl_loss",
+        ),
     }
     for key, (wanted, reason) in required.items():
         got = OmegaConf.select(config, key)
@@ -91,15 +109,27 @@ def _check_batches(config: DictConfig) -> Iterator[str]:
 
 
 def _check_lengths(config: DictConfig, settings: Settings) -> Iterator[str]:
-    """Compare the limits with the images of the first context, and with images and replies of the longest one; the
-    instructions come on top."""
+    """Compare the limits with the images of the first context, and with images and replies of the
+    longest one; the instructions come on top."""
     episode, rollout = settings.episode, config.actor_rollout_ref.rollout
     first = (
-        2 * episode.initial_frames_per_video * count_image_tokens(episode.initial_max_pixels, episode.patch_multiple)
+        2
+        * episode.initial_frames_per_video
+        * count_image_tokens(episode.initial_max_pixels, episode.patch_multiple)
     )
-    calls = episode.max_tool_calls if episode.window is None else min(episode.window, episode.max_tool_calls)
-    later = calls * episode.max_frames_per_call * count_image_tokens(episode.tool_max_pixels, episode.patch_multiple)
-    replies = (episode.max_tool_calls + 1) * settings.rollout.max_turn_tokens  # no window forgets text
+    calls = (
+        episode.max_tool_calls
+        if episode.window is None
+        else min(episode.window, episode.max_tool_calls)
+    )
+    later = (
+        calls
+        * episode.max_frames_per_call
+        * count_image_tokens(episode.tool_max_pixels, episode.patch_multiple)
+    )
+    replies = (
+        episode.max_tool_calls + 1
+    ) * settings.rollout.max_turn_tokens  # no window forgets text
     total = rollout.prompt_length + rollout.response_length
     if first > rollout.prompt_length:
         yield (

@@ -1,10 +1,11 @@
 """Replay a recorded episode into the training sequences that RL would make of it.
 
-The one idea: a reply that was recorded joins a sequence exactly as one that was sampled; only then can supervised
-training promise the contexts of the rollout. `agent_loop.TokenGenerator` is the other half: a test drives both with the
-same replies and compares token for token.
+The one idea: a reply that was recorded joins a sequence exactly as one that was sampled; only then
+can supervised training promise the contexts of the rollout. `agent_loop.TokenGenerator` is the
+other half: a test drives both with the same replies and compares token for token.
 
-Covers: sequences, and their lengths without touching a pixel. Does not cover: rows, tensors (`sft_dataset`)."""
+Covers: sequences, and their lengths without touching a pixel. Does not cover: rows, tensors
+(`sft_dataset`)."""
 
 from __future__ import annotations
 
@@ -13,15 +14,16 @@ from functools import lru_cache
 
 from PIL import Image
 
-from verl_videosearch.captions import CaptionDialogue
 from verl_videosearch.episode import Episode, Message, Reply, images_of
-from verl_videosearch.rollout import PairFrames
+from verl_videosearch.from_scratch.captions import CaptionDialogue
 from verl_videosearch.verl_plugin.tokens import ContextRenderer, TrainingSequence, find_rest
-from verl_videosearch.video import fit_size
+from verl_videosearch.video.decode import fit_size
+from verl_videosearch.video.pair import PairFrames
 
 
 class UnusableTrace(Exception):
-    """A trace that does not fit this model or these settings; its one argument says why in a word or two."""
+    """A trace that does not fit this model or these settings; its one argument says why in a word
+    or two."""
 
 
 def replay_sequences(
@@ -31,10 +33,11 @@ def replay_sequences(
     resolve: Callable[[list[Message]], list[Image.Image]],
     end_of_turn: int,
 ) -> list[TrainingSequence]:
-    """Drive an episode with recorded replies and return its training sequences; raises `UnusableTrace`.
+    """Drive an episode with recorded replies and return its training sequences; raises
+    `UnusableTrace`.
 
-    `resolve` turns the image references of a context into images. Every reply carries its end-of-turn token, as one
-    that was sampled to the end does."""
+    `resolve` turns the image references of a context into images. Every reply carries its
+    end-of-turn token, as one that was sampled to the end does."""
     sequences: list[TrainingSequence] = []
     previous: tuple[str, str] | None = None
     for text in replies:
@@ -60,19 +63,25 @@ def replay_sequences(
 
 def find_end_of_turn(renderer: ContextRenderer) -> int:
     """Return the control token that the chat template writes right after a reply."""
-    question, reply = ({"role": role, "content": [{"type": "text", "text": "a"}]} for role in ("user", "assistant"))
+    question, reply = (
+        {"role": role, "content": [{"type": "text", "text": "a"}]} for role in ("user", "assistant")
+    )
     rest = find_rest(renderer.render([question]), "a", renderer.render([question, reply, question]))
     token_ids = renderer.tokenizer.encode(rest or "", add_special_tokens=False)
     if not token_ids or token_ids[0] not in renderer.tokenizer.all_special_ids:
-        raise ValueError(f"the chat template must write a control token after a reply, got {rest!r}; use another model")
+        raise ValueError(
+            f"the chat template must write a control token after a reply, got {rest!r}; use another model"
+        )
     return token_ids[0]
 
 
 class LengthRenderer(ContextRenderer):
-    """A renderer that only counts: images are measured by size, once, so that no pixel has to be processed."""
+    """A renderer that only counts: images are measured by size, once, so that no pixel has to be
+    processed."""
 
     def tokenize(self, text: str, images: Sequence[Image.Image]) -> list[int]:
-        """Return as many ids as `ContextRenderer.tokenize`; what images add stands as zeros at the end."""
+        """Return as many ids as `ContextRenderer.tokenize`; what images add stands as zeros at the
+        end."""
         token_ids = self.tokenizer.encode(text, add_special_tokens=False)
         return token_ids + [0] * sum(self._count_extra(image.size) for image in images)
 
@@ -88,7 +97,11 @@ def blank_images(pair: PairFrames, messages: list[Message]) -> list[Image.Image]
     """Return black images of the sizes that `PairFrames.images` would give."""
     images = []
     for item in images_of(messages):
-        frames = pair.frames_1 if pair.candidates.locate(item["frame_number"]).video == 1 else pair.frames_2
+        frames = (
+            pair.frames_1
+            if pair.candidates.locate(item["frame_number"]).video == 1
+            else pair.frames_2
+        )
         height, width = fit_size(*frames.shape[1:3], item["max_pixels"], pair.patch_multiple)
         images.append(_blank(width, height))
     return images

@@ -1,15 +1,15 @@
 """Our settings inside verl's config: the node `videosearch` that a recipe adds.
 
-The one idea: one node, five plain groups, each a frozen dataclass that refuses unknown names and bad values;
-everything else in a recipe is verl's own. It stands in the main config (not in a file of its own), so that
-`videosearch.episode.window=2` on the command line is plain Hydra::
+The one idea: one node, five plain groups, each a frozen dataclass that refuses unknown names and
+bad values; everything else in a recipe is verl's own. It stands in the main config (not in a file
+of its own), so that `videosearch.episode.window=2` on the command line is plain Hydra::
 
     videosearch:
       episode: {window: 1}                 -> EpisodeConfig  (verl_videosearch/episode.py)
       reward: {gain_weight: 0.2}           -> RewardConfig   (verl_videosearch/reward.py)
       rollout: {max_turn_tokens: 1024}     -> RolloutConfig  (here)
       frames: {max_gigabytes: 200}         -> FramesConfig   (here)
-      alarms: {min_search_rate: 0.2}       -> AlarmConfig    (verl_videosearch/alarms.py)
+      alarms: {min_search_rate: 0.2}       -> AlarmConfig    (verl_videosearch/verl_plugin/alarms.py)
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from verl_videosearch.alarms import AlarmConfig
 from verl_videosearch.episode import EpisodeConfig, read_config
-from verl_videosearch.frame_store import FrameStore
 from verl_videosearch.reward import RewardConfig
+from verl_videosearch.verl_plugin.alarms import AlarmConfig
+from verl_videosearch.video.store import FrameStore
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,16 @@ class RolloutConfig:
     max_turn_tokens: int = 1024
     """Most tokens of one reply."""
     episode_timeout_s: float = 900.0
-    """Most seconds of one episode, from the first frame to the verdict; then the whole group fails and is replaced."""
+    """Most seconds of one episode, from the first frame to the verdict; then the whole group fails
+    and is replaced."""
     group_timeout_s: float = 900.0
     """Most seconds a finished episode waits for its siblings."""
     max_failed_groups: int = 64
-    """Failed groups in one step after which training stops with the reasons: the data or the machine is broken."""
+    """Failed groups in one step after which training stops with the reasons: the data or the
+    machine is broken."""
     max_sampled_batches: float = 10.0
-    """Rollout batches one step may sample until enough groups have signal (dynamic sampling); then training stops."""
+    """Rollout batches one step may sample until enough groups have signal (dynamic sampling); then
+    training stops."""
     episodes_dir: str | None = None
     """Folder for one JSON line per episode (`episodes-*.jsonl`); null writes none."""
 
@@ -52,7 +55,8 @@ class FramesConfig:
     video_root: str | None = None
     """Folder that relative video paths start from; null if all paths are absolute."""
     store_dir: str | None = None
-    """Folder of the frame store; null is the user's cache folder. On several machines: a local disk on each."""
+    """Folder of the frame store; null is the user's cache folder. On several machines: a local disk
+    on each."""
     max_gigabytes: float = 100.0
     """Size of the frame store in 10^9 bytes; the least recently used entries go first."""
     decode_timeout_s: float = 60.0
@@ -64,13 +68,21 @@ class FramesConfig:
     def open_store(self) -> FrameStore:
         """Open the frame store that all worker processes of a machine share."""
         folder = {} if self.store_dir is None else {"root": self.store_dir}
-        return FrameStore(**folder, max_bytes=int(self.max_gigabytes * 1e9), timeout_s=self.decode_timeout_s)
+        return FrameStore(
+            **folder, max_bytes=int(self.max_gigabytes * 1e9), timeout_s=self.decode_timeout_s
+        )
 
 
 _KINDS = {
     "int": ("a whole number of at least 1", lambda value: type(value) is int and value >= 1),
-    "float": ("a positive number", lambda value: type(value) in (int, float) and 0 < value < float("inf")),
-    "str | None": ("a folder or null", lambda value: value is None or (isinstance(value, str) and value != "")),
+    "float": (
+        "a positive number",
+        lambda value: type(value) in (int, float) and 0 < value < float("inf"),
+    ),
+    "str | None": (
+        "a folder or null",
+        lambda value: value is None or (isinstance(value, str) and value != ""),
+    ),
 }
 """What a setting may be, by the annotation of its field."""
 
@@ -108,7 +120,11 @@ class Settings:
             "alarms": AlarmConfig,
         }
         unknown = sorted(set(node) - set(groups))
-        problems = [f"videosearch: unknown groups {unknown}; allowed are {list(groups)}"] if unknown else []
+        problems = (
+            [f"videosearch: unknown groups {unknown}; allowed are {list(groups)}"]
+            if unknown
+            else []
+        )
         configs = {}
         for name, config_class in groups.items():
             settings = {} if node.get(name) is None else node[name]

@@ -1,19 +1,23 @@
-"""The dataset class for verl's SFT trainer: traces become exactly the sequences that RL makes of the same episode.
+"""The dataset class for verl's SFT trainer: traces become exactly the sequences that RL makes of
+the same episode.
 
-The one idea: a trace is not rendered, it is *driven*. `Episode` is stepped with the recorded replies, contexts come
-from the renderer of the agent loop, and replies join a sequence as sampled ones do. So at every reply the context is
-the windowed one of RL and inference, and each reply is trained once: turns whose context only grew share a sequence,
-an eviction starts a new one, in which earlier replies are context. In a recipe::
+The one idea: a trace is not rendered, it is *driven*. `Episode` is stepped with the recorded
+replies, contexts come from the renderer of the agent loop, and replies join a sequence as sampled
+ones do. So at every reply the context is the windowed one of RL and inference, and each reply is
+trained once: turns whose context only grew share a sequence, an eviction starts a new one, in which
+earlier replies are context. In a recipe::
 
     data:
-      custom_cls: {path: pkg://verl_videosearch.verl_plugin.sft_dataset, name: VideoSearchSFTDataset}
+      custom_cls: {path: pkg://verl_videosearch.verl_plugin.sft_dataset, name:
+      VideoSearchSFTDataset}
       videosearch: ${videosearch}          # verl hands over `config.data` only
 
-Trained are the tokens of a reply and the end-of-turn token after it, as in the paper; nothing else. One row of the
-file is one trace (`data_prep/traces.py`: the columns of a sample, `replies`, `episode`), one item of the dataset is
-one sequence. A row with `captioned_frames` is a dialogue of captions instead (`data_prep/captions.py`). Traces that
-cannot be used whole (too long, broken video) are left out and counted, never cut; finding them takes 5 ms a trace at
-the start of a run, plus the decoding of videos that are not in the frame store yet.
+Trained are the tokens of a reply and the end-of-turn token after it, as in the paper; nothing else.
+One row of the file is one trace (`data_prep/traces/sft_rows.py`: the columns of a sample,
+`replies`, `episode`), one item of the dataset is one sequence. A row with `captioned_frames` is a
+dialogue of captions instead (`data_prep/captions.py`). Traces that cannot be used whole (too long,
+broken video) are left out and counted, never cut; finding them takes 5 ms a trace at the start of a
+run, plus the decoding of videos that are not in the frame store yet.
 """
 
 from __future__ import annotations
@@ -34,9 +38,9 @@ from torch.utils.data import Dataset
 from verl.utils.logger import log_with_rank
 from verl.utils.tokenizer import build_multimodal_processor_inputs, get_processor_token_id
 
-from verl_videosearch.captions import CaptionDialogue
 from verl_videosearch.episode import Ending, Episode, EpisodeConfig, Message
-from verl_videosearch.rollout import EpisodeFailure, PairFrames, load_pair
+from verl_videosearch.failures import EpisodeFailure
+from verl_videosearch.from_scratch.captions import CaptionDialogue
 from verl_videosearch.sample import PreferenceSample, from_row
 from verl_videosearch.verl_plugin.replay import (
     LengthRenderer,
@@ -47,14 +51,21 @@ from verl_videosearch.verl_plugin.replay import (
 )
 from verl_videosearch.verl_plugin.settings import Settings
 from verl_videosearch.verl_plugin.tokens import ContextRenderer, TrainingSequence
+from verl_videosearch.video.pair import PairFrames, load_pair
 
 logger = logging.getLogger(__name__)
 
 SHARED_SETTINGS = (
-    *("frames_per_video", "initial_frames_per_video", "max_frames_per_call", "max_tool_calls", "window"),
+    *(
+        "frames_per_video",
+        "initial_frames_per_video",
+        "max_frames_per_call",
+        "max_tool_calls",
+        "window",
+    ),
 )
-"""Episode settings that decide what a frame number means and what a turn sees: the same for teacher and student. The
-wording and the pixel budgets may differ."""
+"""Episode settings that decide what a frame number means and what a turn sees: the same for teacher
+and student. The wording and the pixel budgets may differ."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +90,9 @@ class VideoSearchSFTDataset(Dataset):
         max_samples: int = -1,
     ) -> None:
         if config.pad_mode != "no_padding":
-            raise ValueError(f"data.pad_mode must be no_padding, got {config.pad_mode!r}: sequences differ in length")
+            raise ValueError(
+                f"data.pad_mode must be no_padding, got {config.pad_mode!r}: sequences differ in length"
+            )
         node = config.get("videosearch")
         if node is None:
             raise ValueError(
@@ -95,7 +108,9 @@ class VideoSearchSFTDataset(Dataset):
         self._traces = read_rows(parquet_files, self.settings.episode)
         self._items = self._index_sequences()[: max_samples if max_samples > 0 else None]
         if not self._items:
-            raise ValueError(f"none of {len(self._traces)} traces can be used; the log above says why")
+            raise ValueError(
+                f"none of {len(self._traces)} traces can be used; the log above says why"
+            )
 
     def __len__(self) -> int:
         return len(self._items)
@@ -115,7 +130,8 @@ class VideoSearchSFTDataset(Dataset):
         }
 
     def _index_sequences(self) -> list[tuple[int, int]]:
-        """Return (trace, sequence) of every usable trace: its videos can be read and all its sequences fit."""
+        """Return (trace, sequence) of every usable trace: its videos can be read and all its
+        sequences fit."""
         items, dropped = [], Counter()
         for index, trace in enumerate(self._traces):
             try:
@@ -132,21 +148,29 @@ class VideoSearchSFTDataset(Dataset):
             reasons = ", ".join(f"{count} x {reason}" for reason, count in dropped.most_common())
             message += f"; left out {dropped.total()} of {len(self._traces)} traces: {reasons}"
         log_with_rank(
-            message, int(os.environ.get("RANK", 0)), logger, logging.WARNING if dropped else logging.INFO, True
+            message,
+            int(os.environ.get("RANK", 0)),
+            logger,
+            logging.WARNING if dropped else logging.INFO,
+            True,
         )
         return items
 
     def _measure(self, trace: RecordedTrace) -> list[int]:
         """Return the length of each sequence without touching a pixel; raises `UnusableTrace`."""
         pair = self._load(trace)
-        sequences = self._replay(trace, pair, self._measurer, lambda messages: blank_images(pair, messages))
+        sequences = self._replay(
+            trace, pair, self._measurer, lambda messages: blank_images(pair, messages)
+        )
         lengths = [len(sequence.context_ids) for sequence in sequences]
         if max(lengths) > self._max_length:
             raise UnusableTrace(f"longer than data.max_length={self._max_length}")
         return lengths
 
     def _load(self, trace: RecordedTrace) -> PairFrames:
-        return load_pair(trace.sample, self._store, self.settings.episode, self.settings.frames.video_root)
+        return load_pair(
+            trace.sample, self._store, self.settings.episode, self.settings.frames.video_root
+        )
 
     def _replay(
         self,
@@ -166,18 +190,25 @@ class VideoSearchSFTDataset(Dataset):
         return sequences
 
 
-def encode_images(renderer: ContextRenderer, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
+def encode_images(
+    renderer: ContextRenderer, images: Sequence[Image.Image]
+) -> dict[str, torch.Tensor]:
     """Return what the model takes for these images, such as pixel_values and image_grid_thw."""
     text = renderer.render([{"role": "user", "content": [{"type": "image"}] * len(images)}])
-    inputs = dict(build_multimodal_processor_inputs(renderer.processor, text=[text], images=list(images)))
+    inputs = dict(
+        build_multimodal_processor_inputs(renderer.processor, text=[text], images=list(images))
+    )
     return {name: value for name, value in inputs.items() if name not in _TEXT_INPUTS}
 
 
 _TEXT_INPUTS = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
 
 
-def compute_positions(processor: Any, input_ids: torch.Tensor, images: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Return position ids as verl's agent loop computes them: (4, L) for M-RoPE models, else (L,)."""
+def compute_positions(
+    processor: Any, input_ids: torch.Tensor, images: Mapping[str, torch.Tensor]
+) -> torch.Tensor:
+    """Return position ids as verl's agent loop computes them: (4, L) for M-RoPE models, else
+    (L,)."""
     plain = torch.arange(len(input_ids))
     if not hasattr(processor, "get_rope_index"):
         return plain
@@ -191,21 +222,32 @@ def compute_positions(processor: Any, input_ids: torch.Tensor, images: Mapping[s
 
 
 def read_rows(parquet_files: str | Sequence[str], episode: EpisodeConfig) -> list[RecordedTrace]:
-    """Read every trace; `ValueError` for a file without traces, or traces made with other settings than `episode`."""
-    files = parquet_files if isinstance(parquet_files, list | tuple | ListConfig) else [parquet_files]
+    """Read every trace; `ValueError` for a file without traces, or traces made with other settings
+    than `episode`."""
+    files = (
+        parquet_files if isinstance(parquet_files, list | tuple | ListConfig) else [parquet_files]
+    )
     traces = []
     for file in files:
         if file is None or not os.path.isfile(os.path.expanduser(file)):
-            raise ValueError(f"data.train_files: no such file: {file!r}; make it with `python -m data_prep.cold_start`")
+            raise ValueError(
+                f"data.train_files: no such file: {file!r}; make it with `python -m data_prep.cold_start`"
+            )
         table = pq.read_table(os.path.expanduser(file))
         missing = {"replies", "episode"} - set(table.column_names)
         if missing:
             program = "`python -m data_prep.cold_start`"
-            raise ValueError(f"{file!r} lacks the columns {sorted(missing)}; make it with {program}")
+            raise ValueError(
+                f"{file!r} lacks the columns {sorted(missing)}; make it with {program}"
+            )
         for settings in set(table["episode"].to_pylist()):
             _check_settings(file, json.loads(settings), episode)
         traces += [
-            RecordedTrace(from_row(row), tuple(row["replies"]), tuple(map(tuple, row.get("captioned_frames") or ())))
+            RecordedTrace(
+                from_row(row),
+                tuple(row["replies"]),
+                tuple(map(tuple, row.get("captioned_frames") or ())),
+            )
             for row in table.to_pylist()
         ]
     return traces
@@ -219,4 +261,6 @@ def _check_settings(file: str, recorded: Mapping[str, Any], episode: EpisodeConf
         if recorded[name] != getattr(episode, name)
     ]
     if wrong:
-        raise ValueError(f"{file!r} was made with other settings: {'; '.join(wrong)}; set videosearch.episode.* alike")
+        raise ValueError(
+            f"{file!r} was made with other settings: {'; '.join(wrong)}; set videosearch.episode.* alike"
+        )

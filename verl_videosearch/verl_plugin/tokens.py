@@ -1,15 +1,15 @@
 """Token space of an episode: contexts as token ids, and the training sequences they leave behind.
 
-The one idea: *what is trained is what was sampled from*. As long as the context only grew, the next prompt is the
-last prompt, the sampled ids as they are, and the tokenised rest; an eviction starts a new sequence (method section
-3)::
+The one idea: *what is trained is what was sampled from*. As long as the context only grew, the next
+prompt is the last prompt, the sampled ids as they are, and the tokenised rest; an eviction starts a
+new sequence (method section 3)::
 
     sequence 0   [prompt: system, pair][reply 1][frames][reply 2]        mask 0 0 1 0 1
     sequence 1   [prompt: system, pair, reply 1, note, reply 2, frames][reply 3]
 
-The rest is found in *text*, as what the chat template adds after the reply, so no model family is spelt out here. A
-template that rewrites earlier text simply starts a new sequence. `check_sequence` compares a finished sequence with
-what the engine was given."""
+The rest is found in *text*, as what the chat template adds after the reply, so no model family is
+spelt out here. A template that rewrites earlier text simply starts a new sequence. `check_sequence`
+compares a finished sequence with what the engine was given."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from verl_videosearch.episode import Message
 
 
 class TokenMismatch(AssertionError):
-    """A training sequence differs from what the engine was given: a bug, never a model's mistake."""
+    """A training sequence differs from what the engine was given: a bug, never a model's
+    mistake."""
 
 
 @dataclass
@@ -77,21 +78,28 @@ def digest_image(image: Image.Image) -> str:
 
 
 def check_sequence(sequence: TrainingSequence) -> None:
-    """Raise `TokenMismatch` unless every reply was sampled from exactly the tokens and images that precede it."""
+    """Raise `TokenMismatch` unless every reply was sampled from exactly the tokens and images that
+    precede it."""
     token_ids, digests = sequence.context_ids, [digest_image(image) for image in sequence.images]
     trained = [0] * len(token_ids)
     for turn, sent in enumerate(sequence.sent):
         start = len(sent.token_ids)
         stop = start + len(sent.reply_ids)
         if tuple(token_ids[:start]) != sent.token_ids:
-            raise TokenMismatch(f"turn {turn}: the trained prompt differs from the one the engine was given")
+            raise TokenMismatch(
+                f"turn {turn}: the trained prompt differs from the one the engine was given"
+            )
         if tuple(token_ids[start:stop]) != sent.reply_ids:
             raise TokenMismatch(f"turn {turn}: the trained reply differs from the sampled one")
         if tuple(digests[: len(sent.image_digests)]) != sent.image_digests:
-            raise TokenMismatch(f"turn {turn}: the trained images differ from those the engine was given")
+            raise TokenMismatch(
+                f"turn {turn}: the trained images differ from those the engine was given"
+            )
         trained[start:stop] = [1] * len(sent.reply_ids)
     if sequence.sent and len(digests) != len(sequence.sent[-1].image_digests):
-        raise TokenMismatch(f"{len(digests)} images are trained on, {len(sequence.sent[-1].image_digests)} were sent")
+        raise TokenMismatch(
+            f"{len(digests)} images are trained on, {len(sequence.sent[-1].image_digests)} were sent"
+        )
     if trained[len(sequence.prompt_ids) :] != sequence.response_mask:
         raise TokenMismatch("the mask does not mark exactly the sampled tokens")
 
@@ -99,7 +107,9 @@ def check_sequence(sequence: TrainingSequence) -> None:
 class ContextRenderer:
     """Messages to text to token ids, through the model's own processor."""
 
-    def __init__(self, tokenizer: Any, processor: Any, chat_template_kwargs: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, tokenizer: Any, processor: Any, chat_template_kwargs: dict[str, Any] | None = None
+    ) -> None:
         if processor is None:
             raise ValueError(
                 "the model has no processor for images, so it cannot judge videos; set "
@@ -107,7 +117,9 @@ class ContextRenderer:
             )
         self.tokenizer, self.processor = tokenizer, processor
         self._template_kwargs = chat_template_kwargs or {}
-        control_tokens = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+        control_tokens = [
+            token.content for token in tokenizer.added_tokens_decoder.values() if token.special
+        ]
         self._control_token = re.compile("|".join(map(re.escape, control_tokens)) or "(?!)")
 
     def render(self, messages: list[Message]) -> str:
@@ -117,28 +129,40 @@ class ContextRenderer:
         )
 
     def tokenize(self, text: str, images: Sequence[Image.Image]) -> list[int]:
-        """Turn text into ids; each image placeholder becomes as many ids as the image has features."""
-        inputs = build_multimodal_processor_inputs(self.processor, text=[text], images=list(images) or None)
+        """Turn text into ids; each image placeholder becomes as many ids as the image has
+        features."""
+        inputs = build_multimodal_processor_inputs(
+            self.processor, text=[text], images=list(images) or None
+        )
         return normalize_token_ids(inputs["input_ids"])
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Turn a sampled reply into text, without control tokens.
 
-        A control token that the model spelt in ordinary letters is broken up: a later context is made from this text,
-        and an image placeholder in it would stand there without an image. The sampled ids stay as they are.
+        A control token that the model spelt in ordinary letters is broken up: a later context is
+        made from this text, and an image placeholder in it would stand there without an image. The
+        sampled ids stay as they are.
         """
         text = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
         return self._control_token.sub(lambda spelt: f"{spelt[0][0]} {spelt[0][1:]}", text)
 
-    def continue_ids(self, reply_ids: Sequence[int], rest: str, images: Sequence[Image.Image]) -> list[int]:
-        """Tokenise what the template adds after a reply; an end-of-turn token that was sampled is not added twice."""
+    def continue_ids(
+        self, reply_ids: Sequence[int], rest: str, images: Sequence[Image.Image]
+    ) -> list[int]:
+        """Tokenise what the template adds after a reply; an end-of-turn token that was sampled is
+        not added twice."""
         token_ids = self.tokenize(rest, images)
-        is_sampled = reply_ids and token_ids and reply_ids[-1] == token_ids[0] in self.tokenizer.all_special_ids
+        is_sampled = (
+            reply_ids
+            and token_ids
+            and reply_ids[-1] == token_ids[0] in self.tokenizer.all_special_ids
+        )
         return token_ids[1:] if is_sampled else token_ids
 
 
 def find_rest(previous_text: str, reply_text: str, text: str) -> str | None:
-    """Return what follows the previous context and its reply, or None when the template changed what stood before.
+    """Return what follows the previous context and its reply, or None when the template changed
+    what stood before.
 
     >>> find_rest("user: hi\\njudge:", " A", "user: hi\\njudge: A\\nuser: more\\njudge:")
     '\\nuser: more\\njudge:'

@@ -1,12 +1,14 @@
 """VideoSearchTrainer: verl's synchronous trainer with an update that counts episodes, not rows.
 
-The one idea: an episode is one or more rows (training sequences), so everything that verl 0.9.1 counts in rows is
-counted in episodes here, by overriding a few of its methods and nothing else:
+The one idea: an episode is one or more rows (training sequences), so everything that verl 0.9.1
+counts in rows is counted in episodes here, by overriding a few of its methods and nothing else:
 
 - *mini-batches* hold whole prompt groups: `ppo_mini_batch_size` prompts each, so a rollout batch is always
-  `train_batch_size / ppo_mini_batch_size` optimizer steps (paper: 256 queries, 4 updates of 64), whatever the rows;
+  `train_batch_size / ppo_mini_batch_size` optimizer steps (paper: 256 queries, 4 updates of 64),
+  whatever the rows;
 - *weights*: an episode's advantage is divided by its number of sequences and the loss by the number of episodes, so
-  with `loss_agg_mode=seq-mean-token-mean` every episode weighs the same (the KL term adds up over sequences);
+  with `loss_agg_mode=seq-mean-token-mean` every episode weighs the same (the KL term adds up over
+  sequences);
 - *failed groups* are dropped whole and counted by kind, and training stops with the reasons when too many fail;
 - *figures* of the episodes are logged as `videosearch/...` from the first step, padding rows left out;
 - *alarms* (`alarms.py`) are checked after every step, logged, and written as a warning when they begin.
@@ -36,15 +38,20 @@ from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
-from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_partitions, log_seqlen_unbalance
+from verl.utils.seqlen_balancing import (
+    calculate_workload,
+    get_seqlen_balanced_partitions,
+    log_seqlen_unbalance,
+)
 
-from verl_videosearch.alarms import PREFIX, AlarmKind, find_alarms
 from verl_videosearch.verl_plugin.agent_loop import FAILURES
+from verl_videosearch.verl_plugin.alarms import PREFIX, AlarmKind, find_alarms
 from verl_videosearch.verl_plugin.settings import Settings
 
 logger = logging.getLogger(__name__)
 POLL_INTERVAL_S = 0.25
-"""Seconds between two looks for finished groups; verl 0.9.1 has 2, and each refill of dynamic sampling waits for it."""
+"""Seconds between two looks for finished groups; verl 0.9.1 has 2, and each refill of dynamic
+sampling waits for it."""
 
 
 @register_trainer("videosearch")
@@ -52,9 +59,12 @@ class VideoSearchTrainer(PPOTrainerSync):
     """GRPO over episodes of one or more sequences."""
 
     def _build_replay_buffer(self) -> ReplayBuffer:
-        # verl 0.9.1 asks for the name "sync", not for the class, to choose its on-policy replay buffer and checkpoints.
+        # verl 0.9.1 asks for the name "sync", not for the class, to choose its on-policy replay
+        # buffer and checkpoints.
         self.trainer_mode = "sync"
-        self._settings = Settings.from_dict(OmegaConf.to_container(self.config.videosearch, resolve=True))
+        self._settings = Settings.from_dict(
+            OmegaConf.to_container(self.config.videosearch, resolve=True)
+        )
         self._history: list[dict[str, float]] = []
         buffer = drop_failed_groups(super()._build_replay_buffer())
         buffer.poll_interval = POLL_INTERVAL_S
@@ -63,7 +73,10 @@ class VideoSearchTrainer(PPOTrainerSync):
     @property
     def num_updates(self) -> int:
         """Optimizer steps per rollout batch and epoch."""
-        return self.config.data.train_batch_size // self.config.actor_rollout_ref.actor.ppo_mini_batch_size
+        return (
+            self.config.data.train_batch_size
+            // self.config.actor_rollout_ref.actor.ppo_mini_batch_size
+        )
 
     def fit(self, agent_loop_manager: AgentLoopManager) -> None:
         keep_old_log(self.config)
@@ -84,7 +97,9 @@ class VideoSearchTrainer(PPOTrainerSync):
         failures, limit = list_failures(), self._settings.rollout.max_failed_groups
         num_failed = len({tag["uid"] for tag in failures})
         if num_failed >= limit:
-            causes = Counter(tag["detail"] for tag in failures if tag["kind"] != "sibling").most_common(5)
+            causes = Counter(
+                tag["detail"] for tag in failures if tag["kind"] != "sibling"
+            ).most_common(5)
             shown = "\n".join(f"  {count} x {detail}" for detail, count in causes)
             raise RuntimeError(
                 f"step {self.global_steps}: {num_failed} prompt groups failed (limit: videosearch.rollout."
@@ -92,7 +107,8 @@ class VideoSearchTrainer(PPOTrainerSync):
             )
 
     def _stop_if_filtered(self, num_prompts: int) -> None:
-        """Raise when dynamic sampling drops nearly every group: verl 0.9.1 would refill for ever."""
+        """Raise when dynamic sampling drops nearly every group: verl 0.9.1 would refill for
+        ever."""
         num_sampled, batch_size = self._num_sampled_groups, self.config.data.train_batch_size
         if num_sampled + num_prompts > self._settings.rollout.max_sampled_batches * batch_size:
             raise RuntimeError(
@@ -104,14 +120,21 @@ class VideoSearchTrainer(PPOTrainerSync):
         self._num_sampled_groups += num_prompts
 
     def _balance_batch(
-        self, batch: KVBatchMeta, metrics: dict, logging_prefix: str = "global_seqlen", keep_minibatch: bool = True
+        self,
+        batch: KVBatchMeta,
+        metrics: dict,
+        logging_prefix: str = "global_seqlen",
+        keep_minibatch: bool = True,
     ) -> KVBatchMeta:
-        """Order rows so that each optimizer step gets whole prompt groups and each rank about the same work."""
+        """Order rows so that each optimizer step gets whole prompt groups and each rank about the
+        same work."""
         dp_size = self._find_dp_size()
         mini_batches = split_by_prompt(batch.keys, self.num_updates)
         num_rows = math.ceil(max(map(len, mini_batches)) / dp_size) * dp_size
         num_real = len(batch)
-        batch = upsample_batch_to_divisible_size(batch, num_rows * self.num_updates, self.tokenizer.eos_token_id)
+        batch = upsample_batch_to_divisible_size(
+            batch, num_rows * self.num_updates, self.tokenizer.eos_token_id
+        )
         padding = iter(range(num_real, len(batch)))
         lengths = torch.tensor([tag["seq_len"] for tag in batch.tags], dtype=torch.int64)
         partitions: list[list[int]] = [[] for _ in range(dp_size)]
@@ -122,7 +145,11 @@ class VideoSearchTrainer(PPOTrainerSync):
             for partition, share in zip(partitions, shares, strict=True):
                 partition += [rows[i] for i in share]
         batch.reorder([row for partition in partitions for row in partition])
-        metrics.update(log_seqlen_unbalance(seqlen_list=lengths.tolist(), partitions=partitions, prefix=logging_prefix))
+        metrics.update(
+            log_seqlen_unbalance(
+                seqlen_list=lengths.tolist(), partitions=partitions, prefix=logging_prefix
+            )
+        )
         return batch
 
     def _find_dp_size(self) -> int:
@@ -141,16 +168,24 @@ class VideoSearchTrainer(PPOTrainerSync):
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         """Share each episode's advantage among its sequences."""
         batch = super()._compute_advantage(batch, metrics)
-        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["advantages"])
+        data = tq.kv_batch_get(
+            keys=batch.keys, partition_id=batch.partition_id, select_fields=["advantages"]
+        )
         num_sequences = count_sequences(batch.keys)
-        shares = [row / count for row, count in zip(data["advantages"].unbind(), num_sequences, strict=True)]
+        shares = [
+            row / count
+            for row, count in zip(data["advantages"].unbind(), num_sequences, strict=True)
+        ]
         fields = {"advantages": torch.nested.as_nested_tensor(shares, layout=torch.jagged)}
         return tq.kv_batch_put(
-            keys=batch.keys, partition_id=batch.partition_id, fields=TensorDict(fields, batch_size=len(batch))
+            keys=batch.keys,
+            partition_id=batch.partition_id,
+            fields=TensorDict(fields, batch_size=len(batch)),
         )
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
-        """Update on mini-batches of equal numbers of rows; verl divides the loss by prompts * n: by *episodes*."""
+        """Update on mini-batches of equal numbers of rows; verl divides the loss by prompts * n: by
+        *episodes*."""
         workers, batch_rows = self.actor_rollout_wg, len(batch)
         plain_update = workers.update_actor
 
@@ -173,13 +208,18 @@ class VideoSearchTrainer(PPOTrainerSync):
         expected_acc_counts: Any = None,
         **kwargs: Any,
     ) -> dict[str, float]:
-        """Validate on the episodes that took place: verl 0.9.1 counts a failed session as `acc=0`, and it leaves out
-        None but not NaN, our word for a figure that an episode does not have."""
+        """Validate on the episodes that took place: verl 0.9.1 counts a failed session as `acc=0`,
+        and it leaves out None but not NaN, our word for a figure that an episode does not have."""
         known = {
-            name: [None if isinstance(value, float) and math.isnan(value) else value for value in values]
+            name: [
+                None if isinstance(value, float) and math.isnan(value) else value
+                for value in values
+            ]
             for name, values in measures.items()
         }
-        return super()._val_metrics_update(data_sources, sample_uids, known, *args, expected_acc_counts=None, **kwargs)
+        return super()._val_metrics_update(
+            data_sources, sample_uids, known, *args, expected_acc_counts=None, **kwargs
+        )
 
     def _compute_metrics(
         self, batch: KVBatchMeta, metrics: dict, timing_raw: dict, global_steps: int, epoch: int
@@ -191,37 +231,51 @@ class VideoSearchTrainer(PPOTrainerSync):
         metrics.update(self._sound_alarms(metrics))
 
     def _sound_alarms(self, metrics: Mapping[str, Any]) -> dict[str, float]:
-        """Return 0 or 1 for every kind of alarm and write a warning for each that begins at this step.
+        """Return 0 or 1 for every kind of alarm and write a warning for each that begins at this
+        step.
 
-        The history starts empty after a resume: an alarm that lasts is then written once more, and the one over
-        several steps needs that many new ones.
+        The history starts empty after a resume: an alarm that lasts is then written once more, and
+        the one over several steps needs that many new ones.
         """
         settings, before = self._settings.alarms, self._history
-        self._history = [*before, {name: value for name, value in metrics.items() if name.startswith(f"{PREFIX}/")}]
+        self._history = [
+            *before,
+            {name: value for name, value in metrics.items() if name.startswith(f"{PREFIX}/")},
+        ]
         on_before = {alarm.kind for alarm in find_alarms(before, settings)}
         alarms = find_alarms(self._history, settings)
         for alarm in alarms:
             if alarm.kind not in on_before:
-                logger.warning("ALARM %s, step %d: %s", alarm.kind.value, self.global_steps, alarm.message)
+                logger.warning(
+                    "ALARM %s, step %d: %s", alarm.kind.value, self.global_steps, alarm.message
+                )
         on = {alarm.kind for alarm in alarms}
         return {f"{PREFIX}/alarm_{kind.value}": float(kind in on) for kind in AlarmKind}
 
 
 def keep_old_log(config: DictConfig) -> None:
-    """Move the log of an earlier run aside: verl's file logger (0.9.1) empties its file, also when a run is resumed."""
+    """Move the log of an earlier run aside: verl's file logger (0.9.1) empties its file, also when
+    a run is resumed."""
     if "file" not in config.trainer.logger:
         return
-    folder = Path(os.getenv("VERL_FILE_LOGGER_ROOT", ".")).expanduser() / config.trainer.project_name
-    path = Path(os.getenv("VERL_FILE_LOGGER_PATH", folder / f"{config.trainer.experiment_name}.jsonl"))
+    folder = (
+        Path(os.getenv("VERL_FILE_LOGGER_ROOT", ".")).expanduser() / config.trainer.project_name
+    )
+    path = Path(
+        os.getenv("VERL_FILE_LOGGER_PATH", folder / f"{config.trainer.experiment_name}.jsonl")
+    )
     if path.exists() and path.stat().st_size:
         path.rename(path.with_name(f"{path.stem}.{time.strftime('%Y%m%d-%H%M%S')}{path.suffix}"))
 
 
 def drop_failed_groups(buffer: ReplayBuffer) -> ReplayBuffer:
-    """Let a replay buffer drop every failed group; verl 0.9.1 trains on what is left of one that has some rows."""
+    """Let a replay buffer drop every failed group; verl 0.9.1 trains on what is left of one that
+    has some rows."""
     find_reasons = buffer._terminal_eviction_reasons
 
-    def find_all_reasons(global_steps: int, partition_id: str) -> tuple[set[str], set[str], set[str], Counter]:
+    def find_all_reasons(
+        global_steps: int, partition_id: str
+    ) -> tuple[set[str], set[str], set[str], Counter]:
         stale, filtered, failed, counts = find_reasons(global_steps, partition_id)
         failed = failed if partition_id == "val" else set(buffer.failure_keys[partition_id])
         return stale, filtered, failed, counts
@@ -260,20 +314,29 @@ def split_by_prompt(keys: Sequence[str], num_parts: int) -> list[list[int]]:
         rows_of_prompt[key.rsplit("_", 2)[0]].append(row)
     prompts = list(rows_of_prompt.values())
     if len(prompts) % num_parts:
-        raise ValueError(f"{len(prompts)} prompts cannot be split into {num_parts} equal mini-batches")
+        raise ValueError(
+            f"{len(prompts)} prompts cannot be split into {num_parts} equal mini-batches"
+        )
     size = len(prompts) // num_parts
     return [sum(prompts[i : i + size], []) for i in range(0, len(prompts), size)]
 
 
 def select_real(batch: KVBatchMeta) -> list[str]:
     """Return the keys of the rows that are no padding."""
-    return [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
+    return [
+        key
+        for key, tag in zip(batch.keys, batch.tags, strict=True)
+        if not tag.get("is_padding", False)
+    ]
 
 
 def measure_agreement(batch: KVBatchMeta) -> dict[str, float]:
-    """Compare the engine's log-probabilities with the trainer's on sampled tokens, padding rows left out."""
+    """Compare the engine's log-probabilities with the trainer's on sampled tokens, padding rows
+    left out."""
     fields = ["old_log_probs", "rollout_log_probs", "response_mask"]
-    data = tq.kv_batch_get(keys=select_real(batch), partition_id=batch.partition_id, select_fields=fields)
+    data = tq.kv_batch_get(
+        keys=select_real(batch), partition_id=batch.partition_id, select_fields=fields
+    )
     mask = data["response_mask"].values().bool()
     gap = (data["old_log_probs"].values() - data["rollout_log_probs"].values()).abs()[mask]
     return {
@@ -283,11 +346,16 @@ def measure_agreement(batch: KVBatchMeta) -> dict[str, float]:
 
 
 def measure_batch(batch: KVBatchMeta) -> dict[str, float]:
-    """Average the figures of each episode (once, whatever its number of sequences); NaN means no gold label
-    or no verdict and is left out."""
-    last_rows = {session_of(key): key for key in sorted(select_real(batch), key=lambda key: int(key.rsplit("_", 1)[1]))}
+    """Average the figures of each episode (once, whatever its number of sequences); NaN means no
+    gold label or no verdict and is left out."""
+    last_rows = {
+        session_of(key): key
+        for key in sorted(select_real(batch), key=lambda key: int(key.rsplit("_", 1)[1]))
+    }
     data = tq.kv_batch_get(
-        keys=list(last_rows.values()), partition_id=batch.partition_id, select_fields=["extra_fields"]
+        keys=list(last_rows.values()),
+        partition_id=batch.partition_id,
+        select_fields=["extra_fields"],
     )
     measures = [extra["reward_extra_info"] for extra in list(data["extra_fields"])]
     figures = {f"{PREFIX}/num_episodes": float(len(measures))}
@@ -316,14 +384,18 @@ def measure_failures() -> dict[str, float]:
 
 
 def measure_filtering(metrics: Mapping[str, Any], num_trained: int) -> dict[str, float]:
-    """Return the share of a step's finished prompt groups that dynamic sampling filtered (no signal).
+    """Return the share of a step's finished prompt groups that dynamic sampling filtered (no
+    signal).
 
-    Groups are trained on, filtered, or, with signal, left over because verl samples ahead; failed ones do not count.
-    Without dynamic sampling nothing is filtered: 0.
+    Groups are trained on, filtered, or, with signal, left over because verl samples ahead; failed
+    ones do not count. Without dynamic sampling nothing is filtered: 0.
 
     >>> measure_filtering({"training/filter_groups/evicted_samples": 6.0}, num_trained=2)
     {'videosearch/filtered_group_rate': 0.75}
     """
-    names = ("evicted_samples", "discarded_surplus_samples")  # verl 0.9.1: "samples" here are groups
+    names = (
+        "evicted_samples",
+        "discarded_surplus_samples",
+    )  # verl 0.9.1: "samples" here are groups
     filtered, left_over = (metrics.get(f"training/filter_groups/{name}", 0) for name in names)
     return {f"{PREFIX}/filtered_group_rate": float(filtered / (num_trained + filtered + left_over))}

@@ -1,7 +1,7 @@
 """What verl 0.9.1 calls on `torch.cuda`, for the processor: `torch.cpu` and the functions it lacks.
 
-verl reports memory by these names and formats what it gets, so they return real numbers: the resident memory of this
-process.
+verl reports memory by these names and formats what it gets, so they return real numbers: the
+resident memory of this process.
 """
 
 import os
@@ -16,7 +16,8 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def get_device_name(device: object = None) -> str:
-    """Return CPU; verl looks for the names of accelerators in it and takes their FLOPs as unknown."""
+    """Return CPU; verl looks for the names of accelerators in it and takes their FLOPs as
+    unknown."""
     return "CPU"
 
 

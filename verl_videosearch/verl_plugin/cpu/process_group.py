@@ -1,8 +1,8 @@
 """Create verl's global process group with gloo alone.
 
-verl 0.9.1 asks torch for `cpu:gloo,{device}:{backend}`, and torch refuses a device that is named twice. Both functions
-that create the group are replaced: the one of the Ray workers takes the backend as an argument, the one of the SFT
-trainer does not.
+verl 0.9.1 asks torch for `cpu:gloo,{device}:{backend}`, and torch refuses a device that is named
+twice. Both functions that create the group are replaced: the one of the Ray workers takes the
+backend as an argument, the one of the SFT trainer does not.
 """
 
 import os

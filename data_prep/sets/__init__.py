@@ -1,0 +1,1 @@
+"""Parts of the programs that read and prepare data sets."""

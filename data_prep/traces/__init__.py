@@ -1,0 +1,1 @@
+"""Parts of the programs that make traces: teachers, players, filters, selection, reports."""

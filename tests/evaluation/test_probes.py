@@ -1,0 +1,268 @@
+"""`videosearch probe`: frames matter to a judge that looks, not to one that does not; citations are
+checked."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+pytest.importorskip("openai")
+
+from tests.seeing_judge import EPISODE, HIDDEN_NUMBERS, prefer_first, serve_judge, write_pairs  # noqa: E402
+from verl_videosearch.cli import app  # noqa: E402
+from verl_videosearch.evaluation.altered_frames import AlteredPair, Replacement, double_frames  # noqa: E402
+from verl_videosearch.evaluation.citations import count_citations, find_cited  # noqa: E402
+from verl_videosearch.evaluation.probes import Change, name_change  # noqa: E402
+from verl_videosearch.frames import CandidateFrames  # noqa: E402
+from verl_videosearch.video.pair import PairFrames  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Finish one run of a judge that searches and one of a judge that does not, and probe both."""
+    folder = tmp_path_factory.mktemp("probes")
+    pairs = write_pairs(folder / "pairs")
+    for name, judge in {"looks": None, "blind": prefer_first}.items():
+        with serve_judge(*([judge] if judge else [])) as server:
+            place = ["--endpoint", server.url, "--model", "tiny", "--out", str(folder / name)]
+            settings = [word for setting in EPISODE for word in ("--set", setting)]
+            check(invoke(["eval", "--benchmark", str(pairs), *place, *settings]))
+            check(invoke(list_probe_arguments(folder, name, server.url)))
+    return folder
+
+
+def list_probe_arguments(folder: Path, name: str, url: str, *more: str) -> list[str]:
+    place = [
+        "--endpoint",
+        url,
+        "--out",
+        str(folder / f"{name}-probe"),
+        "--video-root",
+        str(folder / "pairs"),
+    ]
+    return ["probe", str(folder / name), *place, *more]
+
+
+def invoke(arguments: list[str]) -> Result:
+    return CliRunner().invoke(app, arguments)
+
+
+def check(result: Result) -> str:
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def read_results(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_a_judge_that_looks_needs_its_frames(runs: Path) -> None:
+    results = read_results(runs / "looks-probe")
+    assert results["searched"] | {"low": 0, "high": 0} == {
+        "value": 1,
+        "correct": 24,
+        "total": 24,
+        "low": 0,
+        "high": 0,
+    }
+    figures = results["figures"]
+    assert (
+        figures["same"]["changed"]["correct"] == 0
+        and figures["same"]["needed_search"]["correct"] == 0
+    )
+    for name in (
+        "random",
+        "blank",
+    ):  # 18 of 24 verdicts prefer a video; without the defect in sight they become ties
+        assert figures[name]["directions"][Change.TO_TIE.value] == 18, name
+        assert (
+            figures[name]["needed_search"]["correct"],
+            figures[name]["needed_search"]["total"],
+        ) == (18, 24)
+    for name in ("other_video", "reversed"):  # the defect is in the other answer
+        assert figures[name]["directions"][Change.TO_OTHER_VIDEO.value] == 18, name
+        assert (figures[name]["lost"]["correct"], figures[name]["won"]["total"]) == (18, 0)
+    assert figures["blank"]["by_confidence"]["1"]["total"] == 24
+
+
+def test_a_judge_that_never_searches_is_said_to(runs: Path) -> None:
+    results = read_results(runs / "blind-probe")
+    assert results["searched"]["correct"] == 0
+    assert all(each["needed_search"]["value"] == 0 for each in results["figures"].values())
+    assert all(
+        each["needed_search"]["total"] == 9 for each in results["figures"].values()
+    )  # 5 in AB, 4 in BA are right
+    for page in ("index.html", "results.md"):
+        assert "This model never searches" in (runs / "blind-probe" / page).read_text()
+
+
+def test_a_replay_repeats_what_was_said(runs: Path) -> None:
+    before = {(e["sample_uid"], e["order"]): e for e in read_lines(runs / "looks")}
+    after = read_lines(runs / "looks-probe")
+    assert len(after) == 24 * len(Replacement)
+    for line in after:
+        original = before[line["sample_uid"], line["order"]]
+        assert line["turns"][0] == original["turns"][0] and len(line["turns"]) == 2
+        assert (
+            line["messages"][:4] == original["messages"][:4]
+        )  # text and numbers are those of the true episode
+
+
+def read_lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
+
+
+def test_a_probe_goes_on_and_ends_with_the_same_bytes(runs: Path, tmp_path: Path) -> None:
+    whole = (runs / "looks-probe/episodes.jsonl").read_bytes()
+    journal = runs / "looks-probe/journal.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[:7]) + lines[7][:50])
+    with serve_judge() as server:
+        check(invoke(list_probe_arguments(runs, "looks", server.url)))
+        assert len(server.requests) == len(lines) - 7  # one live reply per replay
+    assert (runs / "looks-probe/episodes.jsonl").read_bytes() == whole
+
+
+def test_an_unknown_replacement_is_refused(runs: Path) -> None:
+    result = invoke(
+        list_probe_arguments(runs, "looks", "http://localhost:1/v1", "--replacement", "none")
+    )
+    assert result.exit_code == 2 and "choose among ['same', 'random'" in result.output
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    result = invoke(
+        [
+            "probe",
+            str(tmp_path),
+            "--endpoint",
+            "http://localhost:1/v1",
+            "--out",
+            str(tmp_path / "out"),
+        ]
+    )
+    assert (
+        result.exit_code == 2
+        and "has no run.json; make one with `videosearch eval`" in result.output
+    )
+
+
+def make_pair(num_1: int = 6, num_2: int = 3) -> PairFrames:
+    """Frame i of video v is a flat level of 100 * v + i."""
+    levels = [np.full((n, 28, 28, 3), 0, np.uint8) for n in (num_1, num_2)]
+    for video, frames in enumerate(levels, 1):
+        frames += (
+            (100 * video + np.arange(len(frames), dtype=np.uint8))
+            .reshape(-1, 1, 1, 1)
+            .astype(np.uint8)
+        )
+    return PairFrames(CandidateFrames((0.0,) * num_1, (0.0,) * num_2), *levels)
+
+
+def show(replacement: Replacement, *numbers: int, seed: str = "") -> list[int]:
+    """Return the levels of the initial view (frames 1 and 7), then of a call for `numbers`."""
+    context = [
+        {"role": "system", "content": [{"type": "text", "text": "Judge."}]},
+        {"role": "user", "content": [image(1), image(7)]},
+        {"role": "assistant", "content": [{"type": "text", "text": "call"}]},
+        {"role": "user", "content": [image(number) for number in numbers]},
+    ]
+    images = AlteredPair.of(make_pair(), replacement, seed).images(context)
+    return [each.getpixel((0, 0))[0] for each in images]
+
+
+def image(number: int) -> dict:
+    return {"type": "image", "frame_number": number, "max_pixels": 784}
+
+
+@pytest.mark.parametrize(
+    ("replacement", "shown"),
+    [
+        (Replacement.SAME, [102, 105, 201]),
+        (Replacement.BLANK, [128, 128, 128]),
+        (Replacement.OTHER_VIDEO, [201, 202, 102]),
+        (Replacement.REVERSED, [201, 105, 102]),
+    ],
+)
+def test_only_what_a_call_brings_is_replaced(replacement: Replacement, shown: list[int]) -> None:
+    assert show(replacement, 3, 6, 8) == [100, 200, *shown]
+
+
+@pytest.mark.parametrize("seed", ["a", "b", "c"])
+def test_random_frames_are_others_of_the_same_video(seed: str) -> None:
+    _, _, first, second, third = show(Replacement.RANDOM, 3, 6, 8, seed=seed)
+    assert {first, second} < {100, 101, 103, 104} and first != second and third in (200, 202)
+    assert show(Replacement.RANDOM, 3, 6, 8, seed=seed)[2:] == [
+        first,
+        second,
+        third,
+    ]  # rendered again: the same
+
+
+def test_random_frames_when_all_were_asked_for() -> None:
+    assert set(show(Replacement.RANDOM, 7, 8, 9)[2:]) <= {200, 201, 202}
+
+
+def test_doubled_frames_are_the_same_pixels() -> None:
+    doubled = double_frames(make_pair(2, 2))
+    assert [doubled.image(number, 784).getpixel((0, 0))[0] for number in range(1, 9)] == [
+        *[100, 100, 101, 101],
+        *[200, 200, 201, 201],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "cited"),
+    [
+        ("Frame 12 tears.", (12,)),
+        ("frames 3, 7 and 9 are fine", (3, 7, 9)),
+        ("frames 3,7,and 9", (3, 7, 9)),
+        ("Frame #4 and frame 5", (4, 5)),
+        ("frames 1 to 48 are video 1", ()),
+        ("frames 1-8, 12 and 20–24", (12,)),
+        ("framework 12, 12 frames", ()),
+        ('<tool_call>{"arguments": {"target_frames": [3]}} frame 5</tool_call> frame 6', (6,)),
+        ("<tool_call> frame 5", ()),
+        ("", ()),
+    ],
+)
+def test_citations(text: str, cited: tuple[int, ...]) -> None:
+    assert find_cited(text) == cited
+
+
+def test_what_was_shown_may_be_cited() -> None:
+    first = {
+        "reply": "<Snapshot>Frame 5 is dark.</Snapshot><Think>I need frame 9, or frame 40.</Think>",
+        "frames": [9],
+    }
+    second = {"reply": "<Snapshot>Frames 1 and 9 tear.</Snapshot>", "frames": []}
+    found = count_citations([{"initial_frames": [1, 5], "turns": [first, second]}])
+    assert (found.never_shown.correct, found.never_shown.total) == (1, 5)  # frame 40
+    assert (found.snapshot_unseen.correct, found.snapshot_unseen.total) == (0, 3)
+    late = count_citations([{"initial_frames": [1], "turns": [second]}])
+    assert (late.snapshot_unseen.correct, late.snapshot_unseen.total) == (
+        1,
+        2,
+    ) and late.episodes.correct == 1
+
+
+def test_citations_of_a_run(runs: Path) -> None:
+    cited = read_results(runs / "looks-probe")["citations"]  # frame 99 never, frame 3 by every call
+    assert HIDDEN_NUMBERS[0] == 3
+    assert (cited["never_shown"]["correct"], cited["never_shown"]["total"]) == (24, 72)
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "change"),
+    [
+        (1, 2, Change.TO_OTHER_VIDEO),
+        (2, 0, Change.TO_TIE),
+        (0, 1, Change.FROM_TIE),
+        (0, None, Change.TO_UNREADABLE),
+        (None, 0, Change.FROM_UNREADABLE),
+    ],
+)
+def test_directions(was: int | None, now: int | None, change: Change) -> None:
+    assert name_change(was, now) is change

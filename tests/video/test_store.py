@@ -1,0 +1,254 @@
+"""The store of decoded frames: shared, lossless, self-checking, bounded."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from filelock import FileLock
+
+from tests.clips import grey_frames, read_levels, write_clip
+from verl_videosearch.video import decode as video
+from verl_videosearch.video import store as frame_store
+from verl_videosearch.video.decode import (
+    FramePlan,
+    VideoError,
+    VideoErrorKind,
+    read_candidate_frames,
+)
+from verl_videosearch.video.store import FrameStore, FrameStoreStats, default_root
+
+PLAN = FramePlan(frames_per_video=4)
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    return write_clip(tmp_path / "clip.mp4", grey_frames(12))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+def entries_of(root: Path) -> list[Path]:
+    return sorted(root.rglob("*.frames"))
+
+
+def test_stored_frames_equal_decoded_ones(clip: Path, root: Path) -> None:
+    store, decoded = FrameStore(root), read_candidate_frames(clip, PLAN)
+    first, second = store.get(clip, PLAN), store.get(clip, PLAN)
+    for stored in (first, second):
+        assert np.array_equal(stored.frames, decoded.frames) and np.array_equal(
+            stored.times_s, decoded.times_s
+        )
+        assert isinstance(stored.frames, np.memmap) and not stored.frames.flags.writeable
+        assert (stored.num_decoded_frames, stored.source_height, stored.source_width) == (
+            12,
+            56,
+            84,
+        )
+    assert (first.was_hit, second.was_hit) == (False, True)
+    assert first.decode_s > 0 == second.decode_s
+    assert store.stats == FrameStoreStats(hits=1, misses=1, decode_s=first.decode_s)
+    assert (
+        store.size_bytes()
+        == sum(path.stat().st_size for path in entries_of(root))
+        > decoded.frames.nbytes
+    )
+
+
+def test_entry_belongs_to_content_and_plan(clip: Path, root: Path, tmp_path: Path) -> None:
+    store = FrameStore(root)
+    store.get(clip, PLAN)
+    moved = clip.rename(tmp_path / "moved.mp4")
+    assert store.get(moved, PLAN).was_hit
+    assert not store.get(moved, FramePlan(frames_per_video=3)).was_hit
+    assert not store.get(moved, FramePlan(frames_per_video=4, patch_multiple=14)).was_hit
+    write_clip(moved, grey_frames(20))
+    changed = store.get(moved, PLAN)
+    assert not changed.was_hit and read_levels(changed.frames) == [0, 5, 10, 15]
+
+
+def test_everything_stays_inside_the_root(clip: Path, root: Path, tmp_path: Path) -> None:
+    before = set(tmp_path.rglob("*"))
+    FrameStore(root).get(clip, PLAN)
+    assert all(root == path or root in path.parents for path in set(tmp_path.rglob("*")) - before)
+
+
+DAMAGE = {
+    "magic": lambda data: bytes([data[0] ^ 1]) + data[1:],
+    "header": lambda data: data[:30] + bytes([data[30] ^ 1]) + data[31:],
+    "header length": lambda data: data[:16] + b"\xff" * 8 + data[24:],
+    "a pixel in the middle": lambda data: data[:-9000] + bytes([data[-9000] ^ 1]) + data[-8999:],
+    "the last byte": lambda data: data[:-1] + bytes([data[-1] ^ 128]),
+    "half written": lambda data: data[: len(data) // 2],
+    "one byte short": lambda data: data[:-1],
+    "one byte more": lambda data: data + b"\0",
+    "empty": lambda data: b"",
+    "zeros": lambda data: bytes(len(data)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_entry_is_rebuilt(clip: Path, root: Path, damage: str) -> None:
+    FrameStore(root).get(clip, PLAN)
+    (entry,) = entries_of(root)
+    intact = entry.read_bytes()
+    entry.write_bytes(DAMAGE[damage](intact))
+    store = FrameStore(root)
+    assert read_levels(store.get(clip, PLAN).frames) == [0, 3, 6, 9]
+    assert (store.stats.hits, store.stats.misses, store.stats.rebuilt) == (0, 1, 1)
+    assert entry.read_bytes() == intact
+    assert FrameStore(root).get(clip, PLAN).was_hit
+
+
+def count_decodes(
+    root: Path, clip: Path, barrier: "multiprocessing.synchronize.Barrier"
+) -> FrameStoreStats:
+    store = FrameStore(root)
+    barrier.wait(60)
+    assert read_levels(store.get(clip, PLAN).frames) == [0, 3, 6, 9]
+    return store.stats
+
+
+def test_processes_decode_a_video_once(clip: Path, root: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager, context.Pool(4) as pool:
+        stats = pool.starmap(count_decodes, [(root, clip, manager.Barrier(4))] * 4, chunksize=1)
+    assert sorted((one.hits, one.misses) for one in stats) == [(0, 1), (1, 0), (1, 0), (1, 0)]
+
+
+KILLED_BEFORE_THE_MOVE = """
+import sys, time
+from verl_videosearch.video import store as frame_store
+from verl_videosearch.video.decode import FramePlan
+frame_store.os.replace = lambda *paths: (print("written", flush=True), time.sleep(60))
+frame_store.FrameStore(sys.argv[1]).get(sys.argv[2], FramePlan(frames_per_video=4))
+"""
+
+
+def test_killed_writer_leaves_no_entry_and_no_lock(clip: Path, root: Path) -> None:
+    command = [sys.executable, "-c", KILLED_BEFORE_THE_MOVE, str(root), str(clip)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as writer:
+        assert writer.stdout is not None and writer.stdout.readline() == b"written\n"
+        writer.send_signal(signal.SIGKILL)
+    (part,) = root.rglob("*.part")
+    store, start = FrameStore(root, timeout_s=20), time.monotonic()
+    assert read_levels(store.get(clip, PLAN).frames) == [0, 3, 6, 9]
+    assert time.monotonic() - start < 10 and store.stats.misses == 1
+    assert part.exists()  # it may belong to a living process
+    os.utime(part, (0, 0))
+    FrameStore(root).get(clip, FramePlan(frames_per_video=3))
+    assert not part.exists()
+
+
+def test_lock_that_is_never_freed_only_costs_time(clip: Path, root: Path) -> None:
+    store = FrameStore(root, timeout_s=0.5)
+    key = store._key(frame_store._signature(clip), PLAN)
+    with FileLock(root / "locks" / f"{key[:3]}.lock"):
+        assert read_levels(store.get(clip, PLAN).frames) == [0, 3, 6, 9]
+
+
+def test_least_recently_used_entries_go_first(root: Path, tmp_path: Path) -> None:
+    clips = [write_clip(tmp_path / f"{n}.mp4", grey_frames(n)) for n in (8, 9, 10, 11)]
+    unbounded = FrameStore(root)
+    entries, kept = {}, {}
+    for age, path in enumerate(clips[:3]):
+        known = set(entries_of(root))
+        kept[path] = unbounded.get(path, PLAN)
+        (entries[path],) = set(entries_of(root)) - known
+        os.utime(entries[path], (1000 + age, 1000 + age))
+    store = FrameStore(root, max_bytes=3 * max(entry.stat().st_size for entry in entries.values()))
+    assert store.get(clips[0], PLAN).was_hit  # the oldest entry becomes the newest
+    store.get(clips[3], PLAN)
+    assert [entries[path].exists() for path in clips[:3]] == [True, False, True]
+    assert store.stats.evicted == 1 and store.size_bytes() <= store.max_bytes
+    assert read_levels(kept[clips[1]].frames) == [0, 2, 4, 6]  # still mapped
+
+
+@pytest.mark.parametrize(("max_bytes", "num_scans"), [(None, 1), (10**9, 1), (1, 6)])
+def test_a_large_folder_is_not_read_for_every_video(
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    max_bytes: int | None,
+    num_scans: int,
+) -> None:
+    scans, scandir = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: scans.append(path) or scandir(path))
+    store = FrameStore(root, max_bytes=max_bytes)
+    for num_frames in range(8, 14):
+        store.get(write_clip(tmp_path / f"{num_frames}.mp4", grey_frames(num_frames)), PLAN)
+    assert sum(path == store._entries for path in scans) == num_scans
+
+
+def test_a_full_store_keeps_its_bound_with_few_scans(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frame_store, "_SLACK", 0.5)
+    clips = [write_clip(tmp_path / f"{n}.mp4", grey_frames(n)) for n in range(8, 20)]
+    size = FrameStore(tmp_path / "other").get(clips[0], PLAN).frames.nbytes
+    store, scans = FrameStore(root, max_bytes=int(6.5 * size)), []
+    evict = store._evict
+    monkeypatch.setattr(store, "_evict", lambda keep: scans.append(keep) or evict(keep))
+    for path in clips:
+        store.get(path, PLAN)
+        assert store.size_bytes() <= store.max_bytes
+    assert 1 < len(scans) < len(clips) and store.stats.evicted > 0
+
+
+def test_newest_entry_stays_even_if_it_is_too_large(clip: Path, root: Path) -> None:
+    store = FrameStore(root, max_bytes=1)
+    store.get(clip, PLAN)
+    assert store.get(clip, PLAN).was_hit and len(entries_of(root)) == 1
+
+
+def test_broken_video_fails_again_without_a_second_decode(tmp_path: Path, root: Path) -> None:
+    path = write_clip(tmp_path / "cut.mp4")
+    path.write_bytes(path.read_bytes()[:-300])
+    store = FrameStore(root)
+    for uid in ("pair-1", "pair-2"):
+        with pytest.raises(VideoError, match=uid) as caught:
+            store.get(path, PLAN, uid=uid)
+        assert caught.value.kind is VideoErrorKind.TRUNCATED
+    assert store.stats.misses == 1 and entries_of(root) == []
+    write_clip(path)
+    assert not store.get(path, PLAN).was_hit
+
+
+def test_missing_video_is_a_video_error(tmp_path: Path, root: Path) -> None:
+    with pytest.raises(VideoError, match="missing.*pair-1|pair-1.*missing"):
+        FrameStore(root).get(tmp_path / "no.mp4", PLAN, uid="pair-1")
+
+
+def test_video_that_changes_while_it_is_read_is_not_stored(
+    clip: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_while_it_grows(path: str, *args: object, **kwargs: object) -> video.VideoFrames:
+        with open(path, "ab") as file:
+            file.write(b"\0")
+        return read_candidate_frames(path, *args, **kwargs)
+
+    monkeypatch.setattr(frame_store, "read_candidate_frames", read_while_it_grows)
+    with pytest.raises(VideoError, match="changed while"):
+        FrameStore(root).get(clip, PLAN)
+    assert entries_of(root) == []
+
+
+def test_default_root_can_be_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("VIDEOSEARCH_FRAME_STORE", str(tmp_path / "here"))
+    assert default_root() == FrameStore().root == tmp_path / "here"
+    monkeypatch.delenv("VIDEOSEARCH_FRAME_STORE")
+    assert default_root().parts[-2:] == ("verl-videosearch", "frames")
+
+
+@pytest.mark.parametrize("wrong", [{"max_bytes": 0}, {"timeout_s": 0}, {"timeout_s": float("nan")}])
+def test_bad_limits_are_refused(root: Path, wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        FrameStore(root, **wrong)

@@ -1,0 +1,83 @@
+"""What made an episode, by content and not by path: pairs, a model's files, the commit of this
+package.
+
+>>> sample = PreferenceSample("a", "a cat", "x/1.mp4", "x/2.mp4", {"TA": 0, "VQ": 1, "MQ": 0, "OA": 1})
+>>> hash_pair(sample) == hash_pair(swap_videos(sample))
+True
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path, PurePath
+
+import xxhash
+
+from verl_videosearch.sample import PreferenceSample, swap_videos
+
+CALIBRATION_NAME = "videosearch_calibration.json"
+"""Lies beside a model's files and is none of them."""
+UNKNOWN_MODEL = "unknown"
+"""The hash of a model whose files cannot be seen from here."""
+_MODEL_SUFFIXES = (".safetensors", ".bin", ".json", ".txt", ".jinja")
+_CHUNK = 1 << 22
+
+
+def hash_pair(sample: PreferenceSample) -> str:
+    """Name a pair by its prompt, its videos' last two path parts and its origin; not by labels,
+    uid, split or order."""
+    return min(_hash_text(_identity(each)) for each in (sample, swap_videos(sample)))
+
+
+def hash_pairs(samples: Iterable[PreferenceSample]) -> str:
+    """Name a set of pairs, whatever their order."""
+    return _hash_text("".join(sorted(map(hash_pair, samples))))
+
+
+def hash_model(folder: Path) -> str:
+    """Name a model by the bytes of its weights, tokenizer and configuration."""
+    digest = xxhash.xxh3_64()
+    paths = [path for path in sorted(folder.iterdir()) if path.suffix in _MODEL_SUFFIXES]
+    paths = [path for path in paths if path.name != CALIBRATION_NAME]
+    if not any(path.suffix in (".safetensors", ".bin") for path in paths):
+        raise ValueError(
+            f"{folder} holds no weights (.safetensors or .bin); give the folder of a Hugging Face model"
+        )
+    for path in paths:
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def read_commit() -> str:
+    """Return the commit of this package, `+` if files were changed since; its version where there
+    is no checkout."""
+    here = Path(__file__).parents[1]
+    try:
+        _git(here, "ls-files", "--error-unmatch", "episode.py")
+        changes = _git(here, "diff", "--stat", "HEAD", ".")
+        return _git(here, "rev-parse", "--short=12", "HEAD") + ("+" if changes else "")
+    except (OSError, subprocess.CalledProcessError):
+        try:
+            return f"version {version('verl-videosearch')}"
+        except PackageNotFoundError:
+            return "unknown"
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command: Sequence[str] = ("git", "-C", str(folder), *arguments)
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def _identity(sample: PreferenceSample) -> str:
+    videos = ["/".join(PurePath(path).parts[-2:]) for path in (sample.video_1, sample.video_2)]
+    return json.dumps([sample.source, sample.prompt, videos, dict(sample.meta)], sort_keys=True)
+
+
+def _hash_text(text: str) -> str:
+    return xxhash.xxh3_64_hexdigest(text.encode("utf-8", "surrogatepass"))
