@@ -32,6 +32,7 @@ setup(
     install_requires=[
         "av>=17,<19",  # 19 drops an option that video.py uses
         "filelock>=3.16",
+        "msgspec>=0.19",
         "numpy>=2.0",
         "pillow>=10",
         "platformdirs>=4",

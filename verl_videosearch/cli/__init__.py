@@ -6,7 +6,7 @@ but incomplete, 2 refused."""
 
 import typer
 
-from verl_videosearch.cli import evaluate, figures
+from verl_videosearch.cli import episodes, evaluate, figures
 
 app = typer.Typer(
     name="videosearch",
@@ -19,3 +19,4 @@ app.command("probe")(evaluate.run_probe)
 app.command("compare")(figures.run_compare)
 app.command("baselines")(figures.run_baselines)
 app.command("calibrate")(figures.run_calibrate)
+app.command("episodes")(episodes.run_episodes)
