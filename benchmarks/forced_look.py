@@ -17,13 +17,13 @@ from typing import Annotated
 
 import typer
 from verl_videosearch.data_prep.traces.teacher import TeacherConfig, TemplateTeacher
-from verl_videosearch.recipes import read_episode_settings
 
 from verl_videosearch.episode import Episode, EpisodeConfig
 from verl_videosearch.evaluation.probes import ReplayedReplies
 from verl_videosearch.judgement import OVERALL, Judgement
 from verl_videosearch.metrics import Rate
 from verl_videosearch.models.local import LocalConfig, LocalModel
+from verl_videosearch.recipe import read_episode_settings
 from verl_videosearch.rollout import run_episode
 from verl_videosearch.sample import PreferenceSample, read_samples
 from verl_videosearch.video.pair import load_pair

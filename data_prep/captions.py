@@ -31,7 +31,7 @@ import pyarrow as pa
 import typer
 from rich.console import Console
 from rich.progress import track
-from verl_videosearch.data_prep.cold_start import read_episode, read_pairs
+from verl_videosearch.data_prep.cold_start import read_pairs
 from verl_videosearch.data_prep.synthetic.defects import DEFECT_TYPES, Defect, defect_from_meta
 from verl_videosearch.data_prep.traces.sft_rows import SFT_SCHEMA
 from verl_videosearch.data_prep.traces.teacher import (
@@ -47,6 +47,7 @@ from verl_videosearch.episode import EpisodeConfig
 from verl_videosearch.failures import EpisodeFailure
 from verl_videosearch.frames import CandidateFrames, FrameLocation
 from verl_videosearch.prompts import PromptStyle
+from verl_videosearch.recipe import read_episode
 from verl_videosearch.sample import PreferenceSample, to_row, write_rows
 from verl_videosearch.video.pair import load_pair
 from verl_videosearch.video.store import FrameStore

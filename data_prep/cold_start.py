@@ -20,7 +20,6 @@ Covers: one trace per pair (paper section 4.1). Does not cover: several per pair
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -47,39 +46,17 @@ from verl_videosearch.data_prep.traces.trace_report import (
     tabulate_reasons,
     tabulate_yields,
 )
-from verl_videosearch.recipes import read_episode_settings
 
 from verl_videosearch.episode import EpisodeConfig
 from verl_videosearch.failures import EpisodeFailure
 from verl_videosearch.models.client import ChatClient, ClientConfig, Usage
+from verl_videosearch.recipe import read_episode
 from verl_videosearch.sample import PreferenceSample, read_samples
 from verl_videosearch.video.pair import load_pair
 from verl_videosearch.video.store import FrameStore
 
 TEMPLATE = "template"
 SFT_ROWS = "sft.parquet"
-
-
-def read_episode(recipe: str | None, overrides: Sequence[str]) -> EpisodeConfig:
-    """Read the episode settings of a recipe (default: `EpisodeConfig`'s own), changed by
-    `name=value` pairs."""
-    settings = {} if recipe is None else read_episode_settings(recipe)
-    return EpisodeConfig.from_dict(settings | dict(read_override(text) for text in overrides))
-
-
-def read_override(text: str) -> tuple[str, Any]:
-    """Read one `name=value`; the value is JSON, or else a word.
-
-    >>> read_override("window=2"), read_override("window=null"), read_override("prompt_style=brief")
-    (('window', 2), ('window', None), ('prompt_style', 'brief'))
-    """
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ValueError(f"--episode takes name=value, such as window=2; got {text!r}")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
 
 
 def read_weights(text: str) -> tuple[float, ...]:

@@ -35,7 +35,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
-from verl_videosearch.data_prep.cold_start import SFT_ROWS, read_episode, read_pairs
+from verl_videosearch.data_prep.cold_start import SFT_ROWS, read_pairs
 from verl_videosearch.data_prep.traces.attempts import (
     Key,
     check_attempts,
@@ -61,6 +61,7 @@ from verl_videosearch.data_prep.traces.trace_filter import Filter
 
 from verl_videosearch.models.client import ClientConfig
 from verl_videosearch.models.server import SERVER_LOG, serve_checkpoint
+from verl_videosearch.recipe import read_episode
 from verl_videosearch.runs.folder import RunFolder
 from verl_videosearch.runs.identity import UNKNOWN_MODEL, hash_model
 from verl_videosearch.runs.jobs import Job, RunLimits, ServerGone, run_jobs

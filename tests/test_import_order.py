@@ -26,17 +26,19 @@ episode
 reward
 video
 sources
-recipes
+recipe
 rollout
 runs
 report
 from_scratch
-models
 verl_plugin
+models
 evaluation
 judge
 data_prep
+recipes
 cli
+__main__
 """
 LEVEL = {room: level for level, line in enumerate(ORDER.split("\n")) for room in line.split()}
 SOURCES = [

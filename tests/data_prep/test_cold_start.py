@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner, Result
-from verl_videosearch.data_prep.cold_start import main, read_episode
+from verl_videosearch.data_prep.cold_start import main
 from verl_videosearch.data_prep.synthetic.lossless import write_lossless
 from verl_videosearch.data_prep.traces.sft_rows import Trace, read_traces
 from verl_videosearch.data_prep.traces.trace_report import TokenEstimate, estimate_tokens
-from verl_videosearch.recipes import RECIPES, read_episode_settings
 
 from tests.scripted_server import ScriptedServer, serve_scripts
 from verl_videosearch.episode import EpisodeConfig
+from verl_videosearch.recipe import find_recipes, read_episode, read_episode_settings
 from verl_videosearch.sample import PreferenceSample, read_samples, write_samples
 from verl_videosearch.video.pair import load_pair
 from verl_videosearch.video.store import FrameStore
@@ -350,7 +350,7 @@ def test_an_unknown_recipe_is_named_beside_those_that_are_known() -> None:
         read_episode_settings("grpo")
 
 
-@pytest.mark.parametrize("recipe", sorted(path.stem for path in RECIPES.glob("*.yaml")))
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in find_recipes().glob("*.yaml")))
 def test_every_recipe_has_episode_settings(recipe: str) -> None:
     pytest.importorskip("hydra")
     EpisodeConfig.from_dict(read_episode_settings(recipe))

@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 import pytest
 import typer
 from typer.testing import CliRunner, Result
-from verl_videosearch.data_prep.cold_start import read_episode
 from verl_videosearch.data_prep.rejection_sampling import main
 from verl_videosearch.data_prep.synthetic.lossless import write_lossless
 from verl_videosearch.data_prep.traces.attempts import Attempt, Key, from_row, to_row
@@ -38,6 +37,7 @@ from verl_videosearch.episode import EpisodeConfig, Reply
 from verl_videosearch.models.client import ChatClient, ClientConfig
 from verl_videosearch.models.serve import list_arguments
 from verl_videosearch.models.server import run_server, serve_checkpoint, wait_until_healthy
+from verl_videosearch.recipe import read_episode
 from verl_videosearch.runs.identity import hash_model
 from verl_videosearch.sample import Order, PreferenceSample, read_samples, write_samples
 

@@ -12,10 +12,10 @@ pytest.importorskip("openai")
 
 from tests.seeing_judge import EPISODE, HIDDEN_NUMBERS, prefer_first, serve_judge, write_pairs  # noqa: E402
 from verl_videosearch.cli import app  # noqa: E402
-from verl_videosearch.evaluation.altered_frames import AlteredPair, Replacement, double_frames  # noqa: E402
 from verl_videosearch.evaluation.citations import count_citations, find_cited  # noqa: E402
 from verl_videosearch.evaluation.probes import Change, name_change  # noqa: E402
 from verl_videosearch.frames import CandidateFrames  # noqa: E402
+from verl_videosearch.video.altered_frames import AlteredPair, Replacement, double_frames  # noqa: E402
 from verl_videosearch.video.pair import PairFrames  # noqa: E402
 
 

@@ -16,13 +16,12 @@ from typer.testing import CliRunner, Result
 
 pytest.importorskip("openai")
 
-from verl_videosearch.recipes import read_episode_settings  # noqa: E402
-
 from tests.scripted_server import ScriptedServer  # noqa: E402
 from tests.seeing_judge import EPISODE, prefer_first, search, serve_judge, write_pairs  # noqa: E402
 from verl_videosearch.cli import app  # noqa: E402
 from verl_videosearch.episode import EpisodeConfig  # noqa: E402
 from verl_videosearch.evaluation.results import RunSettings  # noqa: E402
+from verl_videosearch.recipe import read_episode_settings  # noqa: E402
 from verl_videosearch.runs.jobs import derive_seed  # noqa: E402
 
 FINAL = ["episodes.jsonl", "results.json", "results.md", "index.html", "run.json"]

@@ -207,7 +207,6 @@ def run_probe(
 ) -> None:
     """Replay finished episodes with other frames than the judge asked for: did its search
     matter?"""
-    from verl_videosearch.evaluation.altered_frames import Replacement
     from verl_videosearch.evaluation.probes import play_probe
     from verl_videosearch.evaluation.results import RunSettings, hash_lines, write_probe_results
     from verl_videosearch.evaluation.summary import has_searched
@@ -215,6 +214,7 @@ def run_probe(
     from verl_videosearch.runs.folder import RunFolder
     from verl_videosearch.runs.identity import read_commit
     from verl_videosearch.runs.jobs import Job, RunLimits, Stage
+    from verl_videosearch.video.altered_frames import Replacement
     from verl_videosearch.video.store import FrameStore
 
     with explain_errors():
@@ -322,7 +322,7 @@ def read_episode_config(
     """Build the episode's settings; `single_turn` frames in all mean half of them per video and no
     call."""
     from verl_videosearch.episode import EpisodeConfig
-    from verl_videosearch.recipes import read_episode_settings
+    from verl_videosearch.recipe import read_episode_settings
 
     values = ({} if recipe is None else read_episode_settings(recipe)) | (
         given := read_assignments(assignments)

@@ -21,7 +21,6 @@ from enum import Enum
 from PIL import Image
 
 from verl_videosearch.episode import Episode, Message, Reply
-from verl_videosearch.evaluation.altered_frames import AlteredPair, Replacement
 from verl_videosearch.evaluation.citations import Citations, count_citations
 from verl_videosearch.evaluation.summary import has_searched
 from verl_videosearch.judgement import OVERALL
@@ -30,6 +29,7 @@ from verl_videosearch.rollout import GenerateFn, run_episode
 from verl_videosearch.runs.folder import Line
 from verl_videosearch.runs.jobs import Stage, describe_episode
 from verl_videosearch.sample import Order, PreferenceSample, show_in_order
+from verl_videosearch.video.altered_frames import AlteredPair, Replacement
 
 
 class Change(str, Enum):

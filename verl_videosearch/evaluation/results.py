@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from verl_videosearch.episode import EpisodeConfig
-from verl_videosearch.evaluation.altered_frames import Replacement
 from verl_videosearch.evaluation.calibration import Calibration
 from verl_videosearch.evaluation.pages.header import RunHeader, describe_frames, describe_protocol
 from verl_videosearch.evaluation.pages.probe_tables import describe_probes
@@ -30,6 +29,7 @@ from verl_videosearch.report.page import Block, render_markdown, render_page
 from verl_videosearch.runs.folder import EPISODES, Line, RunFolder
 from verl_videosearch.runs.jobs import RunState
 from verl_videosearch.sample import Order, PreferenceSample
+from verl_videosearch.video.altered_frames import Replacement
 
 _ORDER_WORDS = {
     True: "both orders: agreement is the verdict, disagreement a tie, unreadable in one is unreadable",

@@ -24,12 +24,12 @@ from typing import Any
 import xxhash
 
 from verl_videosearch.episode import Ending, Episode, EpisodeConfig, EpisodeResult
-from verl_videosearch.evaluation.altered_frames import double_frames
 from verl_videosearch.failures import EpisodeFailure, FailureKind
 from verl_videosearch.judgement import Judgement
 from verl_videosearch.rollout import GenerateFn, run_episode, to_record
 from verl_videosearch.runs.folder import Journal, Line
 from verl_videosearch.sample import Order, PreferenceSample, show_in_order
+from verl_videosearch.video.altered_frames import double_frames
 from verl_videosearch.video.pair import PairFrames, load_pair
 from verl_videosearch.video.store import FrameStore
 
