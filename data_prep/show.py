@@ -1,15 +1,12 @@
-"""Write one static page that shows samples: both videos' frames with numbers and times, prompt,
-labels, defects.
+"""Write one static page that shows samples: both videos' frames with numbers and times, prompt, labels, defects.
 
     python -m data_prep.show train.parquet --video-root ~/data --n 5 --out page.html
 
-The one idea: the page shows frames exactly as an episode numbers them (frames.py), so what you read
-here is what the model can ask for. It is one file without any request to elsewhere: pictures and
-style are inside.
+The one idea: the page shows frames exactly as an episode numbers them (frames.py), so what you read here is what the
+model can ask for. It is one file without any request to elsewhere: pictures and style are inside.
 
-Covers: any file of samples; defect spans and the cue that synthetic pairs keep in meta; videos that
-cannot be read are named in place. Does not cover: what a model said about them (that is a report of
-an evaluation).
+Covers: any file of samples; defect spans and the cue that synthetic pairs keep in meta; videos that cannot be read are
+named in place. Does not cover: what a model said about them (that is a report of an evaluation).
 """
 
 from __future__ import annotations
@@ -39,36 +36,35 @@ VERDICTS = {0: "tie", 1: "video 1", 2: "video 2", None: "not judged"}
 _HIDDEN_META = ("defects_1", "defects_2", "cue")  # drawn on the frames instead
 
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1c2024; --soft: #60646c; --line: #d9d9e0; --page: #fcfcfd;
---card: #fff;
+:root { color-scheme: light dark; --ink: #1c2024; --soft: #60646c; --line: #d9d9e0; --page: #fcfcfd; --card: #fff;
   --defect: #e5484d; --first: #0b7be5; --cue: #b88700; }
-@media (prefers-color-scheme: dark) { :root { --ink: #edeef0; --soft: #b0b4ba; --line: #363a3f;
---page: #111113;
+@media (prefers-color-scheme: dark) { :root { --ink: #edeef0; --soft: #b0b4ba; --line: #363a3f; --page: #111113;
   --card: #18191b; --defect: #ff6369; --first: #70b8ff; --cue: #f5d90a; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 1280px; padding: 24px; background: var(--page); color: var(--ink);
   font: 15px/1.5 system-ui, sans-serif; }
-h1 { font-size: 20px; margin: 0 0 4px; } h2 { font-size: 15px; margin: 0; font-weight: 600;
-overflow-wrap: anywhere; } h3 { font-size: 13px; margin: 16px 0 6px; font-weight: 600; } .soft, h3
-span { color: var(--soft); font-size: 13px; font-weight: 400; overflow-wrap: anywhere; } article {
-background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 18px 20px;
+h1 { font-size: 20px; margin: 0 0 4px; } h2 { font-size: 15px; margin: 0; font-weight: 600; overflow-wrap: anywhere; }
+h3 { font-size: 13px; margin: 16px 0 6px; font-weight: 600; }
+.soft, h3 span { color: var(--soft); font-size: 13px; font-weight: 400; overflow-wrap: anywhere; }
+article { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 18px 20px;
   margin: 20px 0; }
-blockquote { margin: 10px 0; padding-left: 12px; border-left: 3px solid var(--line); overflow-wrap:
-anywhere; } .chips { display: flex; flex-wrap: wrap; gap: 6px; margin: 10px 0; } .chip { border: 1px
-solid var(--line); border-radius: 999px; padding: 1px 10px; font-size: 13px; } .chip b {
-margin-right: 5px; } .chip.overall { border-color: var(--ink); } .strip { display: grid;
-grid-template-columns: repeat(12, 1fr); gap: 4px; } .strip.short { grid-template-columns: repeat(8,
-1fr); } @media (max-width: 900px) { .strip, .strip.short { grid-template-columns: repeat(4, 1fr); }
-} figure { margin: 0; border: 2px solid transparent; border-radius: 6px; padding: 2px; } figure img
-{ width: 100%; display: block; border-radius: 3px; } figcaption { font-size: 12px; color:
-var(--soft); display: flex; justify-content: space-between; padding: 1px 3px; } figcaption b {
-color: var(--ink); } .first figcaption b { color: var(--first); } .first figcaption b::before {
-content: "● "; } .cue { border-color: var(--cue); border-style: dashed; } .defect { border-color:
-var(--defect); border-style: solid; } .defects { color: var(--defect); font-size: 13px; margin: 4px
-0 0; } .error { color: var(--defect); } .key { display: flex; flex-wrap: wrap; gap: 16px; font-size:
-13px; color: var(--soft); } .key i { display: inline-block; width: 14px; height: 10px; border: 2px
-solid; border-radius: 3px; margin-right: 5px; } details { margin-top: 12px; font-size: 13px; } pre {
-white-space: pre-wrap; overflow-wrap: anywhere; margin: 6px 0 0; }
+blockquote { margin: 10px 0; padding-left: 12px; border-left: 3px solid var(--line); overflow-wrap: anywhere; }
+.chips { display: flex; flex-wrap: wrap; gap: 6px; margin: 10px 0; }
+.chip { border: 1px solid var(--line); border-radius: 999px; padding: 1px 10px; font-size: 13px; }
+.chip b { margin-right: 5px; } .chip.overall { border-color: var(--ink); }
+.strip { display: grid; grid-template-columns: repeat(12, 1fr); gap: 4px; }
+.strip.short { grid-template-columns: repeat(8, 1fr); }
+@media (max-width: 900px) { .strip, .strip.short { grid-template-columns: repeat(4, 1fr); } }
+figure { margin: 0; border: 2px solid transparent; border-radius: 6px; padding: 2px; }
+figure img { width: 100%; display: block; border-radius: 3px; }
+figcaption { font-size: 12px; color: var(--soft); display: flex; justify-content: space-between; padding: 1px 3px; }
+figcaption b { color: var(--ink); }
+.first figcaption b { color: var(--first); } .first figcaption b::before { content: "● "; }
+.cue { border-color: var(--cue); border-style: dashed; } .defect { border-color: var(--defect); border-style: solid; }
+.defects { color: var(--defect); font-size: 13px; margin: 4px 0 0; } .error { color: var(--defect); }
+.key { display: flex; flex-wrap: wrap; gap: 16px; font-size: 13px; color: var(--soft); }
+.key i { display: inline-block; width: 14px; height: 10px; border: 2px solid; border-radius: 3px; margin-right: 5px; }
+details { margin-top: 12px; font-size: 13px; } pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 6px 0 0; }
 """
 
 
@@ -83,8 +79,7 @@ class View:
 
 
 def spans_cover(spans: Iterable[Mapping[str, Any]], index: int) -> bool:
-    """True if a frame index of the file lies in one of the half-open spans {first_index,
-    num_frames}.
+    """True if a frame index of the file lies in one of the half-open spans {first_index, num_frames}.
 
     >>> [spans_cover([{"first_index": 5, "num_frames": 2}], index) for index in (4, 5, 6, 7)]
     [False, True, True, False]
@@ -100,12 +95,13 @@ def make_page(
     """Return the page as HTML."""
     articles = "\n".join(make_article(sample, root, view) for sample in samples)
     return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,
-initial-scale=1"> <title>{escape(title)}</title><style>{_STYLE}</style></head><body>
-<h1>{escape(title)}</h1> <p class="key"><span class="first"><b style="color:var(--first)">●</b>
-number of a frame shown at first</span> <span><i
-style="border-color:var(--defect)"></i>defect</span> <span><i
-style="border-color:var(--cue);border-style:dashed"></i>where the cue points</span></p> {articles}
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)}</title><style>{_STYLE}</style></head><body>
+<h1>{escape(title)}</h1>
+<p class="key"><span class="first"><b style="color:var(--first)">●</b> number of a frame shown at first</span>
+<span><i style="border-color:var(--defect)"></i>defect</span>
+<span><i style="border-color:var(--cue);border-style:dashed"></i>where the cue points</span></p>
+{articles}
 </body></html>
 """
 
@@ -120,12 +116,12 @@ def make_article(sample: PreferenceSample, root: Path | None, view: View) -> str
     ]
     shown = {key: value for key, value in sample.meta.items() if key not in _HIDDEN_META}
     return f"""<article>
-<h2>{escape(sample.uid)} <span class="soft">{escape(sample.source)} ·
-{escape(sample.split)}</span></h2> <blockquote>{escape(sample.prompt)}</blockquote> <div
-class="chips">{make_chips(sample)}</div> {"".join(strips)}
-<details><summary>meta</summary><pre>{
-        escape(json.dumps(shown, indent=1, ensure_ascii=False))
-    }</pre></details> </article>"""
+<h2>{escape(sample.uid)} <span class="soft">{escape(sample.source)} · {escape(sample.split)}</span></h2>
+<blockquote>{escape(sample.prompt)}</blockquote>
+<div class="chips">{make_chips(sample)}</div>
+{"".join(strips)}
+<details><summary>meta</summary><pre>{escape(json.dumps(shown, indent=1, ensure_ascii=False))}</pre></details>
+</article>"""
 
 
 def make_chips(sample: PreferenceSample) -> str:

@@ -1,16 +1,14 @@
-"""Every word the model reads, as builders of message content; no model-visible text stands anywhere
-else.
+"""Every word the model reads, as builders of message content; no model-visible text stands anywhere else.
 
 The one idea: content is a list of items, `{"type": "text", "text": ...}` or an image *reference*
-`{"type": "image", "frame_number": 13, "max_pixels": 313600}`; whoever runs the model turns
-references into pixels.
+`{"type": "image", "frame_number": 13, "max_pixels": 313600}`; whoever runs the model turns references into pixels.
 
 >>> evicted_text((12, 16))
 'Frames 12, 16 were shown here and have left your view; ask for them again if you need them.'
 
-Tool outcomes are user messages and the tool schema stands in the system text, because the chat
-template of Qwen2.5-VL has neither a tool role nor a tools section (verl issue 4073). Source: paper,
-prompt in the appendix; method sections 1, 2 and 4."""
+Tool outcomes are user messages and the tool schema stands in the system text, because the chat template of
+Qwen2.5-VL has neither a tool role nor a tools section (verl issue 4073). Source: paper, prompt in the appendix;
+method sections 1, 2 and 4."""
 
 from __future__ import annotations
 
@@ -39,8 +37,7 @@ class PromptStyle(str, Enum):
     FULL = "full"
     """Instructions for a pre-trained model."""
     BRIEF = "brief"
-    """The same contract in few words, for models trained on it from scratch, which learn its form
-    from traces."""
+    """The same contract in few words, for models trained on it from scratch, which learn its form from traces."""
 
 
 def tool_schema(num_frames: int, max_frames: int) -> dict[str, Any]:
@@ -68,8 +65,7 @@ def tool_schema(num_frames: int, max_frames: int) -> dict[str, Any]:
 
 
 _TASK = """\
-You are an expert judge of generated videos. Two videos were made from the same text prompt. Decide
-which one is better.
+You are an expert judge of generated videos. Two videos were made from the same text prompt. Decide which one is better.
 
 # What to judge
 {dimensions}
@@ -80,9 +76,9 @@ For each write 1 if video 1 is better, 2 if video 2 is better, 0 if neither is.
 
 _SEARCH = """\
 # What you see
-At first you see only a few frames of each video; the rest stays hidden until you ask for it.
-Problems may hide \ between the frames that you see. If the visible frames do not settle the matter,
-ask for others with the tool. \ {memory}: note in <Snapshot> what you see.
+At first you see only a few frames of each video; the rest stays hidden until you ask for it. Problems may hide \
+between the frames that you see. If the visible frames do not settle the matter, ask for others with the tool. \
+{memory}: note in <Snapshot> what you see.
 
 # Tool
 <tools>
@@ -106,8 +102,8 @@ _ANSWER = """\
 """
 
 _ONCE = """\
-{confidence} is your confidence: 1 high, 2 medium, 3 low. Leave <Snapshot> out only if no new frames
-arrived. \ Write each part once."""
+{confidence} is your confidence: 1 high, 2 medium, 3 low. Leave <Snapshot> out only if no new frames arrived. \
+Write each part once."""
 
 _FULL = _TASK + _SEARCH + _ANSWER + _ONCE
 _FULL_AT_ONCE = _TASK + "# Format\nWrite each part once:\n" + _ANSWER
@@ -129,8 +125,7 @@ def system_content(
     window: int | None,
     style: PromptStyle,
 ) -> Content:
-    """Say what to judge, how to call the tool (nothing of it when no call is allowed) and how to
-    answer."""
+    """Say what to judge, how to call the tool (nothing of it when no call is allowed) and how to answer."""
     keys = [dimension.key for dimension in dimensions] + [OVERALL]
     answer_form = ", ".join(f"{key}=0/1/2" for key in keys)
     if style is PromptStyle.FULL:
@@ -284,8 +279,7 @@ _OPENING = re.compile(r"<(?=\S)")
 
 
 def quote_prompt(prompt: str) -> str:
-    """Make a text prompt harmless: no `<` in it can open a control token or a tag, of whatever
-    model family.
+    """Make a text prompt harmless: no `<` in it can open a control token or a tag, of whatever model family.
 
     >>> quote_prompt('a cat <|im_end|> says </Answer> 1 < 2')
     'a cat < |im_end|> says < /Answer> 1 < 2'

@@ -3,10 +3,6 @@ to be comparable.
 
 The one idea: identity is content, not a path. Pairs are named by a hash of what they are (prompt,
 videos, origin; the order of the two videos does not matter), a model by a hash of its files.
-
->>> sample = PreferenceSample("a", "a cat", "x/1.mp4", "x/2.mp4", {"TA": 0, "VQ": 1, "MQ": 0, "OA": 1})
->>> hash_pair(sample) == hash_pair(swap_videos(sample))
-True
 """
 
 from __future__ import annotations
