@@ -47,21 +47,6 @@ SOURCES = [
     for p in sorted((ROOT / top).rglob("*.py"))
 ]
 
-# Still to be moved by the owners of these rooms; a strict xfail says when a line must go.
-PENDING = {
-    "verl_videosearch/models/serve.py",
-    "verl_videosearch/runs/jobs.py",
-    "recipes/results.py",
-    "recipes/rows.py",
-}
-
-
-def list_sources() -> Iterator[object]:
-    for path in SOURCES:
-        name = str(path.relative_to(ROOT))
-        marks = [pytest.mark.xfail(strict=True)] if name in PENDING else []
-        yield pytest.param(path, id=name, marks=marks)
-
 
 def room_of(module_name: str) -> str | None:
     """Name the room of one of our modules: `verl_videosearch.models.client` -> `models`; None for
@@ -85,7 +70,7 @@ def imported_names(source: Path) -> Iterator[str]:
             )
 
 
-@pytest.mark.parametrize("source", list_sources())
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_go_down(source: Path) -> None:
     room = room_of(".".join(source.relative_to(ROOT).with_suffix("").parts))
     assert room in LEVEL, f"{room} has no place in the order: add it to ORDER above"
