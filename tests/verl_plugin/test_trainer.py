@@ -17,7 +17,6 @@ import numpy as np
 from omegaconf import OmegaConf
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
-from verl.trainer.ppo.core_algos import agg_loss
 from verl.trainer.ppo.v1 import get_trainer_cls
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
@@ -37,6 +36,7 @@ from verl_videosearch.verl_plugin.trainer import (
     measure_filtering,
     split_by_prompt,
 )
+from verl_videosearch.verl_plugin.weights import SHARE_FIELD
 
 Groups = dict[str, list[tuple[float, int]]]
 """Of each prompt: the reward and the number of sequences of each episode."""
@@ -135,70 +135,42 @@ def make_row(uid: str, reward: float, length: int) -> dict[str, Any]:
 # Weights
 
 
-def advantages_of(queue: MemoryQueue, batch: KVBatchMeta) -> dict[str, list[torch.Tensor]]:
-    """Return each episode's advantages, one tensor per sequence."""
-    episodes: dict[str, list[torch.Tensor]] = {}
-    for key in batch.keys:
-        episodes.setdefault(key.rsplit("_", 1)[0], []).append(
-            queue.rows["train"][key]["advantages"]
-        )
-    return episodes
-
-
-def test_an_episode_s_advantage_is_shared_among_its_sequences(queue: MemoryQueue) -> None:
+def test_advantages_stay_the_group_s_and_each_row_gets_its_share(queue: MemoryQueue) -> None:
     trainer = make_trainer()
     batch = trainer._compute_advantage(store(queue, GROUPS), {})
     assert [tag["seq_len"] for tag in batch.tags], "the rows keep their tags"
+    rows = queue.rows["train"]
     for uid, episodes in GROUPS.items():
         rewards = torch.tensor([reward for reward, _ in episodes])
         expected = (rewards - rewards.mean()) / (rewards.std() + 1e-6)
         for session, (_, count) in enumerate(episodes):
-            shares = advantages_of(queue, batch)[f"{uid}_{session}"]
-            assert len(shares) == count
-            for share in shares:
-                assert share[2] == 0.0, "appended context is not trained"
-                assert share[[0, 1]].tolist() == pytest.approx(
-                    [float(expected[session]) / count] * 2, abs=1e-6
-                )
+            mine = [rows[f"{uid}_{session}_{index}"] for index in range(count)]
+            total = sum(int(row["response_mask"].sum()) for row in mine)
+            for row in mine:
+                advantage = pytest.approx([float(expected[session])] * 2, abs=1e-6)
+                assert row["advantages"][[0, 1]].tolist() == advantage
+                assert row["advantages"][2] == 0.0, "appended context is not trained"
+                share = int(row["response_mask"].sum()) / total
+                assert row[SHARE_FIELD].tolist() == pytest.approx([share])
 
 
-@pytest.mark.parametrize(
-    "counts", [(1, 1, 1, 1), (4, 1, 1, 1), (1, 2, 3, 4), (5, 5, 5, 5), (1, 1, 1, 7)]
-)
-def test_the_sum_of_advantages_does_not_depend_on_the_number_of_sequences(
-    queue: MemoryQueue, counts: tuple[int, ...]
-) -> None:
-    groups = {
-        "p": [(reward, count) for reward, count in zip((2.0, 0.5, 1.0, 0.5), counts, strict=True)]
-    }
-    episodes = advantages_of(queue, make_trainer()._compute_advantage(store(queue, groups), {}))
-    sums = [
-        sum(float(share[0].abs()) for share in episodes[f"p_{session}"]) for session in range(4)
-    ]
-    assert sums == pytest.approx([1.4142, 0.7071, 0.0, 0.7071], abs=1e-4)
+def test_shares_reach_the_workers_in_one_column(queue: MemoryQueue) -> None:
+    batch = make_trainer()._compute_advantage(store(queue, GROUPS), {})
+    data = queue.kv_batch_get(batch.keys, "train")
+    assert data[SHARE_FIELD].shape == (len(batch), 1)
+    data = data.select(SHARE_FIELD, "input_ids")
+    mini = next(iter(tu.make_iterator(data, mini_batch_size=7, epochs=1, seed=0)))
+    assert mini[SHARE_FIELD].shape == (7, 1)
 
 
-def test_episodes_of_one_and_three_sequences_move_the_loss_equally() -> None:
-    """With the recipe's aggregation, divided by episodes; without our shares the longer one would
-    count three times."""
-    mask = torch.tensor([[1, 1, 1, 1], [1, 0, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]])
-    row_weight = torch.tensor(
-        [1.0, 1 / 3, 1 / 3, 1 / 3, 1.0]
-    )  # one episode, another one, a padding row
-    losses = row_weight[:, None] * mask
-    mode = compose_recipe("videosearch_grpo").actor_rollout_ref.actor.loss_agg_mode
-
-    def loss_of(rows: slice) -> float:
-        return float(agg_loss(losses[rows], mask[rows], mode, dp_size=1, global_batch_size=2))
-
-    assert loss_of(slice(0, 1)) == pytest.approx(loss_of(slice(1, 4))) == pytest.approx(0.5)
-    assert loss_of(slice(4, 5)) == 0.0
-    assert loss_of(slice(0, 5)) == pytest.approx(1.0)
-    halves = [
-        agg_loss(losses[rows], mask[rows], mode, dp_size=2, global_batch_size=2)
-        for rows in ([0, 4], [1, 2, 3])
-    ]
-    assert float(sum(halves)) / 2 == pytest.approx(1.0), "the mean over ranks is the same loss"
+def test_padding_moves_nothing(queue: MemoryQueue) -> None:
+    trainer = make_trainer()
+    batch = trainer._balance_batch(store(queue, {"p": [(1.0, 2), (0.0, 1)], "q": GROUPS["q"]}), {})
+    batch = trainer._compute_advantage(batch, {})
+    shares = {key: float(queue.rows["train"][key][SHARE_FIELD]) for key in batch.keys}
+    padding = {key for key in shares if key.startswith("pad")}
+    assert padding and not any(shares[key] for key in padding)
+    assert sum(shares.values()) == pytest.approx(6.0), "one for each episode"
 
 
 # Mini-batches

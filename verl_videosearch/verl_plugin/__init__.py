@@ -9,6 +9,7 @@ after its import:
     verl.trainer.ppo.v1                      -> our trainer registers itself
     verl.utils.config                        -> a wrong setting or file is named before Ray starts
     verl.models.transformers.qwen2_vl        -> a micro-batch without images works
+    verl.workers.utils.losses                -> every sampled token of an episode weighs the same
     verl.plugin.platform and others          -> without an accelerator: training on the CPU (package `cpu`)
 
 `VERL_USE_EXTERNAL_PLUGINS=none` switches all of it off.
@@ -32,6 +33,7 @@ def register() -> None:
     )
     on_import("verl.utils.config", check_before_ray)
     on_import("verl.models.transformers.qwen2_vl", allow_text_only_batch)
+    on_import("verl.workers.utils.losses", weigh_actor_loss)
     if cpu.is_wanted():
         cpu.activate()
 
@@ -67,6 +69,13 @@ def allow_text_only_batch(qwen2_vl: ModuleType) -> None:
     from verl_videosearch.verl_plugin.text_only_batch import allow_text_only
 
     qwen2_vl._get_input_embeds = allow_text_only(qwen2_vl._get_input_embeds)
+
+
+def weigh_actor_loss(losses: ModuleType) -> None:
+    """Let the actor's loss weigh rows by their share of the episode."""
+    from verl_videosearch.verl_plugin import weights
+
+    weights.weigh_actor_loss(losses)
 
 
 with log_failure("register its hooks"):

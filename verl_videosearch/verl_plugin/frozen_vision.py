@@ -1,7 +1,7 @@
 """Keep the vision tower as it is: name this module as `model.external_lib` (SFT) and verl's FSDP
 engine freezes it.
 
-The paper freezes it in both supervised stages. verl 0.9.1 has a setting for that,
+The authors freeze it in both supervised stages (their scripts). verl 0.9.1 has a setting for that,
 `freeze_vision_tower`, in the actor's config only, and nothing reads it. The tower is found by
 transformers itself (`get_encoder(modality="image")`), so no model family is named here.
 

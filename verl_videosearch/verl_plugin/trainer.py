@@ -6,9 +6,8 @@ counts in rows is counted in episodes here, by overriding a few of its methods a
 - *mini-batches* hold whole prompt groups: `ppo_mini_batch_size` prompts each, so a rollout batch is always
   `train_batch_size / ppo_mini_batch_size` optimizer steps (paper: 256 queries, 4 updates of 64),
   whatever the rows;
-- *weights*: an episode's advantage is divided by its number of sequences and the loss by the number of episodes, so
-  with `loss_agg_mode=seq-mean-token-mean` every episode weighs the same (the KL term adds up over
-  sequences);
+- *weights*: every episode weighs the same, and inside it every sampled token (`weights.py`): the loss is divided by
+  the number of episodes, and each row gets its share of its episode's tokens;
 - *failed groups* are dropped whole and counted by kind, and training stops with the reasons when too many fail;
 - *figures* of the episodes are logged as `videosearch/...` from the first step, padding rows left out;
 - *alarms* (`alarms.py`) are checked after every step, logged, and written as a warning when they begin.
@@ -47,6 +46,7 @@ from verl.utils.seqlen_balancing import (
 from verl_videosearch.verl_plugin.agent_loop import FAILURES
 from verl_videosearch.verl_plugin.alarms import PREFIX, AlarmKind, find_alarms
 from verl_videosearch.verl_plugin.settings import Settings
+from verl_videosearch.verl_plugin.weights import SHARE_FIELD, compute_shares
 
 logger = logging.getLogger(__name__)
 POLL_INTERVAL_S = 0.25
@@ -166,21 +166,17 @@ class VideoSearchTrainer(PPOTrainerSync):
         return batch
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
-        """Share each episode's advantage among its sequences."""
+        """Give each row its share of its episode's sampled tokens (`weights.py`)."""
         batch = super()._compute_advantage(batch, metrics)
         data = tq.kv_batch_get(
-            keys=batch.keys, partition_id=batch.partition_id, select_fields=["advantages"]
+            keys=batch.keys, partition_id=batch.partition_id, select_fields=["response_mask"]
         )
-        num_sequences = count_sequences(batch.keys)
-        shares = [
-            row / count
-            for row, count in zip(data["advantages"].unbind(), num_sequences, strict=True)
-        ]
-        fields = {"advantages": torch.nested.as_nested_tensor(shares, layout=torch.jagged)}
+        num_tokens = [int(mask.sum()) for mask in data["response_mask"].unbind()]
+        shares = torch.tensor(compute_shares([session_of(key) for key in batch.keys], num_tokens))
         return tq.kv_batch_put(
             keys=batch.keys,
             partition_id=batch.partition_id,
-            fields=TensorDict(fields, batch_size=len(batch)),
+            fields=TensorDict({SHARE_FIELD: shares[:, None]}, batch_size=len(batch)),
         )
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
@@ -291,16 +287,6 @@ def session_of(key: str) -> str:
     'prompt-7_3'
     """
     return key.rsplit("_", 1)[0]
-
-
-def count_sequences(keys: Sequence[str]) -> list[int]:
-    """Return, for each row, how many rows its episode has.
-
-    >>> count_sequences(["p_0_0", "p_0_1", "p_1_0"])
-    [2, 2, 1]
-    """
-    counts = Counter(map(session_of, keys))
-    return [counts[session_of(key)] for key in keys]
 
 
 def split_by_prompt(keys: Sequence[str], num_parts: int) -> list[list[int]]:
