@@ -21,6 +21,7 @@ from verl.trainer.ppo.v1 import get_trainer_cls
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils import tensordict_utils as tu
+from verl.workers.utils.losses import agg_loss
 
 from tests.engine import MemoryQueue, compose_recipe, use_memory_queue
 from verl_videosearch.reward import _round_exactly
@@ -36,7 +37,7 @@ from verl_videosearch.verl_plugin.trainer import (
     measure_filtering,
     split_by_prompt,
 )
-from verl_videosearch.verl_plugin.weights import SHARE_FIELD
+from verl_videosearch.verl_plugin.weights import SHARE_FIELD, weigh_loss
 
 Groups = dict[str, list[tuple[float, int]]]
 """Of each prompt: the reward and the number of sequences of each episode."""
@@ -157,10 +158,21 @@ def test_advantages_stay_the_group_s_and_each_row_gets_its_share(queue: MemoryQu
 def test_shares_reach_the_workers_in_one_column(queue: MemoryQueue) -> None:
     batch = make_trainer()._compute_advantage(store(queue, GROUPS), {})
     data = queue.kv_batch_get(batch.keys, "train")
-    assert data[SHARE_FIELD].shape == (len(batch), 1)
+    shares = [float(queue.rows["train"][key][SHARE_FIELD]) for key in batch.keys]
     data = data.select(SHARE_FIELD, "input_ids")
-    mini = next(iter(tu.make_iterator(data, mini_batch_size=7, epochs=1, seed=0)))
-    assert mini[SHARE_FIELD].shape == (7, 1)
+    seen = []
+
+    def ppo_loss(config: Any, model_output: Any, rows: Any, dp_group: Any) -> torch.Tensor:
+        ones = torch.ones(len(rows), 2)
+        for row, row_ones in enumerate(ones):
+            alone = torch.zeros_like(ones)
+            alone[row] = row_ones
+            seen.append(float(agg_loss(alone, ones, "seq-mean-token-mean", global_batch_size=1)))
+        return ones
+
+    for mini in tu.make_iterator(data, mini_batch_size=7, epochs=1, seed=0):
+        weigh_loss(ppo_loss)(None, None, mini)
+    assert sorted(seen) == pytest.approx(sorted(shares)), "as TransferQueue and verl pass it on"
 
 
 def test_padding_moves_nothing(queue: MemoryQueue) -> None:

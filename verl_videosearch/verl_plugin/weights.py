@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 SHARE_FIELD = "episode_share"
-"""Field of a batch: float32 (rows, 1), the row's part of its episode's sampled tokens."""
+"""Field of a batch: one float32 per row, the row's part of its episode's sampled tokens."""
 
 _shares: ContextVar[torch.Tensor | None] = ContextVar("shares", default=None)
 """Of the rows whose loss is being computed, (rows, 1); None outside of a loss with the field."""
@@ -51,7 +51,8 @@ def weigh_loss(ppo_loss: Callable[..., Any]) -> Callable[..., Any]:
     def weighed(config: Any, model_output: Any, data: Any, dp_group: Any = None) -> Any:
         if SHARE_FIELD not in data:
             return ppo_loss(config, model_output, data, dp_group)
-        token = _shares.set(data[SHARE_FIELD].reshape(-1, 1))
+        # TransferQueue hands every field of a tensor back as a nested one
+        token = _shares.set(torch.stack([row.reshape(1) for row in data[SHARE_FIELD].unbind()]))
         try:
             return ppo_loss(config, model_output, data, dp_group)
         finally:
