@@ -1,11 +1,13 @@
 """The row contract: what is written is read back, everywhere, and a bad row says what is wrong."""
 
 import json
+import re
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -51,7 +53,7 @@ names_st = st.text(max_size=5) | st.sampled_from(
 @st.composite
 def samples_st(draw: st.DrawFn) -> PreferenceSample:
     keys = draw(keys_st)
-    paths = texts.filter(lambda path: "://" not in path)
+    paths = texts.filter(lambda path: "://" not in path and "\0" not in path)
     return PreferenceSample(
         uid=draw(texts),
         prompt=draw(texts),
@@ -72,7 +74,7 @@ def test_row_round_trip(sample: PreferenceSample) -> None:
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.lists(samples_st(), max_size=5))
+@given(st.lists(samples_st(), max_size=5, unique_by=lambda sample: sample.uid))
 def test_file_round_trip(samples: list[PreferenceSample]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "deep", "s.parquet")
@@ -122,7 +124,34 @@ def test_row_columns() -> None:
 BAD_ROWS = [
     ({"video_1": ""}, "video_1 must be a local path, got ''"),
     ({"video_2": "https://host/x.mp4"}, "video_2 must be a local path"),
-    ({"overall_label": 3}, "label OA must be one of (0, 1, 2) or null, got 3"),
+    ({"overall_label": 3}, "overall_label must be 0, 1, 2 or null, got 3"),
+    ({"overall_label": 0.6}, "overall_label must be 0, 1, 2 or null, got 0.6"),
+    ({"overall_label": 2.99}, "got 2.99"),
+    ({"overall_label": -0.5}, "got -0.5"),
+    ({"overall_label": True}, "got True"),
+    ({"overall_label": "1"}, "got '1'"),
+    ({"overall_label": float("inf")}, "got inf"),
+    ({"overall_label": 1}, "OA is 1 in the row and 2 in ground_truth"),
+    ({"reward_model": {"style": "rule", "ground_truth": "{"}}, "ground_truth must be a JSON"),
+    ({"reward_model": {"ground_truth": '{"OA": 2}'}}, "VQ is 1 in the row and None in ground"),
+    ({"reward_model": "rule"}, "reward_model must be {style, ground_truth}, got 'rule'"),
+    ({"prompt": None}, "prompt must be a list of one {role, content}, got None"),
+    ({"prompt": []}, "got 0"),
+    ({"prompt": [None]}, "got None in it"),
+    ({"prompt": [{"role": "user", "content": None}]}, "prompt's content must be text, got None"),
+    ({"prompt": 2 * [{"role": "user", "content": "a"}]}, "one {role, content}, got 2"),
+    ({"prompt": "a cat"}, "got 'a cat'"),
+    ({"dimensions": None}, "dimensions must be a list"),
+    ({"dimensions": [None]}, "got None in it"),
+    ({"dimensions": [{"key": "TA"}]}, "a dimension lacks ['name', 'explanation', 'label']"),
+    ({"meta": "{"}, "meta must be a JSON object"),
+    ({"meta": "[1]"}, "meta must be a JSON object, got '[1]'"),
+    ({"meta": '{"a": 1, "a": 2}'}, "the names ['a'] more than once"),
+    ({"meta": {"a": 1}}, "meta must be text"),
+    ({"video_1": None}, "video_1 must be text, got None"),
+    ({"video_1": "a\0b"}, "video_1 must be a local path"),
+    ({"sample_uid": 7}, "sample_uid must be text, got 7"),
+    ({"split": 1}, "split must be text, got 1"),
     ({"sample_uid": ""}, "uid is empty"),
     ({"dimensions": [{"key": "oa", "name": "", "explanation": "", "label": 0}]}, "capital letters"),
 ]
@@ -133,6 +162,57 @@ def test_bad_row_says_what_is_wrong(change: dict[str, Any], message: str) -> Non
     with pytest.raises(ValueError) as raised:
         from_row({**to_row(SAMPLE), **change})
     assert message in str(raised.value)
+
+
+def test_repeated_dimension_is_refused() -> None:
+    row = to_row(SAMPLE)
+    row["dimensions"][1]["key"] = "TA"
+    with pytest.raises(ValueError, match="sample 'u1': dimension TA stands there more than once"):
+        from_row(row)
+    with pytest.raises(ValueError, match="dimension TA stands there more than once"):
+        replace(SAMPLE, dimensions=(*SAMPLE.dimensions, SAMPLE.dimensions[0]))
+
+
+def test_labels_of_pandas_are_read_as_whole_numbers(tmp_path: Path) -> None:
+    row = to_row(SAMPLE) | {"overall_label": 2.0}
+    row["dimensions"] = [d | {"label": d["label"] and float(d["label"])} for d in row["dimensions"]]
+    row["dimensions"][2]["label"] = float("nan")
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "floats.parquet")
+    [sample] = read_samples(tmp_path / "floats.parquet")
+    assert sample == SAMPLE and all(type(each) is not float for each in sample.labels.values())
+
+
+ODD_VALUES = [None, 7, 0.6, True, "", "x", b"x", [], [None], [1], ["x"], {"a": 1}, [{"a": None}]]
+
+
+@pytest.mark.parametrize("name", SCHEMA.names)
+def test_malformed_file_is_one_line_that_names_the_row(name: str, tmp_path: Path) -> None:
+    """Every column gets every odd value: the file is read, or one line says which row is bad."""
+    path = tmp_path / "odd.parquet"
+    for value in ODD_VALUES:
+        rows = [to_row(SAMPLE), to_row(replace(SAMPLE, uid="u2"))]
+        for row in rows:
+            row[name] = value
+        pq.write_table(pa.Table.from_pylist(rows), path)
+        try:
+            read_samples(path)
+        except ValueError as error:
+            assert re.match(rf"{path}, row [12]: .+$", str(error)) and "\n" not in str(error)
+        else:
+            assert name not in ("prompt", "video_1", "video_2") or value in ("", "x")
+
+
+def test_a_repeated_uid_is_refused(tmp_path: Path) -> None:
+    write_samples(tmp_path / "s.parquet", [SAMPLE, replace(SAMPLE, uid="u2"), SAMPLE])
+    with pytest.raises(ValueError, match=r"s.parquet, row 3: sample_uid 'u1' is that of row 1"):
+        read_samples(tmp_path / "s.parquet")
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"path_a,path_b\n", b"PAR1" + 50 * b"\0"])
+def test_what_is_no_parquet_file_is_said_to_be_none(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "s.parquet").write_bytes(content)
+    with pytest.raises(ValueError, match="s.parquet is no readable parquet file: "):
+        read_samples(tmp_path / "s.parquet")
 
 
 def test_all_mistakes_at_once() -> None:

@@ -16,14 +16,20 @@ places that know the columns.
 | `meta` | string | JSON: models, fps, frames, raw labels, defect spans, ... keys `*_1` and `*_2` swap with the videos |
 | `agent_name` | string | `videosearch`: which agent loop verl runs |
 
+A label stands twice, once for us and once for verl (`ground_truth`); reading compares the two. A
+file is refused at its first bad row, by a `ValueError` of one line that names file, row and value:
+nothing is rounded, guessed or left out.
+
 Covers: the row, its checks, swapping the order of the videos. Does not cover: reading public
-formats (`data_prep/sources`)."""
+formats (`sources`)."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -84,21 +90,22 @@ class PreferenceSample:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        problems = []
-        if not self.uid:
-            problems.append("uid is empty")
+        problems = [] if self.uid else ["uid is empty"]
         for name in ("video_1", "video_2"):
             path = getattr(self, name)
-            if not path or "://" in path:
+            if not path or "://" in path or "\0" in path:
                 problems.append(f"{name} must be a local path, got {path!r}")
-        if set(self.labels) != {*self.dimension_keys, OVERALL}:
+        keys = self.dimension_keys
+        if repeated := sorted({key for key in keys if keys.count(key) > 1}):
+            problems.append(f"dimension {', '.join(repeated)} stands there more than once")
+        if set(self.labels) != {*keys, OVERALL}:
             problems.append(
-                f"labels must have the keys {[*self.dimension_keys, OVERALL]}, got {sorted(self.labels)}"
+                f"labels must have the keys {[*keys, OVERALL]}, got {sorted(self.labels)}"
             )
         problems += [
             f"label {key} must be one of {LABELS} or null, got {label!r}"
             for key, label in self.labels.items()
-            if label is not None and (isinstance(label, bool) or label not in LABELS)
+            if label is not None and (type(label) is not int or label not in LABELS)
         ]
         if problems:
             raise ValueError(f"sample {self.uid!r}: " + "; ".join(problems))
@@ -106,6 +113,12 @@ class PreferenceSample:
     @property
     def dimension_keys(self) -> tuple[str, ...]:
         return tuple(dimension.key for dimension in self.dimensions)
+
+    @property
+    def is_labelled(self) -> bool:
+        """False for a pair of which nobody said which video is better: it can be judged, not
+        scored."""
+        return any(label is not None for label in self.labels.values())
 
     def resolve_videos(self, root: str | Path | None) -> tuple[Path, Path]:
         """Return both video files; a relative path stays inside `root`, or `ValueError` says why
@@ -117,11 +130,11 @@ class PreferenceSample:
             return Path(path)
         if root is None:
             raise ValueError(
-                f"sample {self.uid!r}: {path!r} is relative, so a video root is needed (video_root=...)"
+                f"sample {self.uid!r}: {path!r} is relative, so a video root is needed "
+                "(video_root=...)"
             )
-        resolved = Path(
-            os.path.normpath(Path(root) / path)
-        )  # by name: the files of a hub cache are links to elsewhere
+        # by name: the files of a hub cache are links to elsewhere
+        resolved = Path(os.path.normpath(Path(root) / path))
         if not resolved.is_relative_to(os.path.normpath(root)):
             raise ValueError(
                 f"sample {self.uid!r}: {path!r} leads out of the video root {str(root)!r}"
@@ -181,36 +194,149 @@ def to_row(sample: PreferenceSample) -> dict[str, Any]:
     }
 
 
+_NEEDED = ("sample_uid", "prompt", "video_1", "video_2", "dimensions", "overall_label")
+
+
 def from_row(row: Mapping[str, Any]) -> PreferenceSample:
-    """Read a row of the contract; raises `ValueError` that names the sample and every missing
-    column."""
-    needed = ("sample_uid", "prompt", "video_1", "video_2", "dimensions", "overall_label")
-    missing = [name for name in needed if name not in row]
-    if missing:
+    """Read a row of the contract; raises `ValueError` that names the sample and what is wrong with
+    it."""
+    uid = row.get("sample_uid")
+    if missing := [name for name in _NEEDED if name not in row]:
         raise ValueError(
-            f"row {row.get('sample_uid', '?')!r} lacks the columns {missing}; "
-            "see verl_videosearch/sample.py for the contract"
+            f"row {uid!r} lacks the columns {missing}; see verl_videosearch/sample.py for the "
+            "contract"
         )
-    dimensions = [dict(dimension) for dimension in row["dimensions"]]
-    labels = {d["key"]: _to_label(d["label"]) for d in dimensions} | {
-        OVERALL: _to_label(row["overall_label"])
-    }
-    return PreferenceSample(
-        uid=row["sample_uid"],
-        prompt=row["prompt"][0]["content"],
-        video_1=row["video_1"],
-        video_2=row["video_2"],
-        labels=labels,
-        dimensions=tuple(Dimension(d["key"], d["name"], d["explanation"]) for d in dimensions),
-        source=row.get("data_source", "unknown"),
-        split=row.get("split", "train"),
-        meta=json.loads(row.get("meta") or "{}"),
-    )
+    try:
+        dimensions, labels = _read_dimensions(row["dimensions"])
+        labels[OVERALL] = _read_label(row["overall_label"], "overall_label")
+        _check_ground_truth(row.get("reward_model"), labels)
+        sample = {
+            "uid": _read_text(uid, "sample_uid"),
+            "prompt": _read_prompt(row["prompt"]),
+            "video_1": _read_text(row["video_1"], "video_1"),
+            "video_2": _read_text(row["video_2"], "video_2"),
+            "source": _read_text(row.get("data_source"), "data_source", default="unknown"),
+            "split": _read_text(row.get("split"), "split", default="train"),
+            "meta": _read_object(row.get("meta"), "meta"),
+        }
+    except ValueError as error:
+        raise ValueError(f"sample {uid!r}: {error}") from error
+    return PreferenceSample(labels=labels, dimensions=dimensions, **sample)
 
 
-def _to_label(value: Any) -> int | None:
-    """Turn a parquet value into a label; NaN (pandas' null) is None."""
-    return None if value is None or value != value else int(value)
+def _read_text(value: Any, name: str, default: str | None = None) -> str:
+    """Return a text; null is the default where there is one."""
+    if value is None and default is not None:
+        return default
+    if not isinstance(value, str):
+        raise ValueError(f"{name} must be text, got {_show(value)}")
+    return value
+
+
+def _read_prompt(value: Any) -> str:
+    """Return the text of the one user message; whatever else stood there would be lost."""
+    messages = _read_list(value, "prompt", "one {role, content}")
+    if len(messages) != 1:
+        raise ValueError(f"prompt must be a list of one {{role, content}}, got {len(messages)}")
+    if "content" not in messages[0]:
+        raise ValueError(f"prompt must be a list of one {{role, content}}, got {_show(value)}")
+    return _read_text(messages[0]["content"], "prompt's content")
+
+
+def _read_dimensions(value: Any) -> tuple[tuple[Dimension, ...], dict[str, int | None]]:
+    """Return the dimensions of a row and the labels that stand in them."""
+    dimensions: list[Dimension] = []
+    labels: dict[str, int | None] = {}
+    for entry in _read_list(value, "dimensions", "{key, name, explanation, label}"):
+        if missing := [n for n in ("key", "name", "explanation", "label") if n not in entry]:
+            raise ValueError(f"a dimension lacks {missing}, got {_show(entry)}")
+        key = _read_text(entry["key"], "a dimension's key")
+        if key in labels:
+            raise ValueError(f"dimension {key} stands there more than once; give each key once")
+        texts = (_read_text(entry[n], f"{key}'s {n}") for n in ("name", "explanation"))
+        dimensions.append(Dimension(key, *texts))
+        labels[key] = _read_label(entry["label"], f"the label of {key}")
+    return tuple(dimensions), labels
+
+
+def _read_list(value: Any, name: str, item: str) -> list[Mapping[str, Any]]:
+    # an array of numpy, as pandas hands it over, is as good as a list
+    values = value.tolist() if hasattr(value, "tolist") else value
+    if not isinstance(values, list | tuple):
+        raise ValueError(f"{name} must be a list of {item}, got {_show(value)}")
+    if wrong := [each for each in values if not isinstance(each, Mapping)]:
+        raise ValueError(f"{name} must be a list of {item}, got {_show(wrong[0])} in it")
+    return list(values)
+
+
+def _read_label(value: Any, name: str) -> int | None:
+    """Return a label as it is; NaN is pandas' null, and 1.0 what pandas makes of a 1 beside one.
+
+    >>> [_read_label(value, "OA") for value in (1, 2.0, None, float("nan"))]
+    [1, 2, None, None]
+    """
+    if value is None or value != value:
+        return None
+    if isinstance(value, bool) or not hasattr(value, "__int__") or value not in LABELS:
+        raise ValueError(f"{name} must be 0, 1, 2 or null, got {_show(value)}")
+    return int(value)
+
+
+def _check_ground_truth(reward_model: Any, labels: Mapping[str, int | None]) -> None:
+    """Compare the labels with their copy for verl's rewards; a row without the copy is fine."""
+    if reward_model is None:
+        return
+    if not isinstance(reward_model, Mapping):
+        raise ValueError(f"reward_model must be {{style, ground_truth}}, got {_show(reward_model)}")
+    text = reward_model.get("ground_truth")
+    if text is None:
+        return
+    copy = _read_object(text, "reward_model's ground_truth")
+    copied = {key: _read_label(label, f"ground_truth's {key}") for key, label in copy.items()}
+    if different := sorted(k for k in {*copied, *labels} if copied.get(k) != labels.get(k)):
+        named = ", ".join(
+            f"{key} is {labels.get(key)} in the row and {copied.get(key)} in ground_truth"
+            for key in different
+        )
+        raise ValueError(f"the labels contradict each other: {named}; write the file again")
+
+
+def _read_object(value: Any, name: str) -> dict[str, Any]:
+    """Read a JSON object with unlike names; null and empty text are an empty one."""
+    if value is None or value == "":
+        return {}
+    try:
+        found = json.loads(_read_text(value, name), object_pairs_hook=_refuse_repeated)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{name} must be a JSON object, got {_show(value)} ({error})") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{name} must be a JSON object, got {_show(value)}")
+    return found
+
+
+def _refuse_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"the JSON has the names {repeated} more than once")
+    return dict(pairs)
+
+
+def _show(value: Any) -> str:
+    """Write a value for an error: short, one line, no control characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def normalise_prompt(prompt: str) -> str:
+    """Reduce a prompt to its words: case, punctuation, blanks and the form of letters do not count.
+
+    >>> normalise_prompt("  A cat,\\nrunning!") == normalise_prompt("a cat RUNNING")
+    True
+    >>> normalise_prompt("...")
+    '...'
+    """
+    folded = unicodedata.normalize("NFKC", prompt).casefold()
+    return " ".join(re.findall(r"\w+", folded)) or folded.strip()
 
 
 def write_samples(path: str | Path, samples: Iterable[PreferenceSample]) -> int:
@@ -230,10 +356,38 @@ def write_rows(path: str | Path, table: pa.Table) -> None:
 
 
 def read_samples(path: str | Path) -> list[PreferenceSample]:
-    """Read every sample of a parquet file; raises `ValueError` for a file that is missing or breaks
-    the contract."""
+    """Read every sample of a parquet file; raises `ValueError` that names the file and its first
+    bad row."""
+    samples: list[PreferenceSample] = []
+    rows_of: dict[str, int] = {}
+    for number, row in enumerate(_read_rows(path), 1):
+        try:
+            sample = from_row(row)
+        except ValueError as error:
+            raise ValueError(f"{path}, row {number}: {error}") from error
+        first = rows_of.setdefault(sample.uid, number)
+        if first != number:
+            raise ValueError(
+                f"{path}, row {number}: sample_uid {sample.uid!r} is that of row {first}, too; "
+                "give every pair its own"
+            )
+        samples.append(sample)
+    return samples
+
+
+def _read_rows(path: str | Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a parquet file, a batch at a time."""
     if not Path(path).is_file():
         raise ValueError(
             f"no such file: {str(path)!r}; make one with `python -m data_prep.build` (see README)"
         )
-    return [from_row(row) for row in pq.read_table(path).to_pylist()]
+    try:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if repeated := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"{path} has the columns {repeated} more than once")
+            for batch in file.iter_batches(batch_size=1024):
+                yield from batch.to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        cause = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise ValueError(f"{path} is no readable parquet file: {cause}; write it again") from error

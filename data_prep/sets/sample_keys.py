@@ -9,8 +9,6 @@ under other names. Does not cover: a video that was re-encoded, a prompt that wa
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +17,7 @@ from pathlib import Path
 
 import xxhash
 
-from verl_videosearch.sample import PreferenceSample
+from verl_videosearch.sample import PreferenceSample, normalise_prompt
 
 _CHUNK = 1 << 20
 _NUM_READERS = 8  # hashing waits for the disk, and xxhash releases the interpreter lock
@@ -34,19 +32,6 @@ class Keys:
 
     def __iter__(self) -> Iterator[str]:
         return iter((f"prompt {self.prompt}", *sorted(self.videos)))
-
-
-def normalise_prompt(prompt: str) -> str:
-    """Reduce a prompt to its words, so that case, punctuation, blanks and the form of its letters
-    do not count.
-
-    >>> normalise_prompt("  A cat,\\nrunning!") == normalise_prompt("a cat RUNNING")
-    True
-    >>> normalise_prompt("...")
-    '...'
-    """
-    folded = unicodedata.normalize("NFKC", prompt).casefold()
-    return " ".join(re.findall(r"\w+", folded)) or folded.strip()
 
 
 def identify_videos(paths: Collection[Path]) -> dict[Path, str]:
