@@ -18,12 +18,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from verl_videosearch.data_prep.build import read_samples_of, to_sample
 
 from verl_videosearch.judgement import OVERALL
 from verl_videosearch.sample import SCHEMA, PreferenceSample, from_row, to_row
 from verl_videosearch.sources import SOURCES
 from verl_videosearch.sources.fields import read_video
+from verl_videosearch.sources.read import read_samples_of, to_sample
 from verl_videosearch.sources.source import (
     BadRow,
     DropReason,

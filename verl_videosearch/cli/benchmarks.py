@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from verl_videosearch.data_prep.build import choose_split, read_samples_of
 from verl_videosearch.sample import PreferenceSample, read_samples
+from verl_videosearch.sources.read import choose_split, read_samples_of
 from verl_videosearch.sources.source import DropReason, ReadOptions, ReadReport
 from verl_videosearch.sources.video_finder import VideoFinder
 

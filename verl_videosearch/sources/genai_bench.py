@@ -50,4 +50,6 @@ SOURCE = Source(
             "test_v1.json", "test_v1-*.parquet", "video_generation/test_v1-*.parquet"
         ),
     },
+    short_name="genai",
+    benchmark_splits=("test", "test_v1"),
 )

@@ -74,4 +74,6 @@ SOURCE = Source(
     name="mj_bench_video",
     title="MJ-Bench-Video (MJ-Bench, MIT)",
     splits={split: PairTable((f"{split}.json",), COLUMNS, to_pair) for split in ("train", "test")},
+    short_name="mj",
+    benchmark_splits=("test",),
 )

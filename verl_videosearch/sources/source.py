@@ -19,6 +19,7 @@ from enum import Enum
 from typing import Any
 
 from verl_videosearch.judgement import DEFAULT_DIMENSIONS, Dimension
+from verl_videosearch.sources.label_words import is_empty
 
 Row = Mapping[str, Any]
 
@@ -64,6 +65,8 @@ class ReadOptions:
     """For sets that rate single videos: at most this many pairs of one prompt."""
     dimensions: tuple[Dimension, ...] = DEFAULT_DIMENSIONS
     """For `pairs_csv`: the dimensions that its columns may name."""
+    keeps_unlabelled: bool = False
+    """Keep pairs without any label: they can be judged, and no accuracy is computed for them."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,8 @@ class Pair:
     dimensions: tuple[Dimension, ...] = DEFAULT_DIMENSIONS
     meta: Mapping[str, Any] = field(default_factory=dict)
     """Whatever else is worth keeping; keys that end in `_1` and `_2` belong to a video."""
+    is_for_judging: bool = False
+    """True where the file has no label column at all: the pair is kept without any label."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +137,13 @@ class Source:
     """Split name to its table; the first is the default."""
     video_folders: tuple[str, ...] = ("", "videos")
     """Where below the root its paths may start."""
+    short_name: str | None = None
+    """How `videosearch eval --benchmark` asks for it; None: it is no benchmark."""
+    benchmark_splits: tuple[str, ...] = ()
+    """Splits that are there to be reported on, never fitted or trained on; the first is the one
+    that papers report."""
+    is_own: bool = False
+    """The user's own file: messages speak of the file, not of a set."""
 
 
 @dataclass
@@ -144,6 +156,22 @@ class ReadReport:
     """The first row dropped for each reason."""
     missing: dict[str, str] = field(default_factory=dict)
     """Every video path that names no file, and the URL it could be fetched from, if known."""
+    num_labels: Counter[str] = field(default_factory=Counter)
+    """Dimension key or `OA` to how many rows had a readable label."""
+    unread_words: dict[str, Counter[str]] = field(default_factory=dict)
+    """The same to the words that were not read as a label, and how often each came."""
+
+    def note_labels(self, pair: Pair) -> None:
+        """Count which of a pair's label words were read."""
+        for key, word in pair.raw_labels.items():
+            if pair.labels.get(key) is not None:
+                self.num_labels[key] += 1
+            elif isinstance(word, str) and not is_empty(word):
+                self.unread_words.setdefault(key, Counter())[word] += 1
+
+    def find_unread_columns(self) -> dict[str, Counter[str]]:
+        """Return the columns whose words gave no label at all: a spelling that nobody knows."""
+        return {k: words for k, words in self.unread_words.items() if not self.num_labels[k]}
 
     def drop(self, where: str, problem: BadRow, num_rows: int = 1) -> None:
         """Count rows as dropped and remember the first of each reason."""

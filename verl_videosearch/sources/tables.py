@@ -14,8 +14,8 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, islice
-from pathlib import Path
+from itertools import chain, islice, zip_longest
+from pathlib import Path, PurePath
 from typing import Any
 
 import pyarrow as pa
@@ -23,10 +23,10 @@ import pyarrow.parquet as pq
 
 from verl_videosearch.sources.source import SourceError
 
+_DELIMITERS = (";", "\t", "|")
 _NUM_CHECKED = 20  # rows in which every column must turn up at least once
 _UNREADABLE = (
     OSError,
-    UnicodeDecodeError,
     csv.Error,
     json.JSONDecodeError,
     pa.ArrowException,
@@ -52,27 +52,34 @@ def find_files(root: Path, patterns: Sequence[str]) -> list[Path]:
     )
 
 
-def read_rows(paths: Sequence[Path], columns: Sequence[str]) -> Iterator[Any]:
+def read_rows(
+    paths: Sequence[Path], columns: Sequence[str], *, is_own: bool = False
+) -> Iterator[Any]:
     """Yield the rows of all files in order; raises `SourceError` for a file that cannot be read or
-    lacks a column."""
+    lacks a column. `is_own`: the user made the file, so the advice is about how to write it."""
     for path in paths:
-        rows = _read_file(path)
+        rows = _read_file(path, is_own)
         head = list(islice(rows, _NUM_CHECKED))
-        _check_columns(path, head, columns)
+        _check_columns(path, head, columns, is_own)
         yield from chain(head, rows)
 
 
-def _check_columns(path: Path, head: Sequence[Any], columns: Sequence[str]) -> None:
+def _check_columns(path: Path, head: Sequence[Any], columns: Sequence[str], is_own: bool) -> None:
     if not head:
-        raise SourceError(f"{path} holds no rows; fetch it again")
+        advice = "a first line with names, then a row per pair" if is_own else "fetch it again"
+        raise SourceError(f"{path} holds no rows; {advice}")
     known = {name for row in head if isinstance(row, Mapping) for name in row if name is not None}
-    if lacking := [name for name in columns if name not in known]:
-        raise SourceError(
-            f"{path} lacks the columns {lacking}, it has {sorted(known)}; is it the right --source?"
-        )
+    if not (lacking := [name for name in columns if name not in known]):
+        return
+    advice = "is it the right --source?"
+    if is_own:
+        advice = f"its first line must name {', '.join(columns)}"
+    if found := [mark for mark in _DELIMITERS if len(known) == 1 and mark in next(iter(known))]:
+        advice = f"its columns are separated by {found[0]!r}: save it with commas"
+    raise SourceError(f"{path} lacks the columns {lacking}, it has {sorted(known)}; {advice}")
 
 
-def _read_file(path: Path) -> Iterator[Any]:
+def _read_file(path: Path, is_own: bool) -> Iterator[Any]:
     read = {
         ".csv": _read_csv,
         ".json": _read_json,
@@ -85,23 +92,84 @@ def _read_file(path: Path) -> Iterator[Any]:
         )
     try:
         yield from read(path)
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{path} is not UTF-8 ({error.reason}); save it as UTF-8") from error
     except _UNREADABLE as error:
-        cause = str(error).splitlines()[0][:200]
-        raise SourceError(
-            f"{path} cannot be read as {path.suffix}: {cause}; fetch it again"
-        ) from error
+        cause = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        advice = "write it again" if is_own else "fetch it again"
+        raise SourceError(f"{path} cannot be read as {path.suffix}: {cause}; {advice}") from error
 
 
 def _read_csv(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a csv; a short row has None at its end.
+
+    A quote that is never closed takes the rest of the file, or all rows up to the next quote, into
+    one field: both are errors that name the line where the row began."""
     with path.open(encoding="utf-8-sig", newline="") as file:
-        yield from csv.DictReader(file)
+        reader = csv.reader(file, strict=True)
+        names: list[str] | None = None
+        while True:
+            line = reader.line_num + 1
+            try:
+                values = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                raise _explain_csv_error(path, line, error) from error
+            if not values:
+                continue
+            if names is None:
+                names = _read_header(path, values)
+                continue
+            _check_row(path, line, names, values)
+            yield dict(zip_longest(names, values))
+
+
+def _explain_csv_error(path: Path, line: int, error: csv.Error) -> SourceError:
+    return SourceError(
+        f"{path}, line {line}: {error}; a quote is not closed in the row that begins there, or "
+        'stands in the middle of a quoted text (write it twice: "")'
+    )
+
+
+def _read_header(path: Path, values: Sequence[str]) -> list[str]:
+    names = [name.strip() for name in values]
+    if repeated := sorted({name for name in names if name and names.count(name) > 1}):
+        raise SourceError(f"{path} has the columns {repeated} more than once; keep one of each")
+    return names
+
+
+def _check_row(path: Path, line: int, names: Sequence[str], values: Sequence[str]) -> None:
+    if len(values) > len(names):
+        raise SourceError(
+            f"{path}, line {line}: {len(values)} fields, but the first line names {len(names)}; "
+            'put texts with commas in quotes: "..."'
+        )
+    for value in values:
+        inner = value.split("\n")[1:-1]
+        if any(_looks_like_row(each, names, values) for each in inner):
+            raise SourceError(
+                f"{path}, line {line}: a quote is not closed in the row that begins there, it "
+                f"takes {len(inner) + 1} more lines into one field"
+            )
+
+
+def _looks_like_row(text: str, names: Sequence[str], values: Sequence[str]) -> bool:
+    """True for a line inside a quoted field that has the fields of a row, file names included."""
+    fields = text.rstrip("\r").split(",")
+    if len(names) < 3 or len(fields) != len(names):
+        return False
+    pairs = zip(values, fields, strict=False)
+    suffixes = [(PurePath(a).suffix, PurePath(b).suffix) for a, b in pairs if PurePath(a).suffix]
+    return any(a == b for a, b in suffixes)
 
 
 def _read_json(path: Path) -> Iterable[Any]:
     content = json.loads(path.read_text("utf-8-sig"))
     if not isinstance(content, list):
         raise SourceError(
-            f"{path} holds a {type(content).__name__}, not a list of rows; is it the right --source?"
+            f"{path} holds a {type(content).__name__}, not a list of rows; "
+            "is it the right --source?"
         )
     return content
 

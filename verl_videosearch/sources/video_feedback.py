@@ -53,4 +53,5 @@ SOURCE = Source(
     title="VideoFeedback, annotated (TIGER-Lab, Apache-2.0)",
     splits={"train": _table("train"), "test": _table("test")},
     video_folders=("", "videos", "videos_annotated"),
+    benchmark_splits=("test",),
 )

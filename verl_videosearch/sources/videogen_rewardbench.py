@@ -32,4 +32,6 @@ SOURCE = Source(
     name="videogen_rewardbench",
     title="VideoGen-RewardBench (KlingTeam, Apache-2.0)",
     splits={"eval": PairTable(("videogen-rewardbench.csv", "*.csv"), COLUMNS, to_pair)},
+    short_name="videogen",
+    benchmark_splits=("eval",),
 )

@@ -21,6 +21,7 @@ from verl_videosearch.sources.fields import (
     read_prompt,
     read_video,
 )
+from verl_videosearch.sources.label_words import LABEL_WORDS
 from verl_videosearch.sources.source import (
     BadRow,
     DropReason,
@@ -66,11 +67,6 @@ DIMENSIONS = (
         "stable shapes, smooth and real movement, steady camera, laws of physics",
     ),
 )
-WORDS = {
-    **dict.fromkeys(("1", "video1", "video 1", "first"), 1),
-    **dict.fromkeys(("2", "video2", "video 2", "second"), 2),
-    **dict.fromkeys(("tie", "same", "equal"), 0),
-}
 PAIR_COLUMNS = ("prompt", "standard_answer", "video1_path", "video2_path")
 
 
@@ -102,7 +98,7 @@ def to_pair(row: Row, options: ReadOptions) -> Pair:
         prompt=read_prompt(row),
         video_1=read_video(row, "video1_path"),
         video_2=read_video(row, "video2_path"),
-        labels={OVERALL: read_label(row.get("standard_answer"), WORDS)},
+        labels={OVERALL: read_label(row.get("standard_answer"), LABEL_WORDS)},
         raw_labels={OVERALL: row.get("standard_answer")},
         dimensions=DIMENSIONS,
         meta=read_meta(row, texts={"id": "internal_id"}),
@@ -123,4 +119,5 @@ SOURCE = Source(
         "regression": PairTable(("regression/*.parquet",), PAIR_COLUMNS, to_pair),
         "test": PairTable(("test/*.parquet", "monetbench/*.parquet"), PAIR_COLUMNS, to_pair),
     },
+    benchmark_splits=("test",),
 )
