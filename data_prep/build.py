@@ -25,6 +25,7 @@ from rich.console import Console
 from verl_videosearch.data_prep.sets.build_report import make_tables, show_missing
 
 from verl_videosearch.judgement import DEFAULT_DIMENSIONS, Dimension
+from verl_videosearch.report.plain_text import clean_text
 from verl_videosearch.sample import PreferenceSample, write_samples
 from verl_videosearch.sources import SOURCES
 from verl_videosearch.sources.read import choose_split, read_samples_of
@@ -117,7 +118,7 @@ def main(
             )
         )
     except SourceError as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, soft_wrap=True)
+        Console(stderr=True).print(clean_text(f"error: {error}"), markup=False, soft_wrap=True)
         raise typer.Exit(2) from error
     samples = draw_samples(samples, limit, seed, report)
     console.print(f"{chosen.title}, split {split_name}", markup=False)

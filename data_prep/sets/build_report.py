@@ -13,10 +13,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from verl_videosearch.judgement import OVERALL
+from verl_videosearch.report.plain_text import clean_markup, clean_text
 from verl_videosearch.sample import PreferenceSample
 from verl_videosearch.sources.source import ReadReport
 from verl_videosearch.sources.video_finder import VideoFinder
@@ -30,7 +30,9 @@ def make_tables(report: ReadReport, samples: Sequence[PreferenceSample]) -> Iter
     rows = Table("rows", "", "first one", title_justify="left")
     rows.add_row("read", f"{report.num_read:,}", "")
     for reason, count in report.dropped.most_common():
-        rows.add_row(f"dropped: {reason.value}", f"{count:,}", escape(report.examples[reason][:80]))
+        rows.add_row(
+            f"dropped: {reason.value}", f"{count:,}", clean_markup(report.examples[reason][:80])
+        )
     rows.add_row("samples", f"{len(samples):,}", "")
     yield rows
     labels = Table("label", "video 1", "video 2", "tie", "null", "as the source says")
@@ -42,7 +44,7 @@ def make_tables(report: ReadReport, samples: Sequence[PreferenceSample]) -> Iter
         named = ", ".join(f"{word} {count:,}" for word, count in words.most_common(MAX_NAMED))
         more = f", and {len(words) - MAX_NAMED} more" if len(words) > MAX_NAMED else ""
         labels.add_row(
-            key, *(f"{counts[label]:,}" for label in (1, 2, 0, None)), escape(named + more)
+            key, *(f"{counts[label]:,}" for label in (1, 2, 0, None)), clean_markup(named + more)
         )
     yield labels
 
@@ -63,11 +65,11 @@ def show_missing(console: Console, report: ReadReport, finder: VideoFinder) -> N
         return
     places = ", ".join(str(finder.root / folder) for folder in finder.folders)
     console.print(
-        f"{len(report.missing):,} video files are missing; looked in {places}",
+        clean_text(f"{len(report.missing):,} video files are missing; looked in {places}"),
         markup=False,
         soft_wrap=True,
     )
     for path in list(report.missing)[:MAX_NAMED]:
-        console.print(f"  {path}", markup=False, soft_wrap=True)
+        console.print(clean_text(f"  {path}"), markup=False, soft_wrap=True)
     if archives := sorted(path.name for path in finder.root.glob("*.zip")):
-        console.print(f"unpack {', '.join(archives)} there first", markup=False)
+        console.print(clean_text(f"unpack {', '.join(archives)} there first"), markup=False)

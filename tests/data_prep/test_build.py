@@ -114,7 +114,11 @@ def test_only_ten_missing_files_are_named(tmp_path: Path) -> None:
 
 
 def test_text_from_a_file_is_no_markup(root: Path) -> None:
-    rows = [{**MJ_ROW, "overall_preference": "[/red]"}, {**MJ_ROW, "video_0_path": "../[/bold]"}]
+    rows = [
+        MJ_ROW,
+        {**MJ_ROW, "overall_preference": "[/red]"},
+        {**MJ_ROW, "video_0_path": "../[/bold]"},
+    ]
     result = run(
         "--source",
         "mj_bench_video",

@@ -18,6 +18,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from verl_videosearch.report.plain_text import clean_text
+
 INCOMPLETE, REFUSED = 1, 2
 
 
@@ -27,13 +29,14 @@ def explain_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, ImportError) as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, soft_wrap=True, highlight=False)
+        text = clean_text(f"error: {error}")
+        Console(stderr=True).print(text, markup=False, soft_wrap=True, highlight=False)
         raise typer.Exit(REFUSED) from error
 
 
 def say(text: str) -> None:
     """Print one line as it is."""
-    Console().print(text, markup=False, soft_wrap=True, highlight=False)
+    Console().print(clean_text(text), markup=False, soft_wrap=True, highlight=False)
 
 
 def make_progress() -> Progress:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from verl_videosearch.extras import Extra, require
+from verl_videosearch.report.plain_text import clean_markdown
 from verl_videosearch.report.table import Table
 
 
@@ -102,10 +103,11 @@ def render_markdown(
     >>> render_markdown("Run", [Note("It never searches.")], facts=[("n", "3")])
     '# Run\\n\\n- n: 3\\n\\n> It never searches.\\n'
     """
-    parts = [f"# {title}", "\n".join(f"- {name}: {value}" for name, value in facts)]
+    lines = [f"- {clean_markdown(name)}: {clean_markdown(value)}" for name, value in facts]
+    parts = [f"# {clean_markdown(title)}", "\n".join(lines)]
     for block in blocks:
         if isinstance(block, Note):
-            parts.append(f"> {block.text}")
+            parts.append(f"> {clean_markdown(block.text)}")
         elif isinstance(block, Table):
             parts.append(block.to_markdown().rstrip("\n"))
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from verl_videosearch.report.plain_text import clean_markdown
+
 
 @dataclass(frozen=True)
 class Table:
@@ -33,11 +35,14 @@ class Table:
         )
 
     def to_markdown(self) -> str:
-        """Write the table with its title and caption."""
+        """Write the table with its title and caption; whatever stands in the cells is shown, never
+        acted upon."""
         lines = [_row(self.columns), "|" + "---|" * len(self.columns), *map(_row, self.rows)]
-        parts = [f"**{self.title}**", "\n".join(lines), *([self.caption] if self.caption else [])]
+        parts = [f"**{clean_markdown(self.title)}**", "\n".join(lines)]
+        if self.caption:
+            parts.append(clean_markdown(self.caption))
         return "\n\n".join(parts) + "\n"
 
 
 def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(map(clean_markdown, cells)) + " |"

@@ -93,7 +93,10 @@ def _read_file(path: Path, is_own: bool) -> Iterator[Any]:
     try:
         yield from read(path)
     except UnicodeDecodeError as error:
-        raise SourceError(f"{path} is not UTF-8 ({error.reason}); save it as UTF-8") from error
+        raise SourceError(
+            f"{path} cannot be read as {path.suffix}: it is not UTF-8 ({error.reason}); "
+            "save it as UTF-8"
+        ) from error
     except _UNREADABLE as error:
         cause = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         advice = "write it again" if is_own else "fetch it again"
