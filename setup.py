@@ -30,6 +30,7 @@ setup(
     package_dir={"verl_videosearch.recipes": "recipes", "verl_videosearch.data_prep": "data_prep"},
     package_data={"verl_videosearch.recipes": ["recipe/*.yaml", "*.sh"]},
     install_requires=[
+        "aiolimiter>=1.2",
         "av>=17,<19",  # 19 drops an option that video.py uses
         "filelock>=3.16",
         "msgspec>=0.19",
@@ -38,6 +39,7 @@ setup(
         "platformdirs>=4",
         "pyarrow>=19",
         "rich>=13",
+        "stamina>=26.1",
         "typer>=0.12",
         "wrapt>=1.17",
         "xxhash>=3",

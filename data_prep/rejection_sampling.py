@@ -59,12 +59,12 @@ from verl_videosearch.data_prep.traces.selection import Selection, SelectionConf
 from verl_videosearch.data_prep.traces.sft_rows import write_sft_rows
 from verl_videosearch.data_prep.traces.trace_filter import Filter
 
+from verl_videosearch.evaluation.old_jobs import Job, RunLimits, ServerGone, run_jobs
 from verl_videosearch.models.client import ClientConfig
 from verl_videosearch.models.server import SERVER_LOG, serve_checkpoint
 from verl_videosearch.recipe import read_episode
 from verl_videosearch.runs.folder import RunFolder
 from verl_videosearch.runs.identity import UNKNOWN_MODEL, hash_model
-from verl_videosearch.runs.jobs import Job, RunLimits, ServerGone, run_jobs
 from verl_videosearch.sample import Order, PreferenceSample
 from verl_videosearch.video.store import FrameStore
 

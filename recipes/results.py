@@ -36,12 +36,13 @@ from verl_videosearch.recipes.rows import (
 )
 from verl_videosearch.recipes.stage import TIMES
 
+from verl_videosearch.evaluation.old_jobs import OldRunFolder as RunFolder
 from verl_videosearch.judgement import OVERALL
 from verl_videosearch.metrics.baselines import majority_label
 from verl_videosearch.report.chart import Bar, Line, draw_intervals, draw_lines
 from verl_videosearch.report.page import Block, Note, Plot, render_markdown, render_page
 from verl_videosearch.report.table import Table
-from verl_videosearch.runs.folder import RunFolder, RunFolderError
+from verl_videosearch.runs.folder import RunFolderError
 from verl_videosearch.verl_plugin.alarms import PREFIX, AlarmConfig, find_alarms
 
 STAGES = ("start", "cold_start", "rft", "grpo")

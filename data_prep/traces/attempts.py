@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 from filelock import FileLock, Timeout
 from verl_videosearch.data_prep.traces.sft_rows import Trace, from_line, to_line
 
-from verl_videosearch.runs.folder import JOURNAL, SETTINGS, Journal, Line, RunFolder, RunFolderError
-from verl_videosearch.runs.jobs import read_state
+from verl_videosearch.evaluation.old_jobs import Journal, read_state
+from verl_videosearch.runs.folder import JOURNAL, SETTINGS, Line, RunFolder, RunFolderError
 from verl_videosearch.sample import Order, PreferenceSample, show_in_order
 
 SHARDS = "shard-*-of-*"

@@ -28,7 +28,7 @@ from verl_videosearch.extras import Extra, require
 from verl_videosearch.models.client import ChatClient, ClientConfig
 from verl_videosearch.runs.folder import Line
 from verl_videosearch.runs.identity import UNKNOWN_MODEL, hash_model, read_commit
-from verl_videosearch.runs.jobs import derive_seed
+from verl_videosearch.runs.play import derive_seed
 from verl_videosearch.sample import PreferenceSample, show_in_order
 from verl_videosearch.video.store import FrameStore
 

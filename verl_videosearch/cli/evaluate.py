@@ -25,9 +25,9 @@ from verl_videosearch.cli.console import (
 )
 
 if TYPE_CHECKING:
+    from verl_videosearch.evaluation.old_jobs import Job, Journal, RunLimits, RunState
     from verl_videosearch.models.source import Decoding, ModelSource, StartEpisode
-    from verl_videosearch.runs.folder import Journal, Line
-    from verl_videosearch.runs.jobs import Job, RunLimits, RunState
+    from verl_videosearch.runs.folder import Line
     from verl_videosearch.sample import Order, PreferenceSample
 
 Endpoint = Annotated[
@@ -107,9 +107,10 @@ def run_eval(
     """Judge a benchmark with a served model: greedy, both orders, resumable."""
     from verl_videosearch.cli.benchmarks import draw_samples, load_benchmark
     from verl_videosearch.evaluation.calibration import read_calibration
+    from verl_videosearch.evaluation.old_jobs import Job, RunLimits, Stage, play_episode
+    from verl_videosearch.evaluation.old_jobs import OldRunFolder as RunFolder
     from verl_videosearch.evaluation.results import RunSettings, write_results
     from verl_videosearch.models.source import Decoding, ModelSource
-    from verl_videosearch.runs.folder import RunFolder
     from verl_videosearch.runs.identity import (
         UNKNOWN_MODEL,
         hash_model,
@@ -117,7 +118,7 @@ def run_eval(
         hash_pairs,
         read_commit,
     )
-    from verl_videosearch.runs.jobs import Job, RunLimits, Stage, derive_seed, play_episode
+    from verl_videosearch.runs.play import derive_seed
     from verl_videosearch.video.store import FrameStore
 
     with explain_errors():
@@ -207,13 +208,13 @@ def run_probe(
 ) -> None:
     """Replay finished episodes with other frames than the judge asked for: did its search
     matter?"""
+    from verl_videosearch.evaluation.old_jobs import Job, RunLimits, Stage
+    from verl_videosearch.evaluation.old_jobs import OldRunFolder as RunFolder
     from verl_videosearch.evaluation.probes import play_probe
     from verl_videosearch.evaluation.results import RunSettings, hash_lines, write_probe_results
     from verl_videosearch.evaluation.summary import has_searched
     from verl_videosearch.models.source import Decoding, ModelSource
-    from verl_videosearch.runs.folder import RunFolder
     from verl_videosearch.runs.identity import read_commit
-    from verl_videosearch.runs.jobs import Job, RunLimits, Stage
     from verl_videosearch.video.altered_frames import Replacement
     from verl_videosearch.video.store import FrameStore
 
@@ -279,8 +280,8 @@ def run_all(
 ) -> RunState:
     """Do all jobs on one event loop with a progress bar; a server that is gone ends it with
     advice."""
+    from verl_videosearch.evaluation.old_jobs import ServerGone, read_state, run_jobs
     from verl_videosearch.models.server import SERVER_LOG
-    from verl_videosearch.runs.jobs import ServerGone, read_state, run_jobs
 
     done = read_state(journal.lines)
     if all(job.key in done.rows for job in jobs):

@@ -22,12 +22,12 @@ from PIL import Image
 
 from verl_videosearch.episode import Episode, Message, Reply
 from verl_videosearch.evaluation.citations import Citations, count_citations
+from verl_videosearch.evaluation.old_jobs import Stage, describe_episode
 from verl_videosearch.evaluation.summary import has_searched
 from verl_videosearch.judgement import OVERALL
 from verl_videosearch.metrics import Rate
 from verl_videosearch.rollout import GenerateFn, run_episode
 from verl_videosearch.runs.folder import Line
-from verl_videosearch.runs.jobs import Stage, describe_episode
 from verl_videosearch.sample import Order, PreferenceSample, show_in_order
 from verl_videosearch.video.altered_frames import AlteredPair, Replacement
 

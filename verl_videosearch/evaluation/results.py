@@ -19,6 +19,7 @@ from typing import Any
 
 from verl_videosearch.episode import EpisodeConfig
 from verl_videosearch.evaluation.calibration import Calibration
+from verl_videosearch.evaluation.old_jobs import OldRunFolder, RunState
 from verl_videosearch.evaluation.pages.header import RunHeader, describe_frames, describe_protocol
 from verl_videosearch.evaluation.pages.probe_tables import describe_probes
 from verl_videosearch.evaluation.pages.tables import describe_summary
@@ -27,7 +28,6 @@ from verl_videosearch.evaluation.summary import Summary, read_timing, summarise,
 from verl_videosearch.evaluation.verdicts import PairVerdicts, merge_lines
 from verl_videosearch.report.page import Block, render_markdown, render_page
 from verl_videosearch.runs.folder import EPISODES, Line, RunFolder
-from verl_videosearch.runs.jobs import RunState
 from verl_videosearch.sample import Order, PreferenceSample
 from verl_videosearch.video.altered_frames import Replacement
 
@@ -83,7 +83,7 @@ class Run:
 
 def read_run(path: Path) -> Run:
     """Read a finished run; raises `RunFolderError` if the folder holds none."""
-    folder = RunFolder(path)
+    folder = OldRunFolder(path)
     settings = RunSettings.from_json(folder.read_settings())
     timing = folder.read_json("timing.json") or {}
     pairs = merge_lines(folder.read_lines(EPISODES), settings.orders)

@@ -1,49 +1,95 @@
-"""Run many jobs at once against a server that may drop, delay or garble: none is lost and none is
-scored falsely.
+"""run_jobs: play many episodes against a server that may drop, delay or refuse; none is lost and
+none is scored falsely. The only engine of the project.
 
-The one idea: a job ends in one of two lines of the journal. Either its row, which is final, or its
-failure, which only says that the job is still to be done. Failures are tried again in this run, and
-by the next run over the same folder.
+The one idea: an episode ends in one record of the journal - its result, or why there is none. A
+*passing* failure (a server that is busy or away) says that the episode is still to be played: in
+this run, or by the same command later. A *permanent* one (a truncated video) fails the same way
+again: it is final, counted, and never asked again unless somebody says so.
 
-    job  --play-->  {"key": ..., "row": {...}}                    done
-         --fails->  {"key": ..., "failure": "server", ...}        counted apart, to be repeated
+    play -> record                   final
+         -> passing failure          tried again after a while, `max_tries` times; then the next run's
+         -> permanent failure        final
+         -> ServerUnusable           the run stops at once
+    many failures in a row           the run stops: the server is away
 
-Covers: bounded concurrency, retries, a server that is gone (the run stops instead of failing every
-job). Does not cover: what a job does (`play_episode`, `probes`)."""
+Exit status of every program that plays episodes (`ExitStatus`):
+
+| status | when | what to do |
+|---|---|---|
+| 0 | complete; permanent failures of at most `--max-failed-share` of the pairs are counted | go on |
+| 1 | passing failures are left | repeat the command |
+| 2 | wrong use, or a server that cannot work | mend it, repeat the command |
+| 3 | complete, but more pairs than `--max-failed-share` cannot be judged | look at the named pairs; accept them by the option, or mend them |
+
+Covers: bounded concurrency, retries, pace, resuming, the summary. Does not cover: what a job does
+(`play`), models."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any
 
-import xxhash
+import stamina
+from aiolimiter import AsyncLimiter
 
-from verl_videosearch.episode import Ending, Episode, EpisodeConfig, EpisodeResult
-from verl_videosearch.failures import EpisodeFailure, FailureKind
-from verl_videosearch.judgement import Judgement
-from verl_videosearch.rollout import GenerateFn, run_episode, to_record
-from verl_videosearch.runs.folder import Journal, Line
-from verl_videosearch.sample import Order, PreferenceSample, show_in_order
-from verl_videosearch.video.altered_frames import double_frames
-from verl_videosearch.video.pair import PairFrames, load_pair
-from verl_videosearch.video.store import FrameStore
+from verl_videosearch.config import above, at_least, check
+from verl_videosearch.failures import EpisodeFailure, FailureKind, ServerUnusable
+from verl_videosearch.runs.folder import Journal
+from verl_videosearch.runs.play import make_key
+from verl_videosearch.runs.record import (
+    EpisodeRecord,
+    Identity,
+    RecordedFailure,
+    RecordKind,
+    record_failure,
+)
+from verl_videosearch.runs.record_file import settle_records
+from verl_videosearch.sample import Order, PreferenceSample
 
-PASSING = (FailureKind.SERVER, FailureKind.TIMEOUT)
-"""Failures that another try may cure; a broken video stays broken."""
+MAX_FAILED_SHARE = 0.02
+"""Default of `--max-failed-share`: pairs that may fail for good in a complete run."""
+_SERVER_KINDS = (FailureKind.SERVER, FailureKind.TIMEOUT, FailureKind.PROMPT_TOO_LONG)
+"""Failures that say something about the server; a broken video does not."""
+
+
+class ExitStatus(IntEnum):
+    """How a program that plays episodes ends, see the table of this module."""
+
+    COMPLETE = 0
+    INCOMPLETE = 1
+    UNUSABLE = 2
+    TOO_MANY_FAILED = 3
 
 
 @dataclass(frozen=True)
 class Job:
-    """One thing to do once."""
+    """One episode to play."""
 
-    key: str
-    """Names it in the journal; unique in a run."""
-    content: Any
+    sample: PreferenceSample
+    """In its own order."""
+    order: Order = Order.AB
+    attempt: int | None = None
+    """Which of several episodes of the same input, from 0."""
+    seed: int | None = None
+    """Of the episode's sampling."""
+    content: Any = None
+    """What else `play` needs."""
+    name: str | None = None
+    """Its key in the journal; null makes one of sample, order and attempt."""
+
+    @property
+    def key(self) -> str:
+        """Names the episode in the journal; unique in a run."""
+        return self.name or make_key(self.sample.uid, self.order, self.attempt)
+
+
+PlayFn = Callable[[Job], Awaitable[EpisodeRecord]]
+"""Plays one job; raises `EpisodeFailure`, or `ServerUnusable` when no job can be played."""
 
 
 @dataclass(frozen=True)
@@ -51,101 +97,331 @@ class RunLimits:
     """How hard a run pushes and how long it insists."""
 
     concurrency: int = 8
-    """Jobs in flight."""
+    """Episodes in flight."""
     max_tries: int = 3
-    """Tries of one job in one run."""
+    """Tries of one episode in one run."""
     retry_delay_s: float = 0.5
     """Wait before the second try; doubled before each further one."""
+    max_wait_s: float = 120.0
+    """Longest wait before a try; a server that asks for more has the episode left for a later
+    run."""
     max_failures_in_a_row: int = 20
-    """After so many failed tries without one success between them (at least two per job in flight)
+    """After so many failed tries without a result between them (at least two per episode in flight)
     the run stops."""
+    max_episodes_per_minute: float | None = None
+    """Episodes start evenly spaced at this rate; null does not limit."""
+    forgets_failures: bool = False
+    """Play permanent failures of earlier runs again."""
+
+    def __post_init__(self) -> None:
+        check(
+            self,
+            concurrency=at_least(1),
+            max_tries=at_least(1),
+            retry_delay_s=at_least(0),
+            max_wait_s=at_least(0),
+            max_failures_in_a_row=at_least(1),
+            max_episodes_per_minute=above(0),
+        )
 
     @property
     def patience(self) -> int:
+        """Failed tries in a row after which the run stops."""
         return max(self.max_failures_in_a_row, 2 * self.concurrency)
 
 
-class ServerGone(Exception):
-    """Too many tries failed in a row; nothing is lost, the next run goes on."""
-
-
 @dataclass(frozen=True)
-class RunState:
-    """Where a run stands."""
+class RunSummary:
+    """Where a run stands: every job is done, failed or waiting."""
 
-    rows: dict[str, Line]
-    """Finished jobs by key."""
-    failures: dict[str, Line]
-    """The last failure of each job that is not finished."""
+    jobs: tuple[Job, ...]
+    records: Mapping[str, EpisodeRecord]
+    """Results and last failures by key."""
+    damaged: tuple[str, ...] = ()
+    """Lines of the journal that do not count, file and line included."""
+    stopped: str | None = None
+    """Why the run stopped before it was through; null when it did not."""
+    seconds: float = 0.0
+    """Wall-clock time of this run."""
+
+    @property
+    def done(self) -> list[EpisodeRecord]:
+        """The results, sorted by key."""
+        return sorted(
+            (record for record in self.records.values() if record.has_result),
+            key=lambda record: record.key,
+        )
+
+    @property
+    def passing(self) -> list[EpisodeRecord]:
+        """Failures that the same command will try again."""
+        return [each for each in self._failures if _failure_of(each).is_passing]
+
+    @property
+    def permanent(self) -> list[EpisodeRecord]:
+        """Failures that are final."""
+        return [each for each in self._failures if not _failure_of(each).is_passing]
+
+    @property
+    def num_waiting(self) -> int:
+        """Jobs that no run has tried yet."""
+        return len(self.jobs) - len(self.records)
+
+    @property
+    def _failures(self) -> list[EpisodeRecord]:
+        failed = [record for record in self.records.values() if not record.has_result]
+        return sorted(failed, key=lambda record: record.key)
+
+    @property
+    def failed_share(self) -> float:
+        """Share of the pairs with an episode that failed for good."""
+        pairs = {job.sample.uid for job in self.jobs}
+        return len({record.uid for record in self.permanent}) / len(pairs) if pairs else 0.0
 
     def count_failures(self) -> dict[str, int]:
-        """Count the unfinished jobs by kind of failure."""
-        return dict(sorted(Counter(line["failure"] for line in self.failures.values()).items()))
+        """Count the episodes without a result by kind of failure."""
+        labels = Counter(_failure_of(record).label for record in self._failures)
+        return dict(sorted(labels.items()))
 
+    def status(self, max_failed_share: float = MAX_FAILED_SHARE) -> ExitStatus:
+        """Return the exit status of a program that has done this."""
+        if self.stopped is not None:
+            return ExitStatus.UNUSABLE
+        if self.passing or self.num_waiting:
+            return ExitStatus.INCOMPLETE
+        if self.failed_share > max_failed_share:
+            return ExitStatus.TOO_MANY_FAILED
+        return ExitStatus.COMPLETE
 
-def read_state(lines: Sequence[Line]) -> RunState:
-    """Read a journal: a row is final, a failure counts until a row follows.
+    def lines(self, max_failed_share: float = MAX_FAILED_SHARE) -> list[str]:
+        """Say in words what was done, what is left and what to do; one line each."""
+        return [
+            *self._list_counts(),
+            *(f"failed for good: {line}" for line in _list_examples(self.permanent)),
+            *(f"to be repeated: {line}" for line in _list_examples(self.passing)),
+            *([f"stopped: {self.stopped}"] if self.stopped else []),
+            *self._list_advice(max_failed_share),
+        ]
 
-    >>> lines = [{"key": "a", "failure": "server"}, {"key": "b", "failure": "timeout"}, {"key": "a", "row": {"n": 1}}]
-    >>> read_state(lines)
-    RunState(rows={'a': {'n': 1}}, failures={'b': {'key': 'b', 'failure': 'timeout'}})
-    """
-    rows: dict[str, Line] = {}
-    for line in lines:
-        if "row" in line:
-            rows.setdefault(line["key"], line["row"])
-    failures = {
-        line["key"]: line for line in lines if "failure" in line and line["key"] not in rows
-    }
-    return RunState(rows, failures)
+    def _list_counts(self) -> list[str]:
+        parts = [f"{len(self.done)} of {len(self.jobs)} episodes done"]
+        counts = {
+            "to be repeated": len(self.passing),
+            "failed for good": len(self.permanent),
+            "not tried": self.num_waiting,
+        }
+        parts += [f"{count} {name}" for name, count in counts.items() if count]
+        lines = [", ".join(parts)]
+        if self.damaged:
+            lines.append(
+                f"{len(self.damaged)} damaged lines of the journal do not count, the first one: "
+                f"{self.damaged[0]}"
+            )
+        return lines
+
+    def _list_advice(self, max_failed_share: float) -> list[str]:
+        status = self.status(max_failed_share)
+        if status is ExitStatus.UNUSABLE:
+            return ["nothing is lost: mend that and repeat the command"]
+        if status is ExitStatus.INCOMPLETE:
+            return ["nothing is lost: repeat the command to play what is left"]
+        if status is ExitStatus.TOO_MANY_FAILED:
+            share = self.failed_share
+            return [
+                f"{share:.1%} of the pairs cannot be judged, more than --max-failed-share "
+                f"{max_failed_share:g}: the result is kept and repeating asks none of them again; "
+                f"accept it with --max-failed-share {_round_up(share):g}, or mend the files above and "
+                "repeat with --forget-failures"
+            ]
+        return []
 
 
 async def run_jobs(
-    jobs: Sequence[Job],
-    play: Callable[[Any], Awaitable[Line]],
+    jobs: Iterable[Job],
+    play: PlayFn,
     journal: Journal,
     limits: RunLimits | None = None,
-    on_done: Callable[[], None] = lambda: None,
-) -> RunState:
-    """Do every job that the journal does not hold yet; raises `ServerGone`, and whatever is a
-    mistake of ours."""
-    limits = limits or RunLimits()
-    done = read_state(journal.lines).rows
-    waiting = iter([job for job in jobs if job.key not in done])
-    failures_in_a_row = 0
+    *,
+    kind: RecordKind = RecordKind.EVALUATION,
+    identity: Identity | None = None,
+    server: str = "",
+    on_record: Callable[[EpisodeRecord], None] = lambda record: None,
+) -> RunSummary:
+    """Play every job that the journal does not hold yet, and say where the run stands.
 
-    async def do(job: Job) -> None:
-        nonlocal failures_in_a_row
-        for number in range(limits.max_tries):
-            try:
-                row = await play(job.content)
-            except EpisodeFailure as failure:
-                failures_in_a_row += failure.kind in PASSING
-                if failures_in_a_row >= limits.patience:
-                    raise ServerGone(
-                        f"{failures_in_a_row} tries failed in a row, the last one: {failure}"
-                    ) from failure
-                if failure.kind not in PASSING or number + 1 == limits.max_tries:
-                    journal.append(
-                        {"key": job.key, "failure": failure.label, "detail": str(failure)}
-                    )
-                    return
-                await asyncio.sleep(limits.retry_delay_s * 2**number)
-            else:
-                failures_in_a_row = 0
-                journal.append({"key": job.key, "row": row})
-                return
-
-    async def work() -> None:
-        for job in waiting:
-            await do(job)
-            on_done()
-
-    await _run_together([work() for _ in range(limits.concurrency)])
-    return read_state(journal.lines)
+    A server that cannot work or is away stops the run: `RunSummary.stopped` says why, with the
+    server's own sentence and `server`, its URL. Raises what is a mistake of ours, and
+    `RunFolderError` for a full disk. `kind` and `identity` are those of the records of failures;
+    `on_record` is told every new result and final failure."""
+    engine = _Engine(tuple(jobs), play, journal, limits or RunLimits(), server, on_record)
+    engine.describe = {"kind": kind, "identity": identity or Identity()}
+    return await engine.run()
 
 
-async def _run_together(works: Sequence[Awaitable[None]]) -> None:
+def read_summary(jobs: Iterable[Job], journal: Journal, **details: Any) -> RunSummary:
+    """Say where a run stands without playing anything."""
+    jobs = tuple(jobs)
+    keys = {job.key for job in jobs}
+    if len(keys) < len(jobs):
+        repeated = [key for key, count in Counter(job.key for job in jobs).items() if count > 1]
+        raise ValueError(f"two jobs have the same key: {repeated[:3]}; keys are unique in a run")
+    settled = settle_records(record for record in journal.records if record.key in keys)
+    return RunSummary(
+        jobs, {record.key: record for record in settled}, tuple(journal.damaged), **details
+    )
+
+
+def list_waiting(summary: RunSummary, *, forgets_failures: bool = False) -> list[Job]:
+    """Return the jobs that are still to be played."""
+    waiting = []
+    for job in summary.jobs:
+        record = summary.records.get(job.key)
+        is_final = record is not None and (
+            record.has_result or not (_failure_of(record).is_passing or forgets_failures)
+        )
+        if not is_final:
+            waiting.append(job)
+    return waiting
+
+
+class _Stop(Exception):
+    """The run cannot go on; its text says why."""
+
+
+@dataclass
+class _Engine:
+    """The state of one `run_jobs`."""
+
+    jobs: tuple[Job, ...]
+    play: PlayFn
+    journal: Journal
+    limits: RunLimits
+    server: str
+    on_record: Callable[[EpisodeRecord], None]
+    describe: dict[str, Any] = field(default_factory=dict)
+    """Kind and identity of the records of failures."""
+    num_failures_in_a_row: int = 0
+    unproven: list[EpisodeRecord] = field(default_factory=list)
+    """Permanent failures that blame the server: noted once another episode shows that it works."""
+    resume_at_s: float = 0.0
+    """Loop time before which the server asked not to be asked again."""
+
+    async def run(self) -> RunSummary:
+        """Do what is waiting, bounded by the limits."""
+        start = time.monotonic()
+        before = read_summary(self.jobs, self.journal)
+        waiting = iter(list_waiting(before, forgets_failures=self.limits.forgets_failures))
+        rate = self.limits.max_episodes_per_minute
+        pace = None if rate is None else AsyncLimiter(1, 60 / rate)
+
+        async def work() -> None:
+            for job in waiting:
+                if pace is not None:
+                    await pace.acquire()
+                await self.do(job)
+
+        stopped = None
+        try:
+            await run_together([work() for _ in range(self.limits.concurrency)])
+            self.note_unproven()
+        except ServerUnusable as error:
+            stopped = self.name_server(str(error))
+        except _Stop as error:
+            stopped = self.name_server(str(error))
+        seconds = time.monotonic() - start
+        return read_summary(self.jobs, self.journal, stopped=stopped, seconds=seconds)
+
+    def name_server(self, sentence: str) -> str:
+        """Say which server it was, unless the sentence does."""
+        return sentence if self.server in sentence else f"{sentence} ({self.server})"
+
+    async def do(self, job: Job) -> None:
+        """Play one job to a record of the journal."""
+        try:
+            record = await self.try_repeatedly(job)
+        except EpisodeFailure as failure:
+            self.note_failure(job, failure)
+        else:
+            self.num_failures_in_a_row = 0
+            self.note_unproven()
+            self.note(record)
+
+    async def try_repeatedly(self, job: Job) -> EpisodeRecord:
+        """Play a job, again after a passing failure; raises the last one."""
+        tries = stamina.retry_context(
+            on=self.choose_wait,
+            attempts=self.limits.max_tries,
+            timeout=None,
+            wait_initial=self.limits.retry_delay_s,
+            wait_max=self.limits.max_wait_s,
+            wait_jitter=self.limits.retry_delay_s / 2,
+        )
+        async for one_try in tries:
+            with one_try:
+                await self.wait_for_server()
+                try:
+                    return await self.play(job)
+                except EpisodeFailure as failure:
+                    self.count_failure(job, failure)
+                    raise
+        raise AssertionError("the last try returns or raises")
+
+    def choose_wait(self, error: Exception) -> bool | float:
+        """Say whether to try again: as the policy waits, or as long as the server asks."""
+        if not isinstance(error, EpisodeFailure) or not error.is_passing:
+            return False
+        if error.retry_after_s is None:
+            return True
+        return error.retry_after_s if error.retry_after_s <= self.limits.max_wait_s else False
+
+    async def wait_for_server(self) -> None:
+        """Wait as long as a server has asked all of us to wait."""
+        await asyncio.sleep(self.resume_at_s - asyncio.get_running_loop().time())
+
+    def count_failure(self, job: Job, failure: EpisodeFailure) -> None:
+        """Count a failed try; too many in a row stop the run."""
+        if failure.kind not in _SERVER_KINDS:
+            return
+        if failure.retry_after_s is not None:
+            wait_s = min(failure.retry_after_s, self.limits.max_wait_s)
+            now = asyncio.get_running_loop().time()
+            self.resume_at_s = max(self.resume_at_s, now + wait_s)
+        self.num_failures_in_a_row += 1
+        if self.num_failures_in_a_row >= self.limits.patience:
+            raise _Stop(
+                f"{self.num_failures_in_a_row} tries failed in a row, the last one of {job.key!r} "
+                f"({failure.label}): {failure.detail}"
+            ) from failure
+
+    def note_failure(self, job: Job, failure: EpisodeFailure) -> None:
+        """Note why a job has no result."""
+        record = record_failure(
+            self.describe["kind"],
+            job.key,
+            job.sample,
+            job.order,
+            failure,
+            attempt=job.attempt,
+            seed=job.seed,
+            identity=self.describe["identity"],
+        )
+        if failure.kind in _SERVER_KINDS and not failure.is_passing:
+            self.unproven.append(record)
+        else:
+            self.note(record)
+
+    def note_unproven(self) -> None:
+        """Note the permanent failures that wait for a sign that the server works."""
+        while self.unproven:
+            self.note(self.unproven.pop())
+
+    def note(self, record: EpisodeRecord) -> None:
+        """Write a record, and tell whoever watches."""
+        self.journal.append(record)
+        self.on_record(record)
+
+
+async def run_together(works: Sequence[Awaitable[None]]) -> None:
     """Wait for all; the first error stops the others (Python 3.10 has no TaskGroup)."""
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
@@ -156,79 +432,33 @@ async def _run_together(works: Sequence[Awaitable[None]]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-@dataclass(frozen=True)
-class Stage:
-    """Everything that playing an episode needs besides the pair and the model."""
-
-    store: FrameStore
-    config: EpisodeConfig
-    video_root: str | Path | None = None
-    timeout_s: float | None = None
-    """For one whole episode."""
-    is_redundant: bool = False
-    """Double every candidate frame: the same videos, twice as many numbers to choose from."""
-    commit: str = "unknown"
-    """Of this package; each line names the code that made it."""
-
-    async def load(self, sample: PreferenceSample) -> PairFrames:
-        """Read the frames of a pair off the event loop."""
-        pair = await asyncio.to_thread(load_pair, sample, self.store, self.config, self.video_root)
-        return double_frames(pair) if self.is_redundant else pair
+def check_share(max_failed_share: float) -> float:
+    """Return the share; `ValueError` for one that is none."""
+    if not 0 <= max_failed_share <= 1:
+        raise ValueError(f"--max-failed-share must be from 0 to 1, got {max_failed_share:g}")
+    return max_failed_share
 
 
-async def play_episode(
-    sample: PreferenceSample, order: Order, stage: Stage, generate: GenerateFn
-) -> Line:
-    """Judge one pair in one order and return its line; raises `EpisodeFailure`, which is never a
-    verdict.
-
-    `generate` is this episode's own: if it counts what it used (`ChatClient.usage`), the line has
-    the tokens."""
-    shown = show_in_order(sample, order)
-    pair = await stage.load(shown)
-    episode, start = Episode(shown, pair.candidates, stage.config), time.monotonic()
-    result = await run_episode(episode, pair, generate, timeout_s=stage.timeout_s)
-    line = describe_episode(shown, order, episode, result) | read_usage(generate)
-    return line | {"commit": stage.commit, "seconds": round(time.monotonic() - start, 3)}
+def _failure_of(record: EpisodeRecord) -> RecordedFailure:
+    assert record.failure is not None, "asked of a record with a result"
+    return record.failure
 
 
-def derive_seed(seed: int, key: str) -> int:
-    """Give each episode a seed of its own, the same in every run.
+def _list_examples(records: Sequence[EpisodeRecord]) -> list[str]:
+    """Return a line per kind of failure: how many, the first of them and its words."""
+    by_label: dict[str, list[EpisodeRecord]] = {}
+    for record in records:
+        by_label.setdefault(_failure_of(record).label, []).append(record)
+    return [
+        f"{label} {len(found)}, for example {found[0].key!r}: {_failure_of(found[0]).detail}"
+        for label, found in sorted(by_label.items())
+    ]
 
-    >>> derive_seed(0, "a AB") != derive_seed(0, "a BA"), 0 <= derive_seed(1, "a AB") < 2**31
-    (True, True)
+
+def _round_up(share: float) -> float:
+    """Return a short share that is not below the given one.
+
+    >>> _round_up(1 / 3)
+    0.334
     """
-    return xxhash.xxh3_64_intdigest(f"{seed} {key}".encode()) % 2**31
-
-
-def read_usage(generate: GenerateFn) -> Line:
-    """Return the tokens that an episode's own `GenerateFn` has counted, None where it does not
-    count."""
-    usage = getattr(generate, "usage", None)
-    return {name: getattr(usage, name, None) for name in ("num_prompt_tokens", "num_reply_tokens")}
-
-
-def describe_episode(
-    shown: PreferenceSample, order: Order, episode: Episode, result: EpisodeResult
-) -> Line:
-    """Write a finished episode; `verdicts` name slots, as the judge gave them."""
-    if result.ending is Ending.OVERLONG and not result.turns:
-        detail = "the first context does not fit the model; show fewer or smaller frames at first"
-        raise EpisodeFailure(FailureKind.PROMPT_TOO_LONG, detail, shown.uid)
-    readings = result.recommendations
-    initial = episode.candidates.initial_view(episode.config.initial_frames_per_video)
-    times = episode.candidates.times_1, episode.candidates.times_2
-    return to_record(shown, episode, result, None) | {
-        "order": order.value,
-        "verdicts": dict(result.verdict.verdicts)
-        if isinstance(result.verdict, Judgement)
-        else None,
-        "first_verdicts": dict(readings[0].verdicts) if readings else None,
-        "confidence": next(
-            (r.confidence for r in reversed(readings) if r.confidence is not None), None
-        ),
-        "initial_frames": list(initial),
-        "num_candidates": [len(each) for each in times],
-        "last_times_s": [each[-1] for each in times],
-        "num_evictions": result.num_evictions,
-    }
+    return -(-share * 1000 // 1) / 1000

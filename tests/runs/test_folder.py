@@ -1,0 +1,122 @@
+"""A run's folder: whole lines or none, one writer, one text for other settings, named damage."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.replies import ANSWER, call_frames
+from tests.runs.test_record import record
+from verl_videosearch.runs.folder import SETTINGS, Journal, RunFolder, RunFolderError
+from verl_videosearch.runs.record_file import RecordError, write_record
+from verl_videosearch.sample import PreferenceSample
+
+PAIR = PreferenceSample("a", "a cat", "1.mp4", "2.mp4", {"TA": 0, "VQ": 1, "MQ": 0, "OA": 1})
+RECORDS = [record(ANSWER), record(call_frames(2), ANSWER)]
+CONTENT = "".join(map(write_record, RECORDS)).encode()
+
+
+@pytest.mark.parametrize("share", [0, 0.1, 0.45, 0.5, 0.7, 0.999, 1])
+def test_a_journal_cut_anywhere_keeps_its_whole_lines(tmp_path: Path, share: float) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(CONTENT[: int(len(CONTENT) * share)])
+    num_whole = path.read_bytes().count(b"\n")
+    is_torn = not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
+    with Journal(path) as journal:
+        assert journal.records == RECORDS[:num_whole]
+        assert len(journal.damaged) == is_torn
+        journal.append(RECORDS[0])
+    with Journal(path) as journal:
+        assert journal.records == [*RECORDS[:num_whole], RECORDS[0]] and not journal.damaged
+
+
+def test_a_journal_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_text('{"format": 7}\n')
+    with pytest.raises(RecordError, match="journal.jsonl, line 1: .* format 7"):
+        Journal(path)
+    assert path.read_text() == '{"format": 7}\n'
+
+
+def test_settings_are_kept_and_compared(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    settings = {"a": 1, "b": [2], "episode": {"window": 1}}
+    for _ in range(2):
+        with folder.claim(settings, [PAIR]):
+            pass
+    assert [sample.uid for sample in folder.read_samples()] == [PAIR.uid]
+    other = {"a": 1, "b": [2], "c": 3, "episode": {"window": None}}
+    with pytest.raises(RunFolderError) as caught, folder.claim(other):
+        pass
+    assert str(caught.value) == (
+        f"{tmp_path / 'run'} was begun with other settings (c: absent there, 3 now; "
+        "episode.window: 1 there, None now); choose another --out, or repeat its settings to go on "
+        "with it"
+    )
+
+
+def test_a_tuple_and_its_list_are_equal_settings(tmp_path: Path) -> None:
+    for _ in range(2):
+        with RunFolder(tmp_path).claim({"orders": ("AB", "BA")}):
+            pass
+
+
+@pytest.mark.parametrize("text", ["", '{"a": 1', "[]", "\0\0"])
+def test_a_torn_settings_file_names_itself(tmp_path: Path, text: str) -> None:
+    (tmp_path / SETTINGS).write_text(text)
+    with pytest.raises(RunFolderError, match=SETTINGS), RunFolder(tmp_path).claim({"a": 1}):
+        pass
+    assert (tmp_path / SETTINGS).read_text() == text
+
+
+def test_a_folder_has_one_writer(tmp_path: Path) -> None:
+    program = (
+        "from verl_videosearch.runs.folder import RunFolder\n"
+        f"with RunFolder({str(tmp_path)!r}).claim({{}}): pass"
+    )
+    with RunFolder(tmp_path).claim({}):
+        second = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert second.returncode and "is in use by another process" in second.stderr
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+def test_a_file_in_the_place_of_the_folder_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("mine")
+    with (
+        pytest.raises(RunFolderError, match="cannot write .*run.*choose another --out"),
+        RunFolder(tmp_path / "run").claim({}),
+    ):
+        pass
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_a_final_file_is_whole_or_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_text("results.md", "old")
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        folder.write_text("results.md", "new")
+    assert (tmp_path / "results.md").read_text() == "old"
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_text("results.md", "old")
+
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("verl_videosearch.runs.folder.os.fsync", refuse)
+    with pytest.raises(RunFolderError, match="results.md: .*disk is full"):
+        folder.write_text("results.md", "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.md"]
+    assert (tmp_path / "results.md").read_text() == "old"
+
+
+def test_records_of_a_finished_run_are_read_back(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_records("episodes.jsonl", RECORDS)
+    assert folder.read_records().records == tuple(RECORDS)
+    with pytest.raises(RunFolderError, match="is no finished run: it has no episodes.jsonl"):
+        RunFolder(tmp_path / "absent").read_records()
