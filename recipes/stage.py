@@ -1,13 +1,23 @@
 """Run one program of a pipeline, once: skipped when its result is there, resumable after a kill,
 its output in a log.
 
-    python -m recipes.stage cold_start --result models/cold_start --work training/cold_start \\
-        --product 'global_step_*/huggingface' --logs logs -- python -m ... verl.trainer.sft_trainer ...
+    python -m verl_videosearch.recipes.stage cold_start --result models/cold_start \\
+        --work training/cold_start --product 'global_step_*/huggingface' --logs logs \\
+        -- python -m ... verl.trainer.sft_trainer ...
 
-The one idea: a result appears in one step or not at all. The program writes into `--work`, and what
-it leaves there is moved to `--result` when it has succeeded; so whatever exists is complete, and a
-pipeline that was killed anywhere is simply started again. A program that writes its result in one
-step itself needs no `--work`.
+The one idea: a result is published in one step, and only when its program ended with status 0. The
+program writes into `--work`, and what it leaves there is moved to `--result`. Where it writes the
+result itself, a mark in the folder of logs, `NAME.unfinished`, says until it has ended well that
+whatever stands at `--result` is not published yet. So a pipeline that was killed anywhere is simply
+started again, and no result is ever deleted: a partial one stays where the program left it, and
+`--again` puts the old one aside until the new one is there.
+
+| status of the program | stage |
+|---|---|
+| 0 | published |
+| 1 | incomplete: what is done is kept, the same command goes on |
+| 2 | wrong use, or a server that cannot work: mend it; the same command goes on |
+| 3 | complete, but too many pairs cannot be judged: kept and named, not published |
 
 Whoever stops this program stops the one it runs, too, and everything of that one's group. Killed
 hard, it still takes that one along (Linux), which then ends what it has started, as verl's trainers
@@ -26,7 +36,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -48,6 +58,17 @@ ENVIRONMENT = {
 TIMES = "times.jsonl"
 """In the folder of logs: one line per run of a program, also of one that failed, `{"stage": ...,
 "seconds": ...}`."""
+TRACKER = "latest_checkpointed_iteration.txt"
+"""verl writes it beside its checkpoints: the last step that is complete."""
+MEANINGS = {
+    1: "is incomplete: some of it failed for passing reasons, or it was stopped. What is done is "
+    "kept; the same command goes on",
+    2: "was refused: it is called wrongly, or its server cannot work. Nothing is lost; mend what "
+    "the log says, then the same command goes on",
+    3: "is complete, but more pairs than --max-failed-share cannot be judged. The result is kept "
+    "and not published; the log names the files and the option that accepts this share",
+}
+"""What the statuses of our own programs mean."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +78,7 @@ class Stage:
     name: str
     command: Sequence[str]
     result: Path
-    """Exists when the stage is complete."""
+    """Is there, without the mark, when the stage is complete."""
     logs: Path
     work: Path | None = None
     """Where the program writes until it is complete. None: it makes `result` itself, in one
@@ -74,9 +95,38 @@ class Stage:
         """Return where verl's file logger writes."""
         return self.logs / f"{self.name}.jsonl"
 
+    @property
+    def mark(self) -> Path:
+        """Return the file that is there while the result is not published."""
+        return self.logs / f"{self.name}.unfinished"
+
+    @property
+    def previous(self) -> Path:
+        """Return where `--again` keeps the result of before."""
+        return self.logs / f"{self.name}.previous"
+
+    @property
+    def is_made_in_place(self) -> bool:
+        """True when the program itself writes to where the result is published."""
+        return self.work is None or self.work in (self.result, *self.result.parents)
+
+    @property
+    def is_published(self) -> bool:
+        return self.result.exists() and not (self.is_made_in_place and self.mark.exists())
+
+    @property
+    def is_ours(self) -> bool:
+        """True when the program is one of this package, whose exit status has a meaning."""
+        return any(word.startswith("verl_videosearch.") for word in self.command)
+
 
 class StageFailed(Exception):
     """The program failed, or left no result; the text is for the user."""
+
+    def __init__(self, text: str, status: int = 1) -> None:
+        super().__init__(text)
+        self.status = status
+        """With which the stage ends."""
 
 
 def run_program(stage: Stage, environment: dict[str, str], console: Console) -> None:
@@ -84,9 +134,7 @@ def run_program(stage: Stage, environment: dict[str, str], console: Console) -> 
     log, start = stage.logs / f"{stage.name}.log", time.monotonic()
     variables = os.environ | environment | {"VERL_FILE_LOGGER_PATH": str(stage.training_log)}
     if not console.is_terminal:  # a terminal shows the seconds and the step instead
-        console.print(
-            f"{stage.name}: started, log {log}", markup=False, highlight=False, soft_wrap=True
-        )
+        say(console, f"{stage.name}: started, log {log}")
     with log.open("ab") as file:
         process = subprocess.Popen(
             stage.command,
@@ -109,13 +157,29 @@ def run_program(stage: Stage, environment: dict[str, str], console: Console) -> 
     finally:
         stop_group(process)
     if process.returncode:
-        remove(stage.result)  # `videosearch eval` writes one although some episodes have failed
-        tail = "".join(deque(log.open(errors="replace"), maxlen=25))
-        raise StageFailed(f"{stage.name} failed (exit {process.returncode}). End of {log}:\n{tail}")
+        raise explain_failure(stage, process.returncode)
+
+
+def explain_failure(stage: Stage, status: int) -> StageFailed:
+    """Say what a status means, where partial work lies, and how the log ends."""
+    is_known = stage.is_ours and status in MEANINGS
+    log = stage.logs / f"{stage.name}.log"
+    kept = stage.work if stage.work and stage.work.exists() else stage.result
+    meaning = MEANINGS[status] if is_known else "failed"
+    kept_text = f"; kept in {kept}" if kept.exists() else ""
+    with log.open(errors="replace") as lines:
+        tail = "".join(deque(lines, maxlen=25))
+    text = f"{stage.name} {meaning} (exit {status}){kept_text}. End of {log}:\n{tail}"
+    return StageFailed(text, status if is_known else 1)
 
 
 def forget(stage: Stage) -> None:
-    """Remove what a stage has left, so that it starts from nothing."""
+    """Remove what a stage has left, so that it starts from nothing; a published result is put aside
+    until the new one is there."""
+    stage.logs.mkdir(parents=True, exist_ok=True)
+    if stage.is_published:
+        remove(stage.previous)
+        shutil.move(stage.result, stage.previous)
     training_logs = stage.logs.glob(f"{stage.name}.*jsonl")  # earlier tries have NAME.DATE.jsonl
     for path in filter(None, (stage.result, stage.work, *training_logs)):
         remove(path)
@@ -129,7 +193,31 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def publish_result(stage: Stage) -> None:
+def has_finished_training(stage: Stage) -> bool:
+    """True when all steps that the command asks for are done: a trainer that is started once more
+    would train one step more (verl 0.9.1, SFT)."""
+    total = find_total_steps(stage)
+    tracker = stage.work / TRACKER if stage.work else None
+    if total is None or tracker is None or not tracker.is_file():
+        return False
+    text = tracker.read_text("utf-8").strip()
+    return text.isdecimal() and int(text) >= total
+
+
+def find_total_steps(stage: Stage) -> int | None:
+    """Return how many training steps the command asks for, None where it does not say.
+
+    >>> find_total_steps(Stage("a", ["trainer.total_training_steps=40"], Path("a"), Path("b")))
+    40
+    """
+    for word in reversed(stage.command):
+        name, _, value = word.partition("=")
+        if name.lstrip("+") == "trainer.total_training_steps" and value.isdecimal():
+            return int(value)
+    return None
+
+
+def publish_result(stage: Stage, say: Callable[[str], None] = lambda text: None) -> None:
     """Make a finished stage's result appear in one step; raises `StageFailed` if there is none."""
     work = stage.work or stage.result
     matches = list(work.glob(stage.product)) if stage.product else [work] * work.exists()
@@ -139,10 +227,14 @@ def publish_result(stage: Stage) -> None:
             f"{stage.name} ended without {missing}; see {stage.logs / stage.name}.log"
         )
     stage.result.parent.mkdir(parents=True, exist_ok=True)
-    choose_product(stage, matches).rename(stage.result)
+    product = choose_product(stage, matches, say)
+    if product != stage.result:
+        product.rename(stage.result)
+    stage.mark.unlink(missing_ok=True)
+    remove(stage.previous)
 
 
-def choose_product(stage: Stage, matches: Sequence[Path]) -> Path:
+def choose_product(stage: Stage, matches: Sequence[Path], say: Callable[[str], None]) -> Path:
     """Return the last product of a training, or the best one by its log; raises `StageFailed` if
     the log has none."""
     if not stage.best:
@@ -154,7 +246,19 @@ def choose_product(stage: Stage, matches: Sequence[Path]) -> Path:
         raise StageFailed(
             f"{stage.training_log} has no figure {stage.best!r} for any of the steps {steps}"
         )
-    return max(known, key=lambda path: (figures[find_step(path)], find_step(path)))
+    best = max(known, key=lambda path: (figures[find_step(path)], find_step(path)))
+    say(describe_choice(stage, find_step(best), sorted(map(find_step, known)), figures))
+    return best
+
+
+def describe_choice(
+    stage: Stage, best: int, known: Sequence[int], figures: Mapping[int, float]
+) -> str:
+    """Say which step was chosen out of which, and which validated ones are gone."""
+    shown = ", ".join(f"{step} ({figures[step]:.4f})" for step in known)
+    gone = sorted(step for step in figures if step > 0 and step not in known)
+    lost = f"; validated, but their checkpoints are gone: {gone}" if gone else ""
+    return f"{stage.name}: step {best} is the best by {stage.best} of {shown}{lost}"
 
 
 def read_figures(stage: Stage, pattern: str) -> dict[int, float]:
@@ -186,14 +290,12 @@ def tell_step(stage: Stage) -> str:
     """Say how far a training is, and of how much, where the command says it."""
     if not stage.training_log.exists():
         return ""
-    last = deque(stage.training_log.open(errors="replace"), maxlen=1)
+    with stage.training_log.open(errors="replace") as lines:
+        last = deque(lines, maxlen=1)
     found = re.match(r'\{"step": ?(\d+)', last[0]) if last else None
-    total = [
-        word.partition("=")[2]
-        for word in stage.command
-        if word.startswith("trainer.total_training_steps=")
-    ]
-    return f"step {' of '.join([found[1], *total])}" if found else ""
+    total = find_total_steps(stage)
+    of_total = "" if total is None else f" of {total}"
+    return f"step {found[1]}{of_total}" if found else ""
 
 
 def start_dependent_group() -> None:
@@ -236,22 +338,40 @@ def main(
     stage = Stage(name, command, result, logs, work, product, best)
     if again:
         forget(stage)
-    if result.exists():
-        console.print(f"{name}: done before", markup=False, highlight=False)
+    if stage.is_published:
+        say(console, f"{name}: done before")
         return
     logs.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     try:
-        run_program(stage, ENVIRONMENT if tiny else {}, console)
-        publish_result(stage)
+        run_stage(stage, ENVIRONMENT if tiny else {}, console)
     except StageFailed as error:
-        console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from error
+        say(console, f"error: {error}")
+        if stage.previous.exists():
+            say(console, f"the result of before is kept in {stage.previous}")
+        raise typer.Exit(error.status) from error
     finally:
         seconds = time.monotonic() - start
         with (logs / TIMES).open("a") as file:
             file.write(json.dumps({"stage": name, "seconds": round(seconds, 1)}) + "\n")
-    console.print(f"{name}: {seconds:.0f} s", markup=False, highlight=False)
+    say(console, f"{name}: {seconds:.0f} s")
+
+
+def run_stage(stage: Stage, environment: dict[str, str], console: Console) -> None:
+    """Run the program, unless its training is finished already, and publish what it made; raises
+    `StageFailed`."""
+    stage.mark.touch()
+    if has_finished_training(stage):
+        total = find_total_steps(stage)
+        say(console, f"{stage.name}: all {total} steps were trained before; publishing them")
+    else:
+        run_program(stage, environment, console)
+    publish_result(stage, lambda text: say(console, text))
+
+
+def say(console: Console, text: str) -> None:
+    """Print one line as it is."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -122,7 +122,8 @@ def test_a_failing_program_shows_the_end_of_its_log_and_goes_on_later(tmp_path: 
     result = run(tmp_path, *list_work(tmp_path), *PRODUCT, program=fails)
     assert (
         result.exit_code == 1
-        and f"train failed (exit 3). End of {tmp_path}/logs/train.log:\n" in result.output
+        and f"train failed (exit 3); kept in {tmp_path}/work. End of {tmp_path}/logs/train.log:\n"
+        in result.output
     )
     shown = result.output.splitlines()
     assert (
@@ -145,13 +146,59 @@ def test_a_failing_program_shows_the_end_of_its_log_and_goes_on_later(tmp_path: 
     ]  # the failed run took time, too
 
 
-def test_a_failing_program_has_no_result(tmp_path: Path) -> None:
-    """`videosearch eval` writes its results although some episodes failed; the stage is to be
-    repeated."""
-    assert run(tmp_path, program="echo partly > model; exit 1").exit_code == 1
-    assert not (tmp_path / "model").exists()
-    assert run(tmp_path, program="echo whole > model").exit_code == 0
-    assert (tmp_path / "model").read_text() == "whole\n"
+@pytest.mark.parametrize(
+    ("status", "words"), [(1, "is incomplete"), (2, "was refused"), (3, "is complete, but more pairs")]
+)
+def test_a_partial_result_is_kept_and_not_published(
+    tmp_path: Path, status: int, words: str
+) -> None:
+    """`videosearch eval` writes its results although some episodes failed."""
+    arguments = list_arguments(tmp_path, program=f"echo partly > model; exit {status}")
+    first = CliRunner().invoke(APP, [*arguments, "verl_videosearch.cli"])
+    assert first.exit_code == status
+    assert f"train {words}" in first.output and f"kept in {tmp_path}/model" in first.output
+    assert (tmp_path / "model").read_text() == "partly\n"
+    second = run(tmp_path, program="cat model; echo whole > model")
+    assert second.exit_code == 0 and (tmp_path / "model").read_text() == "whole\n"
+    assert "partly" in (tmp_path / "logs/train.log").read_text()
+    assert run(tmp_path, program="false").output == "train: done before\n"
+
+
+def test_a_program_of_others_has_no_meaning_of_its_status(tmp_path: Path) -> None:
+    result = run(tmp_path, program="exit 2")
+    assert result.exit_code == 1 and "train failed (exit 2). End of" in result.output
+
+
+def test_a_result_of_another_run_is_never_deleted(tmp_path: Path) -> None:
+    (tmp_path / "model").write_text("from elsewhere\n")
+    assert run(tmp_path, program="exit 1").output == "train: done before\n"
+    failed = run(tmp_path, "--again", program="echo new > model; exit 1")
+    assert failed.exit_code == 1 and f"kept in {tmp_path}/logs/train.previous" in failed.output
+    assert (tmp_path / "logs/train.previous").read_text() == "from elsewhere\n"
+    again = run(tmp_path, "--again", program="exit 1")  # the partial one is no result
+    assert again.exit_code == 1
+    assert (tmp_path / "logs/train.previous").read_text() == "from elsewhere\n"
+    assert run(tmp_path, program="echo newest > model").exit_code == 0
+    assert not (tmp_path / "logs/train.previous").exists()
+
+
+@pytest.mark.parametrize(
+    ("tracked", "total", "is_run"),
+    [("9", "9", False), ("12", "9", False), ("8", "9", True), (None, "9", True), ("9", None, True)],
+)
+def test_a_finished_training_is_published_and_not_trained_further(
+    tmp_path: Path, tracked: str | None, total: str | None, is_run: bool
+) -> None:
+    """verl's SFT trainer does one step more when it is started at its last one (0.9.1)."""
+    (tmp_path / "work/global_step_9/hf").mkdir(parents=True)
+    if tracked is not None:
+        (tmp_path / "work/latest_checkpointed_iteration.txt").write_text(tracked)
+    arguments = list_arguments(tmp_path, *list_work(tmp_path), *PRODUCT, program="echo > ran")
+    arguments += [] if total is None else [f"trainer.total_training_steps={total}"]
+    result = CliRunner().invoke(APP, arguments)
+    assert result.exit_code == 0 and (tmp_path / "model").is_dir()
+    assert (tmp_path / "ran").exists() is is_run
+    assert ("all 9 steps were trained before" in result.output) is not is_run
 
 
 def test_again_starts_from_nothing(tmp_path: Path) -> None:
@@ -247,7 +294,15 @@ def test_a_killed_stage_leaves_nothing_running_and_goes_on(
         tmp_path / "logs",
     ]
     program = [sys.executable, "-c", RESUMABLE, tmp_path / "work"]
-    command = [sys.executable, "-m", "recipes.stage", "train", *options, "--", *program]
+    command = [
+        sys.executable,
+        "-m",
+        "verl_videosearch.recipes.stage",
+        "train",
+        *options,
+        "--",
+        *program,
+    ]
     command = [str(word) for word in command]
     process = subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.DEVNULL)
     pid = int(wait_for_text(tmp_path / "work/steps"))
@@ -325,8 +380,25 @@ def test_the_best_step_is_published(tmp_path: Path, best: str | None, expected: 
         "global_step_*/huggingface",
         best,
     )
-    publish_result(stage)
+    said: list[str] = []
+    publish_result(stage, said.append)
     assert not (tmp_path / f"work/global_step_{expected}/huggingface").exists()
+    assert len(said) == bool(best)
+    if best == "val/*/acc":
+        [line] = said
+        assert line == (
+            "train: step 20 is the best by val/*/acc of 10 (0.5500), 20 (0.8000), 30 (0.6000)"
+        )
+
+
+def test_the_log_names_validated_steps_whose_checkpoints_are_gone(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text(log_line(10, acc=0.9) + log_line(20, acc=0.5))
+    (tmp_path / "work/global_step_20").mkdir(parents=True)
+    place = (tmp_path / "model", tmp_path, tmp_path / "work", "global_step_*", "acc")
+    said: list[str] = []
+    publish_result(Stage("train", [], *place), said.append)
+    [line] = said
+    assert line.endswith("of 20 (0.5000); validated, but their checkpoints are gone: [10]")
 
 
 def test_a_best_step_needs_figures(tmp_path: Path) -> None:
