@@ -147,7 +147,8 @@ def test_a_failing_program_shows_the_end_of_its_log_and_goes_on_later(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("status", "words"), [(1, "is incomplete"), (2, "was refused"), (3, "is complete, but more pairs")]
+    ("status", "words"),
+    [(1, "is incomplete"), (2, "was refused"), (3, "is complete, but more pairs")],
 )
 def test_a_partial_result_is_kept_and_not_published(
     tmp_path: Path, status: int, words: str
