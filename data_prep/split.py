@@ -2,12 +2,14 @@
 benchmark.
 
     python -m data_prep.split train.parquet --video-root ~/data --out splits \\
-        --fractions cold_start=.1,rft=.3,grpo=.5,validation=.1 --against genai.parquet --against mj.parquet
+        --fractions cold_start=.1,rft=.3,grpo=.6,validation=512 \\
+        --against genai.parquet --against-root GENAI --against mj.parquet --against-root MJ
 
 The one idea: samples that share a prompt or a video are one *group* (connected component), and a
 group is never divided. A prompt is compared as its words, a video by its bytes. Groups go, largest
 first, to the part that lacks their classes (source and overall label) most, so every part keeps the
-balance of the whole. The same seed gives the same parts.
+balance of the whole. The same seed gives the same parts. A part may also be a number of samples: it
+gets no more than that, and the shares are of what the numbers leave.
 
 Covers: renamed and copied videos, prompts that differ in case, punctuation or blanks; removal of
 every sample that shares a prompt or a video with a file given as --against, listed in
@@ -143,7 +145,8 @@ def split_samples(
     parts = assign_groups(groups, classes, fractions, seed)
     if empty := [name for name, part in parts.items() if not part]:
         raise ValueError(
-            f"no group is left for {empty}: {len(samples)} samples in {len(groups)} groups; ask for less"
+            f"no group is left for {empty}: {len(samples)} samples in {len(groups)} groups; "
+            "ask for less"
         )
     return {
         name: [replace(samples[index], split=name) for index in part]
@@ -161,25 +164,68 @@ def add_swapped(samples: Sequence[PreferenceSample]) -> list[PreferenceSample]:
     ]
 
 
-def parse_fractions(text: str) -> dict[str, float]:
-    """Read `name=fraction,...`; names are file names, fractions add up to 1.
+@dataclass(frozen=True)
+class Parts:
+    """What parts are asked for, in their order."""
 
-    >>> parse_fractions("train=.9,validation=.1")
-    {'train': 0.9, 'validation': 0.1}
+    shares: Mapping[str, float]
+    """Part of the whole; they add up to 1."""
+    counts: Mapping[str, int]
+    """Most samples; such parts come before the shares are taken."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (*self.shares, *self.counts)
+
+    def fractions_of(self, total: int) -> dict[str, float]:
+        """Return the fraction of `total` samples that every part aims at; raises `ValueError` if
+        the counts leave nothing.
+
+        >>> Parts({"train": 1.0}, {"validation": 20}).fractions_of(100)
+        {'train': 0.8, 'validation': 0.2}
+        """
+        left = total - sum(self.counts.values())
+        if left <= 0:
+            raise ValueError(
+                f"--fractions asks for {total - left} samples by number, and only {total} are there"
+            )
+        shares = {name: share * left / total for name, share in self.shares.items()}
+        return shares | {name: count / total for name, count in self.counts.items()}
+
+
+def parse_fractions(text: str) -> Parts:
+    """Read `name=fraction,...`; names are file names, fractions add up to 1, and a whole number
+    above 1 is a number of samples.
+
+    >>> parse_fractions("train=.9,test=.1,validation=512")
+    Parts(shares={'train': 0.9, 'test': 0.1}, counts={'validation': 512})
     """
-    fractions: dict[str, float] = {}
+    shares: dict[str, float] = {}
+    counts: dict[str, int] = {}
     for part in text.split(","):
         match = re.fullmatch(r"\s*([\w-]+)\s*=\s*([0-9]*\.?[0-9]+)\s*", part)
-        if match is None or float(match[2]) == 0 or match[1] in fractions:
+        if match is None or float(match[2]) == 0 or match[1] in {*shares, *counts}:
             raise ValueError(
                 f"--fractions must be name=fraction,... with names that differ, got {part!r}"
             )
-        fractions[match[1]] = float(match[2])
-    if abs(sum(fractions.values()) - 1) > 1e-6:
+        if match[2].isdecimal() and int(match[2]) > 1:
+            counts[match[1]] = int(match[2])
+        else:
+            shares[match[1]] = float(match[2])
+    if abs(sum(shares.values()) - 1) > 1e-6:
         raise ValueError(
-            f"--fractions must add up to 1, got {sum(fractions.values()):g} from {text!r}"
+            f"--fractions must add up to 1, got {sum(shares.values()):g} from {text!r}; "
+            "a whole number above 1 is a number of samples and does not count"
         )
-    return fractions
+    return Parts(shares, counts)
+
+
+def draw_at_most(
+    samples: Sequence[PreferenceSample], count: int, seed: int
+) -> list[PreferenceSample]:
+    """Draw so many samples, once and for all, in their order."""
+    kept = Random(seed).sample(range(len(samples)), min(count, len(samples)))
+    return [samples[index] for index in sorted(kept)]
 
 
 def make_table(
@@ -205,18 +251,118 @@ def make_table(
     return table
 
 
+@dataclass(frozen=True)
+class Against:
+    """A benchmark that no part may share a prompt or a video with."""
+
+    file: Path
+    root: Path | None
+    """Folder of its videos."""
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """What `split_file` has done."""
+
+    num_read: int
+    parts: Mapping[str, Sequence[PreferenceSample]]
+    fractions: Mapping[str, float]
+    overlaps: Mapping[str, Sequence[Overlap]]
+    """By the benchmark's file."""
+    num_surplus: Mapping[str, int]
+    """Samples of a part beyond its number, left out."""
+
+    @property
+    def num_removed(self) -> int:
+        return len({overlap.uid for each in self.overlaps.values() for overlap in each})
+
+
+def split_file(
+    file: Path,
+    out: Path,
+    wanted: Parts,
+    *,
+    video_root: Path | None = None,
+    against: Sequence[Against] = (),
+    both_orders: Sequence[str] = (),
+    by_path: bool = False,
+    seed: int = 0,
+) -> SplitReport:
+    """Split a file of samples without leaks into `out`/NAME.parquet, and list what was removed in
+    `out`/overlaps.json; raises `ValueError` for the user."""
+    if unknown := sorted(set(both_orders) - set(wanted.names)):
+        raise ValueError(
+            f"--both-orders names no part: {', '.join(unknown)}; "
+            f"the parts are {', '.join(wanted.names)}"
+        )
+    samples = read_samples(file)
+    benchmarks = {str(each.file): read_samples(each.file) for each in against}
+    rooted = [(benchmarks[str(each.file)], each.root) for each in against]
+    keys, *benchmark_keys = make_keys([(samples, video_root), *rooted], by_path)
+    overlaps = {
+        name: find_overlaps(samples, keys, name, others, other_keys)
+        for (name, others), other_keys in zip(benchmarks.items(), benchmark_keys, strict=True)
+    }
+    removed = {overlap.uid for each in overlaps.values() for overlap in each}
+    kept = [index for index, sample in enumerate(samples) if sample.uid not in removed]
+    fractions = wanted.fractions_of(len(kept))
+    kept_samples, kept_keys = [samples[index] for index in kept], [keys[index] for index in kept]
+    parts = split_samples(kept_samples, kept_keys, fractions, seed)
+    surplus = {name: len(parts[name]) - count for name, count in wanted.counts.items()}
+    for name, count in wanted.counts.items():
+        parts[name] = draw_at_most(parts[name], count, seed)
+    for name, part in parts.items():
+        rows = add_swapped(part) if name in both_orders else part
+        write_samples(out / f"{name}.parquet", rows)
+    listed = [asdict(overlap) for each in overlaps.values() for overlap in each]
+    (out / "overlaps.json").write_text(json.dumps(listed, indent=1), "utf-8")
+    surplus = {name: number for name, number in surplus.items() if number > 0}
+    return SplitReport(len(samples), parts, fractions, overlaps, surplus)
+
+
+def describe_split(report: SplitReport, by_path: bool) -> list[str]:
+    """Say in lines what was removed, and against which benchmark."""
+    lines = []
+    for name, overlaps in report.overlaps.items():
+        shared = Counter(" and ".join(overlap.shared) for overlap in overlaps)
+        found = ", ".join(f"{count:,} share {what}" for what, count in shared.items())
+        lines.append(f"against {name}: {found or 'no overlap'}")
+    method = "name only" if by_path else "content"
+    lines.append(
+        f"{report.num_read:,} samples read, {report.num_removed:,} removed as overlap; "
+        f"videos compared by {method}"
+    )
+    for name, number in report.num_surplus.items():
+        lines.append(f"{name}: {number:,} samples above its number were left out")
+    return lines
+
+
+def pair_roots(files: Sequence[Path], roots: Sequence[Path], default: Path | None) -> list[Against]:
+    """Give every benchmark its folder: one for all, or one for each in their order."""
+    if len(roots) not in (0, 1, len(files)):
+        raise ValueError(
+            f"--against-root is given once, or once per --against in the same order; "
+            f"got {len(roots)} for {len(files)} benchmarks"
+        )
+    found = list(roots) if len(roots) == len(files) else [*roots, default][:1] * len(files)
+    return [Against(file, root) for file, root in zip(files, found, strict=True)]
+
+
 def main(
     file: Annotated[Path, typer.Argument(help="Parquet file of samples.")],
     out: Annotated[
         Path, typer.Option(help="Folder for NAME.parquet of every part, and overlaps.json.")
     ],
-    fractions: Annotated[str, typer.Option(help="Parts and their shares.")] = DEFAULT_FRACTIONS,
+    fractions: Annotated[
+        str, typer.Option(help="Parts and their shares; a whole number: so many samples.")
+    ] = DEFAULT_FRACTIONS,
     against: Annotated[
         list[Path] | None, typer.Option(help="Benchmark to keep out; may be repeated.")
     ] = None,
     video_root: Annotated[Path | None, typer.Option(help="Folder of the videos.")] = None,
     against_root: Annotated[
-        Path | None, typer.Option(help="That of the benchmarks; default: the same.")
+        list[Path] | None,
+        typer.Option(help="That of the benchmarks, or of each in turn; default: the same."),
     ] = None,
     both_orders: Annotated[
         list[str] | None,
@@ -230,48 +376,22 @@ def main(
     """Split a file of samples without leaks."""
     console = Console()
     try:
-        wanted = parse_fractions(fractions)
-        if unknown := sorted(set(both_orders or ()) - set(wanted)):
-            raise ValueError(
-                f"--both-orders names no part: {', '.join(unknown)}; the parts are {', '.join(wanted)}"
-            )
-        samples = read_samples(file)
-        benchmarks = {str(path): read_samples(path) for path in against or []}
-        roots = [(each, against_root or video_root) for each in benchmarks.values()]
-        keys, *benchmark_keys = make_keys([(samples, video_root), *roots], by_path)
-        overlaps = [
-            overlap
-            for (name, others), other_keys in zip(benchmarks.items(), benchmark_keys, strict=True)
-            for overlap in find_overlaps(samples, keys, name, others, other_keys)
-        ]
-        removed = {overlap.uid for overlap in overlaps}
-        kept = [index for index, sample in enumerate(samples) if sample.uid not in removed]
-        parts = split_samples(
-            [samples[index] for index in kept], [keys[index] for index in kept], wanted, seed
+        report = split_file(
+            file,
+            out,
+            parse_fractions(fractions),
+            video_root=video_root,
+            against=pair_roots(against or (), against_root or (), video_root),
+            both_orders=both_orders or (),
+            by_path=by_path,
+            seed=seed,
         )
     except ValueError as error:
         Console(stderr=True).print(f"error: {error}", markup=False, soft_wrap=True)
         raise typer.Exit(2) from error
-    for name, part in parts.items():
-        write_samples(
-            out / f"{name}.parquet", add_swapped(part) if name in (both_orders or ()) else part
-        )
-    (out / "overlaps.json").write_text(
-        json.dumps([asdict(overlap) for overlap in overlaps], indent=1), "utf-8"
-    )
-    for name in benchmarks:
-        shared = Counter(
-            " and ".join(overlap.shared) for overlap in overlaps if overlap.against == name
-        )
-        found = (
-            ", ".join(f"{count:,} share {what}" for what, count in shared.items()) or "no overlap"
-        )
-        console.print(f"against {name}: {found}", markup=False, soft_wrap=True)
-    method = "name only" if by_path else "content"
-    console.print(
-        f"{len(samples):,} samples read, {len(removed):,} removed as overlap; videos compared by {method}"
-    )
-    console.print(make_table(parts, wanted))
+    for line in describe_split(report, by_path):
+        console.print(line, markup=False, soft_wrap=True, highlight=False)
+    console.print(make_table(report.parts, report.fractions))
 
 
 if __name__ == "__main__":

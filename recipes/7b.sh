@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# The whole story on 8 x H100: a public set of pairs, a strong model as teacher, three stages of
+# training, and what each is worth on public benchmarks.
+#
+#   PAIRS=FILE.parquet VIDEOS=DIR TEACHER=URL TEACHER_MODEL=NAME BENCHMARKS=DIR recipes/7b.sh
+#
+# PAIRS come from `python -m data_prep.build`; BENCHMARKS holds the folders genai, mj and videogen
+# (docs/data.md). MODEL=Qwen/Qwen3-VL-8B-Instruct starts from another model. Disk: about 1 TB for the
+# eight checkpoints of GRPO, of which the best becomes the result (docs/seven_b.md).
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/stages.sh"
+OUT=${OUT:-outputs/7b} GPUS=${GPUS:-8} REPLIES=--serve MODEL=${MODEL:-Qwen/Qwen2.5-VL-7B-Instruct}
+PARTS=${PARTS:-cold_start=.02,rft=.22,grpo=.76,validation=512}
+: "${PAIRS:?parquet file of pairs}" "${VIDEOS:?their folder}" "${BENCHMARKS:?folder of the benchmarks}"
+: "${TEACHER:?URL of a strong model}" "${TEACHER_MODEL:?its name}"
+
+# Qwen3-VL has patches of 16 pixels, merged 2 x 2: as many tokens per frame are more pixels
+family=$(grep -hso '"model_type": *"qwen3_vl' "$MODEL/config.json" || echo "$MODEL")
+if [[ ${family,,} == *qwen3[-_]vl* ]]; then
+  EPISODE=(patch_multiple=32 initial_max_pixels=524288 tool_max_pixels=409600)
+fi
+
+# Benchmarks first: no pair of training shares a prompt or a video with one of them
+declare -A SOURCE=([genai]=genai_bench [mj]=mj_bench_video [videogen]=videogen_rewardbench)
+AGAINST=()
+for name in genai mj videogen; do
+  stage "benchmark_$name" "benchmarks/$name.parquet" -- verl_videosearch.data_prep.build \
+    --source "${SOURCE[$name]}" --split "${SPLIT:-$([[ $name == videogen ]] && echo eval || echo test)}" \
+    --root "$BENCHMARKS/$name" --out "$OUT/benchmarks/$name.parquet"
+  AGAINST+=(--against "$OUT/benchmarks/$name.parquet" --against-root "$BENCHMARKS/$name")
+done
+split_pairs "${AGAINST[@]}"
+
+# 1. Cold start: a teacher's traces
+make_traces --teacher "$TEACHER" --model "$TEACHER_MODEL"
+train_sft cold_start "$MODEL" "$OUT/traces/sft.parquet"
+
+# 2. Rejection sampling: the model's own right episodes
+make_samples --samples 4 --both-orders --target 20000
+train_sft rft "$OUT/models/cold_start" "$OUT/samples/sft.parquet"
+
+# 3. GRPO: every validated checkpoint is kept until the best is known
+train_grpo trainer.max_actor_ckpt_to_keep=8
+
+# 4. What each stage is worth
+for model in cold_start rft "$GRPO"; do
+  for name in genai mj videogen; do
+    judge "$model-$name" "$model" "$name" --root "$BENCHMARKS/$name"
+  done
+done
