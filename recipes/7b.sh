@@ -21,14 +21,15 @@ if [[ ${family,,} == *qwen3[-_]vl* ]]; then
 fi
 
 # Benchmarks first: no pair of training shares a prompt or a video with one of them
-declare -A SOURCE=([genai]=genai_bench [mj]=mj_bench_video [videogen]=videogen_rewardbench)
 AGAINST=()
-for name in genai mj videogen; do
-  stage "benchmark_$name" "benchmarks/$name.parquet" -- verl_videosearch.data_prep.build \
-    --source "${SOURCE[$name]}" --split "${SPLIT:-$([[ $name == videogen ]] && echo eval || echo test)}" \
-    --root "$BENCHMARKS/$name" --out "$OUT/benchmarks/$name.parquet"
-  AGAINST+=(--against "$OUT/benchmarks/$name.parquet" --against-root "$BENCHMARKS/$name")
-done
+build_benchmark() { # NAME SOURCE SPLIT
+  stage "benchmark_$1" "benchmarks/$1.parquet" -- verl_videosearch.data_prep.build \
+    --source "$2" --split "$3" --root "$BENCHMARKS/$1" --out "$OUT/benchmarks/$1.parquet"
+  AGAINST+=(--against "$OUT/benchmarks/$1.parquet" --against-root "$BENCHMARKS/$1")
+}
+build_benchmark genai genai_bench test
+build_benchmark mj mj_bench_video test
+build_benchmark videogen videogen_rewardbench eval
 split_pairs "${AGAINST[@]}"
 
 # 1. Cold start: a teacher's traces

@@ -39,7 +39,7 @@ split_pairs() { # [OPTION ...]: parts that share no prompt and no video, with ea
   stage splits splits --work "$OUT/splits.work" -- verl_videosearch.data_prep.split "$PAIRS" \
     --out "$OUT/splits.work" --video-root "$VIDEOS" --fractions "$PARTS" --seed "$SEED" \
     --both-orders validation "$@"
-  ! is_asked splits || grep -hE '^against |removed as overlap' "$OUT/logs/splits.log" || true
+  ! is_asked splits || grep -hsE '^against |removed as overlap' "$OUT/logs/splits.log" || true
 }
 
 make_traces() { # [OPTION ...]: a teacher judges pairs; what is right is taught first

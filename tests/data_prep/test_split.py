@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 from verl_videosearch.data_prep import split
 from verl_videosearch.data_prep.sets.sample_keys import identify_videos, make_keys, normalise_prompt
-from verl_videosearch.data_prep.split import parse_fractions, split_samples
+from verl_videosearch.data_prep.split import Parts, parse_fractions, split_samples
 
 from verl_videosearch.sample import PreferenceSample, read_samples, swap_videos, write_samples
 
@@ -253,6 +253,10 @@ MISTAKES = [
         ["--both-orders", "test"],
         "names no part: test; the parts are cold_start, rft, grpo, validation",
     ),
+    (
+        ["--by-path", "--fractions", "a=1,b=40"],
+        "asks for 40 samples by number, and only 40 are there",
+    ),
     (["--against", "nowhere.parquet"], "no such file: 'nowhere.parquet'"),
     ([], "a video root is needed"),
     (["--video-root", "/nowhere"], "80 videos are missing"),
@@ -275,4 +279,42 @@ def test_too_few_groups_are_refused(files: Path) -> None:
 
 
 def test_fractions_of_one_part() -> None:
-    assert parse_fractions("all=1") == {"all": 1.0}
+    assert parse_fractions("all=1") == Parts({"all": 1.0}, {})
+
+
+def test_a_part_may_be_a_number_of_samples(files: Path) -> None:
+    """Validation is drawn once and no larger than asked, however large the set is."""
+    arguments = [files / "train.parquet", "--video-root", files, "--seed", 3]
+    arguments += ["--fractions", "cold_start=.5,grpo=.5,validation=6"]
+    result = run(*arguments, "--both-orders", "validation", "--out", files / "one")
+    assert result.exit_code == 0, result.output
+    run(*arguments, "--both-orders", "validation", "--out", files / "two")
+    parts = {
+        name: read_samples(files / "one" / f"{name}.parquet")
+        for name in ("cold_start", "grpo", "validation")
+    }
+    assert len(parts["validation"]) == 12 and len(parts["cold_start"] + parts["grpo"]) == 34
+    assert parts["validation"] == read_samples(files / "two/validation.parquet")
+
+
+def test_samples_above_the_number_are_left_out_and_told(files: Path) -> None:
+    grouped = [make(n, f"prompt {n // 10}", f"{n}a.mp4", f"{n}b.mp4") for n in range(40)]
+    write_samples(files / "train.parquet", grouped)
+    arguments = ["--video-root", files, "--fractions", "grpo=1,validation=6"]
+    result = run(files / "train.parquet", "--out", files / "out", *arguments)
+    assert result.exit_code == 0, result.output
+    assert "validation: 4 samples above its number were left out" in result.output
+    assert len(read_samples(files / "out/validation.parquet")) == 6
+    assert len(read_samples(files / "out/grpo.parquet")) == 30
+
+
+def test_each_benchmark_has_its_own_folder(files: Path, tmp_path: Path) -> None:
+    arguments = [files / "train.parquet", "--video-root", files, "--out", files / "out"]
+    for name in ("bench", "clean"):
+        arguments += ["--against", files / f"{name}.parquet"]
+    roots = [["--against-root", root] for root in (files, tmp_path / "nowhere")]
+    assert run(*arguments, *roots[0], *roots[0]).exit_code == 0
+    wrong = run(*arguments, *roots[0], *roots[1])
+    assert wrong.exit_code == 2 and "2 videos are missing" in wrong.output
+    three = run(*arguments, *roots[0], *roots[0], *roots[0])
+    assert three.exit_code == 2 and "got 3 for 2 benchmarks" in " ".join(three.output.split())

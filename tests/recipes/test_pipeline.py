@@ -1,0 +1,155 @@
+"""What the two pipelines call: every command, as a stand-in for Python sees it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# ruff: noqa: E402  (imports after the skip)
+pytest.importorskip("verl")
+
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig
+
+ROOT = Path(__file__).parents[2]
+BIG = {
+    "PROFILE": "7b",
+    "PAIRS": "pairs.parquet",
+    "VIDEOS": "videos",
+    "TEACHER": "http://teacher/v1",
+    "TEACHER_MODEL": "strong",
+    "BENCHMARKS": "sets",
+}
+RECORD = """
+import json, os, sys
+print(json.dumps(sys.argv[1:]))
+sys.exit(int(os.environ.get("STATUS_OF_" + sys.argv[3].upper(), "0")) if len(sys.argv) > 3 else 0)
+"""
+
+
+def run_pipeline(folder: Path, *stages: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run the pipeline with a stand-in for Python that prints what it is called with."""
+    (folder / "record.py").write_text(RECORD)
+    python = folder / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} {folder}/record.py "$@"\n')
+    python.chmod(0o755)
+    variables = {"PATH": os.environ["PATH"], "PYTHON": str(python), "OUT": str(folder / "out")}
+    command = ["bash", str(ROOT / "recipes/pipeline.sh"), *stages]
+    return subprocess.run(
+        command, env=variables | settings, cwd=folder, capture_output=True, text=True
+    )
+
+
+def list_commands(folder: Path, *stages: str, **settings: str) -> dict[str, list[str]]:
+    """Return, by stage, the words that `recipes.stage` got."""
+    result = run_pipeline(folder, *stages, **settings)
+    assert result.returncode == 0, result.stderr
+    calls = [json.loads(line) for line in result.stdout.splitlines()]
+    named = [call for call in calls if call[1] == "verl_videosearch.recipes.stage"]
+    return {call[2]: call[3:] for call in named}
+
+
+def values_of(option: str, words: list[str]) -> list[str]:
+    return [after for word, after in zip(words, words[1:], strict=False) if word == option]
+
+
+def test_tiny_runs_every_stage(tmp_path: Path) -> None:
+    commands = list_commands(tmp_path)
+    assert list(commands) == [
+        *("pairs", "start", "splits", "captions_cold_start", "captions_rft", "traces"),
+        *("cold_start", "samples", "rft", "grpo"),
+        *("judge_start", "judge_cold_start", "judge_rft", "judge_grpo"),
+        *("judge_cold_start-sampled", "judge_rft-sampled", "judge_grpo-sampled"),
+        *("judge_grpo-no-window", "probe_grpo"),
+    ]
+    assert all("--tiny" in words for words in commands.values())
+
+
+def test_a_stage_alone(tmp_path: Path) -> None:
+    commands = list_commands(tmp_path, "rft", "judge_rft")
+    assert list(commands) == ["rft", "judge_rft"]
+    assert all("--again" in words for words in commands.values())
+
+
+def test_training_pairs_are_split_against_every_benchmark_that_is_reported(tmp_path: Path) -> None:
+    commands = list_commands(tmp_path, **BIG)
+    built = [name for name in commands if name.startswith("benchmark_")]
+    assert list(commands)[:4] == [*built, "splits"] and len(built) == 3
+    out = tmp_path / "out/benchmarks"
+    names = [name.removeprefix("benchmark_") for name in built]
+    assert values_of("--against", commands["splits"]) == [f"{out}/{name}.parquet" for name in names]
+    assert values_of("--against-root", commands["splits"]) == [f"sets/{name}" for name in names]
+    judged = {
+        benchmark
+        for name, words in commands.items()
+        if name.startswith("judge_")
+        for benchmark in values_of("--benchmark", words)
+    }
+    assert judged == set(names)
+
+
+def test_validation_is_capped(tmp_path: Path) -> None:
+    [parts] = values_of("--fractions", list_commands(tmp_path, **BIG)["splits"])
+    assert "validation=512" in parts.split(",")
+
+
+def test_as_many_checkpoints_are_kept_as_are_validated(tmp_path: Path) -> None:
+    trainer = compose_command(list_commands(tmp_path, **BIG)["grpo"], "ppo_trainer").trainer
+    validated = -(-trainer.total_training_steps // trainer.test_freq)
+    assert trainer.max_actor_ckpt_to_keep >= validated and trainer.save_freq == trainer.test_freq
+
+
+def compose_command(words: list[str], main: str) -> DictConfig:
+    """Compose what a stage gives to a trainer of verl."""
+    command = words[words.index("--") + 1 :]
+    overrides = [word for word in command if "=" in word and not word.startswith("-")]
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        return compose(main, overrides=overrides)
+
+
+@pytest.mark.parametrize(
+    ("model", "multiple"),
+    [
+        ("Qwen/Qwen2.5-VL-7B-Instruct", None),
+        ("Qwen/Qwen3-VL-8B-Instruct", 32),
+        ("/models/qwen3_vl_thinking", 32),
+        ("folder", 32),
+    ],
+)
+def test_the_model_picks_its_settings(tmp_path: Path, model: str, multiple: int | None) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/config.json").write_text('{\n  "model_type": "qwen3_vl"\n}\n')
+    commands = list_commands(tmp_path, **BIG, MODEL=model)
+    wanted = [] if multiple is None else [f"patch_multiple={multiple}"]
+    for name, option in (
+        ("traces", "--episode"),
+        ("samples", "--episode"),
+        ("judge_rft-mj", "--set"),
+    ):
+        assert values_of(option, commands[name])[:1] == wanted
+    for name, main in (("cold_start", "sft_trainer_engine"), ("grpo", "ppo_trainer")):
+        config = compose_command(commands[name], main)
+        assert config.videosearch.episode.patch_multiple == (multiple or 28)
+        tokens = config.videosearch.episode.initial_max_pixels / (multiple or 28) ** 2
+        assert tokens == 512
+
+
+def test_a_failing_stage_ends_the_pipeline_with_its_status(tmp_path: Path) -> None:
+    result = run_pipeline(tmp_path, STATUS_OF_TRACES="3")
+    assert result.returncode == 3 and "cold_start" not in result.stdout.splitlines()[-1][:90]
+
+
+@pytest.mark.parametrize("variable", ["PAIRS", "VIDEOS", "TEACHER", "TEACHER_MODEL", "BENCHMARKS"])
+def test_what_is_missing_is_named(tmp_path: Path, variable: str) -> None:
+    settings = {name: value for name, value in BIG.items() if name != variable}
+    result = run_pipeline(tmp_path, **settings)
+    assert result.returncode and f"{variable}: " in result.stderr and not result.stdout
+
+
+def test_the_scripts_can_be_read() -> None:
+    for path in (ROOT / "recipes").glob("*.sh"):
+        lines = path.read_text("utf-8").splitlines()
+        assert len(lines) <= 110 and max(map(len, lines)) <= 120, path
