@@ -305,7 +305,12 @@ def test_a_killed_stage_leaves_nothing_running_and_goes_on(
         *program,
     ]
     command = [str(word) for word in command]
-    process = subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command,
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job of `&` ignores it
+    )
     pid = int(wait_for_text(tmp_path / "work/steps"))
     process.send_signal(kind)
     assert process.wait() != 0
