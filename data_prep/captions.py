@@ -38,7 +38,7 @@ from verl_videosearch.data_prep.traces.teacher import (
     check_truth,
     describe_frames,
     find_gaps,
-    read_gap,
+    read_cues,
     shows_defect,
     write_answer,
 )
@@ -85,9 +85,7 @@ class PairCaptions:
             side: [defect_from_meta(meta) for meta in sample.meta[f"defects_{side}"]]
             for side in (1, 2)
         }
-        self._cues = [
-            read_gap(cue) for cue in sample.meta.get("cues") or [sample.meta.get("cue")] if cue
-        ]
+        self._cues = read_cues(sample)
 
     def make_row(self, config: CaptionConfig) -> dict[str, Any]:
         """Draw frames and looks, and write them as an SFT row."""
@@ -113,7 +111,8 @@ class PairCaptions:
     def choose_looks(self, count: int, rng: random.Random) -> list[list[int]]:
         """Draw neighbouring frames of both videos from different gaps, a gap with a cue first."""
         gaps = find_gaps(self._candidates, self._episode.initial_frames_per_video)
-        gaps = [gap for gap in gaps if gap in self._cues] + rng.sample(gaps, len(gaps))
+        cued = [cue.indices for cue in self._cues]
+        gaps = [gap for gap in gaps if gap in cued] + rng.sample(gaps, len(gaps))
         looks = []
         for gap in list(dict.fromkeys(gaps))[:count]:
             num_each = min(self._episode.max_frames_per_call // 2, len(gap))
@@ -131,7 +130,10 @@ class PairCaptions:
         shown = {side: self._find_shown(side, places) for side in (1, 2)}
         style = self._episode.prompt_style
         if len(places) > 1:
-            snapshot = describe_frames(places, shown, self._cues, self._candidates, style)
+            num_each = self._episode.max_frames_per_call // 2
+            snapshot = describe_frames(
+                places, shown, self._cues, self._candidates, style, num_each=num_each
+            )
             return f"<Snapshot>{snapshot}</Snapshot>\n{write_answer(shown, rng)}"
         defects = shown[places[0].video]
         names = [
@@ -145,7 +147,7 @@ class PairCaptions:
         return [defect for defect in self._defects[side] if shows_defect(defect, indices)]
 
     def _is_cue(self, place: FrameLocation) -> bool:
-        return any(place.index == cue.start - 1 for cue in self._cues)
+        return any(place.index == cue.cue_index for cue in self._cues)
 
     def _is_rare(self, place: FrameLocation) -> bool:
         return self._is_cue(place) or any(

@@ -217,6 +217,9 @@ def main(
     detour: Annotated[
         float, typer.Option(help="Template: weight of looking elsewhere, then behind the cue.")
     ] = TeacherConfig.detour,
+    one_cue: Annotated[
+        float, typer.Option(help="Template: weight of looking behind the first of two cues only.")
+    ] = TeacherConfig.one_cue,
     looks: Annotated[
         str, typer.Option(help="Template: weights of 0, 1, ... calls without a cue.")
     ] = "0.4,0.3,0.3",
@@ -231,7 +234,14 @@ def main(
         samples = read_pairs(pairs, limit)
         if teacher == TEMPLATE:
             chosen = TeacherConfig(
-                direct, cued_gap, wrong_gap, detour, read_weights(looks), max_calls, seed=seed
+                direct,
+                cued_gap,
+                wrong_gap,
+                detour,
+                read_weights(looks),
+                max_calls,
+                one_cue=one_cue,
+                seed=seed,
             )
             name = TEMPLATE
         else:

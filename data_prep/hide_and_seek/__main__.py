@@ -88,7 +88,7 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def main(
     out: Annotated[Path, typer.Option(help="Folder of the data set.")],
-    profile: Annotated[str, typer.Option(help="tiny, tiny_strict or paper.")] = "tiny",
+    profile: Annotated[str, typer.Option(help="tiny, looks, tiny_strict or paper.")] = "tiny",
     train: Annotated[int, typer.Option(help="Training pairs.")] = 2000,
     test: Annotated[int, typer.Option(help="Test pairs, from other clips and scenes.")] = 400,
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
@@ -102,8 +102,8 @@ def main(
         str | None, typer.Option(help="Types of the hidden defects, separated by commas.")
     ] = None,
     both_hidden: Annotated[
-        float, typer.Option(help="Share of pairs with a hidden defect in both videos.")
-    ] = 0.0,
+        float | None, typer.Option(help="Share of pairs with a hidden defect in both videos.")
+    ] = None,
     held_out: Annotated[
         float, typer.Option(help="Share of test defects of types that training never shows.")
     ] = 0.2,

@@ -82,12 +82,14 @@ class PairResult:
 
 
 def paint_cue(frames: np.ndarray, gap: Gap) -> np.ndarray:
-    """Return a copy with the cue, a strip of hazard tape along the top of the frame before the
-    gap."""
+    """Return a copy with the cue, a strip of hazard tape: along the top of the frame before the
+    gap, or along the bottom of the frame after it."""
     marked = frames.copy()
     height, width = frames.shape[1:3]
     tape = np.arange(width) * 8 // width % 2
-    marked[gap.cue_index, : max(2, height // 7)] = np.array(_CUE_COLOURS, np.uint8)[tape]
+    thickness = max(2, height // 7)
+    rows = slice(height - thickness, height) if gap.is_marked_after else slice(0, thickness)
+    marked[gap.cue_index, rows] = np.array(_CUE_COLOURS, np.uint8)[tape]
     return marked
 
 

@@ -9,7 +9,7 @@ Covers: the figures, as a terminal table and as Markdown. Does not cover: pictur
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import numpy as np
 from rich.table import Table
 from verl_videosearch.data_prep.hide_and_seek.build import PairResult
 from verl_videosearch.data_prep.hide_and_seek.checks import check_blind_probe, check_rows
+from verl_videosearch.data_prep.hide_and_seek.optimum import solve
 from verl_videosearch.data_prep.hide_and_seek.plan import (
     SPLITS,
     PairType,
@@ -58,16 +59,26 @@ def measure(results: Sequence[PairResult], out: Path, config: PlanConfig) -> Fig
     num_shown: Counter[InitialSampler] = Counter(dict.fromkeys(InitialSampler, 0))
     for rows in samples.values():
         num_shown.update(check_rows(rows, config.profile))
-    guess = {
-        split: guess_accuracy(Counter(PairType(row.meta["pair_type"]) for row in rows))
-        for split, rows in samples.items()
+    types = {
+        split: Counter(row.meta["pair_type"] for row in rows) for split, rows in samples.items()
     }
+    guess = {split: find_best(config.profile, counts)[0] for split, counts in types.items()}
     blind, cued = (_probe(results, name) for name in ("initial_view", "cued_view"))
     if blind:
         check_blind_probe(blind, guess["test"])
     return Figures(
         samples, dict(num_shown), guess, blind, cued, sum(result.num_bytes for result in results)
     )
+
+
+def find_best(profile: Profile, type_counts: Mapping[str, int]) -> tuple[float, ...]:
+    """Return the best possible accuracy with 0, 1, ... calls on pairs of these types; with no call
+    only where a look may miss what it looks for."""
+    total = sum(type_counts.values())
+    best = solve(profile, {name: count / total for name, count in type_counts.items()})
+    if best is None:
+        return (guess_accuracy({PairType(name): n for name, n in type_counts.items()}),)
+    return best.by_calls
 
 
 def _probe(results: Sequence[PairResult], view: str) -> Probe | None:
@@ -102,6 +113,13 @@ def list_checks(figures: Figures, profile: Profile) -> list[tuple[str, str]]:
     )
     for split, guess in figures.guess.items():
         rows.append((f"best accuracy without a search, {split}", f"{guess:.3f}"))
+    for split, samples in figures.samples.items():
+        best = find_best(profile, Counter(sample.meta["pair_type"] for sample in samples))
+        for num_calls, value in enumerate(best[1:], start=1):
+            calls = (
+                f"{num_calls} call{'s' * (num_calls > 1)} of {profile.max_frames_per_call} frames"
+            )
+            rows.append((f"best accuracy with {calls}, {split}", f"{value:.3f}"))
     for name, probe in (
         ("the initial view only", figures.blind_probe),
         ("also the cued gap", figures.cued_probe),
@@ -192,6 +210,24 @@ def count_bases(figures: Figures) -> list[list[str]]:
     ]
 
 
+def tabulate_optimum(profile: Profile) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows: first sight, its pair types, the best accuracy by number of calls."""
+    best = solve(profile)
+    header = [
+        "first sight",
+        "pair types",
+        *(f"{n} calls" for n in range(profile.max_tool_calls + 1)),
+    ]
+    if best is None:
+        note = "not enumerated: defects are shorter than half of their gap, so that a look may miss"
+        return ["note"], [[note]]
+    rows = [
+        [view, ", ".join(best.types[view]), *(f"{value:.3f}" for value in values)]
+        for view, values in best.by_view.items()
+    ]
+    return header, [*rows, ["all", "", *(f"{value:.3f}" for value in best.by_calls)]]
+
+
 def write_card(figures: Figures, out: Path, config: PlanConfig) -> None:
     """Write the data card into the folder."""
     profile = config.profile
@@ -211,6 +247,10 @@ def write_card(figures: Figures, out: Path, config: PlanConfig) -> None:
         f"clean frames keep it from shown ones, and none of it is shown by {hidden_from}. Stored without loss (FFV1), "
         f"{figures.num_bytes / 1e6:.1f} MB. A file's size tells about its defects: never show it to a judge.",
         "## Self-checks\n\n" + _markdown(("check", "result"), list_checks(figures, profile)),
+        "## What calls can know\n\n"
+        + _markdown(*tabulate_optimum(profile))
+        + "\n\nAccuracy of a perfect judge, by what a pair looks like at first; pairs that look alike are "
+        f"judged together. A call brings {profile.max_frames_per_call} frames.",
         "## Pairs\n\n"
         + _markdown(PAIR_HEADER, count_pairs(figures))
         + "\n\nLabels as video 1 / video 2 / tie. "

@@ -13,19 +13,30 @@ about its label.
 | decoy | .2 | mild defect in all frames | severe defect in the cued gap; at first sight the same as `visible` | X |
 | both_hidden | option | moderate defect in a gap | severe defect in another gap, two cues | X |
 
+In the mix of profile `looks` a call brings two frames, visible and tie pairs have no cue, and
+
+| type | share | videos | answer |
+|---|---|---|---|
+| empty | .08 | clean, with a cue; at first sight the same as `hidden` | tie |
+| both_hidden | .6 | two cued gaps; behind one quality suffers, behind the other motion | fewer |
+
+Each of the four places (video, gap) of such a pair is damaged or not. The frequencies of the 14
+patterns (`PATTERNS`) are those under which one look tells least about the sum: 6 right in 11.
+
 Covers: planning. Does not cover: painting (`build`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
+from itertools import combinations, product
 from typing import Any, TypeVar
 
 import numpy as np
 from verl_videosearch.data_prep.hide_and_seek.bases import SCENE, ClipSplit
-from verl_videosearch.data_prep.hide_and_seek.profile import Gap, Profile
+from verl_videosearch.data_prep.hide_and_seek.profile import STANDARD_SHARES, Gap, Profile
 from verl_videosearch.data_prep.synthetic.defects import (
     COLOURS,
     DEFECT_TYPES,
@@ -52,10 +63,27 @@ class PairType(str, Enum):
     VISIBLE = "visible"
     DECOY = "decoy"
     BOTH_HIDDEN = "both_hidden"
+    EMPTY = "empty"
 
 
-SHARES = {PairType.HIDDEN: 0.4, PairType.TIE: 0.2, PairType.VISIBLE: 0.2, PairType.DECOY: 0.2}
-"""The standard mix."""
+Pattern = tuple[tuple[bool, bool], tuple[bool, bool]]
+"""For video 1 and 2: is the first, is the second cued gap damaged?"""
+
+
+def _list_patterns() -> list[Pattern]:
+    """Deal each pattern as often as the linear programme says that lets one look tell least: one
+    damaged place more on one side twice as often as equal sides."""
+    sides = list(product((False, True), repeat=2))
+    copies = {1: 2, 0: 1}
+    return [
+        (one, two)
+        for one, two in product(sides, sides)
+        for _ in range(copies.get(abs(sum(one) - sum(two)), 0))
+    ]
+
+
+PATTERNS = _list_patterns()
+"""Patterns of a both_hidden pair of profile `looks`, each as often as it is dealt."""
 GUESSES = {
     PairType.HIDDEN: 1 / 3,
     PairType.TIE: 1 / 3,
@@ -63,8 +91,8 @@ GUESSES = {
     PairType.DECOY: 1 / 2,
     PairType.BOTH_HIDDEN: 1 / 2,
 }
-"""Accuracy of the best answer without a search: hidden and tie look alike (X, Y or tie), visible
-and decoy look alike, and two cues give both_hidden away (X or Y)."""
+"""Accuracy of the best answer without a search in the standard mix: hidden and tie look alike (X, Y
+or tie), visible and decoy look alike, and two cues give both_hidden away (X or Y)."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +103,9 @@ class PlanConfig:
     num_train: int = 2000
     num_test: int = 400
     seed: int = 0
-    both_hidden_share: float = 0.0
-    """Share of pairs with a hidden defect in both videos; the other types share the rest."""
+    both_hidden_share: float | None = None
+    """Share of pairs with a hidden defect in both videos; the other types share the rest; null is
+    the profile's own share."""
     held_out_share: float = 0.2
     """Share of the test pairs with a hidden defect whose type training never shows."""
 
@@ -88,7 +117,8 @@ class PlanConfig:
                 f"{self.num_test}, {self.seed}"
             )
         for name in ("both_hidden_share", "held_out_share"):
-            if not 0 <= getattr(self, name) <= 1:
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
                 problems.append(f"{name} must be between 0 and 1, got {getattr(self, name)}")
         if self.held_out_share and not self.profile.held_out_types:
             problems.append(
@@ -99,6 +129,10 @@ class PlanConfig:
 
     def num_pairs(self, split: str) -> int:
         return {"train": self.num_train, "test": self.num_test}[split]
+
+    def count_types(self, split: str) -> dict[PairType, int]:
+        """Return how many pairs of each type a split holds."""
+        return count_types(self.num_pairs(split), self.both_hidden_share, self.profile.shares)
 
 
 @dataclass(frozen=True)
@@ -135,8 +169,9 @@ class PairPlan:
             "pair_type": self.pair_type.value,
             "defects_1": [defect.to_meta() for defect in self.defects_1],
             "defects_2": [defect.to_meta() for defect in self.defects_2],
-            "cue": self.gaps[0].to_meta(),
+            "cue": self.gaps[0].to_meta() if self.gaps else None,
             "cues": [gap.to_meta() for gap in self.gaps],
+            "shortest_hidden": profile.window_lengths[0],
             "profile": profile.name,
             "seed": seed,
             "base_clip": self.base,
@@ -155,17 +190,23 @@ class PairPlan:
         )
 
 
-def count_types(num_pairs: int, both_hidden_share: float) -> dict[PairType, int]:
-    """Deal pairs to types by their shares, the rest to the types with the largest remainders.
+def count_types(
+    num_pairs: int,
+    both_hidden_share: float | None = None,
+    shares: Mapping[str, float] = STANDARD_SHARES,
+) -> dict[PairType, int]:
+    """Deal pairs to types by their shares, the rest to the types with the largest remainders;
+    `both_hidden_share` replaces that type's share, the others keep their proportions.
 
-    >>> {t.value: n for t, n in count_types(8, 0.0).items()}
-    {'hidden': 3, 'tie': 2, 'visible': 2, 'decoy': 1, 'both_hidden': 0}
+    >>> {t.value: n for t, n in count_types(8, 0.0).items() if n}
+    {'hidden': 3, 'tie': 2, 'visible': 2, 'decoy': 1}
     """
-    shares = {pair_type: share * (1 - both_hidden_share) for pair_type, share in SHARES.items()}
-    exact = {
-        t: share * num_pairs
-        for t, share in (shares | {PairType.BOTH_HIDDEN: both_hidden_share}).items()
-    }
+    exact = {pair_type: shares.get(pair_type.value, 0.0) * num_pairs for pair_type in PairType}
+    if both_hidden_share is not None:
+        given = exact.pop(PairType.BOTH_HIDDEN)
+        scale = (1 - both_hidden_share) * num_pairs / (num_pairs - given) if num_pairs else 0.0
+        exact = {pair_type: share * scale for pair_type, share in exact.items()}
+        exact[PairType.BOTH_HIDDEN] = both_hidden_share * num_pairs
     counts = {pair_type: int(share + 1e-9) for pair_type, share in exact.items()}
     by_remainder = sorted(exact, key=lambda pair_type: counts[pair_type] - exact[pair_type])
     for pair_type in by_remainder[: num_pairs - sum(counts.values())]:
@@ -174,12 +215,13 @@ def count_types(num_pairs: int, both_hidden_share: float) -> dict[PairType, int]
 
 
 def guess_accuracy(type_counts: Mapping[PairType, int]) -> float:
-    """Return the best possible accuracy without a search.
+    """Return the best possible accuracy without a search in the standard mix.
 
     >>> round(guess_accuracy(count_types(2000, 0.0)), 3)
     0.4
     """
-    return sum(GUESSES[t] * count for t, count in type_counts.items()) / sum(type_counts.values())
+    right = sum(GUESSES[t] * count for t, count in type_counts.items() if count)
+    return right / sum(type_counts.values())
 
 
 def plan_split(config: PlanConfig, split: str, clips: ClipSplit) -> list[PairPlan]:
@@ -193,7 +235,7 @@ def plan_split(config: PlanConfig, split: str, clips: ClipSplit) -> list[PairPla
     )
     drafts = [
         draft
-        for pair_type, count in count_types(num_pairs, config.both_hidden_share).items()
+        for pair_type, count in config.count_types(split).items()
         for draft in _draft_pairs(pair_type, count, config, split, rng)
     ]
     drafts = [drafts[i] for i in rng.permutation(num_pairs)]
@@ -219,6 +261,8 @@ def _draft_pairs(
 ) -> list[_Draft]:
     """Deal the defects, gaps and winners of all pairs of one type."""
     profile = config.profile
+    if pair_type is PairType.BOTH_HIDDEN and "both_hidden" in profile.shares:
+        return _draft_patterns(count, config, split, rng)
     gaps, winners = _deal(profile.gaps(), count, rng), _deal((1, 2), count, rng)
     types, milds = _deal_types(count, config, split, rng), _deal(profile.mild_types, count, rng)
     moderate_types = _deal(profile.hidden_types, count, rng)
@@ -226,7 +270,7 @@ def _draft_pairs(
     for gap, winner, type_name, mild_type, moderate_type in zip(
         gaps, winners, types, milds, moderate_types, strict=True
     ):
-        cued = [gap]
+        cued = [] if pair_type.value in profile.uncued_types else [_mark(gap, profile, rng)]
         better, worse = [], []
         if pair_type in (PairType.HIDDEN, PairType.DECOY, PairType.BOTH_HIDDEN):
             worse.append(_hide(type_name, SEVERE, gap, profile, split, rng))
@@ -245,6 +289,38 @@ def _draft_pairs(
         cued.sort(key=lambda cue: cue.first_index)
         drafts.append((pair_type, tuple(one), tuple(two), tuple(cued)))
     return drafts
+
+
+def _draft_patterns(
+    count: int, config: PlanConfig, split: str, rng: np.random.Generator
+) -> list[_Draft]:
+    """Deal the pairs whose two cued gaps must be looked at one after the other."""
+    profile = config.profile
+    gap_pairs = _deal(list(combinations(profile.gaps(), 2)), count, rng)
+    patterns, orders = _deal(PATTERNS, count, rng), _deal((("VQ", "MQ"), ("MQ", "VQ")), count, rng)
+    drafts: list[_Draft] = []
+    for gaps, pattern, dimensions in zip(gap_pairs, patterns, orders, strict=True):
+        sides: list[tuple[Defect, ...]] = []
+        for is_damaged in pattern:
+            hidden = []
+            for gap, dimension, flag in zip(gaps, dimensions, is_damaged, strict=True):
+                if flag:
+                    types = [
+                        n for n in profile.hidden_types if DEFECT_TYPES[n].dimension == dimension
+                    ]
+                    name = types[int(rng.integers(len(types)))]
+                    hidden.append(_hide(name, SEVERE, gap, profile, split, rng))
+            sides.append(tuple(hidden))
+        cued = tuple(_mark(gap, profile, rng) for gap in gaps)
+        drafts.append((PairType.BOTH_HIDDEN, sides[0], sides[1], cued))
+    return drafts
+
+
+def _mark(gap: Gap, profile: Profile, rng: np.random.Generator) -> Gap:
+    """Decide on which side of a gap its cue is; the last gap has no shown frame after it."""
+    if not profile.inferred_cue_share or gap.indices.stop >= profile.num_frames:
+        return gap
+    return replace(gap, is_marked_after=bool(rng.random() < profile.inferred_cue_share))
 
 
 def _hide(

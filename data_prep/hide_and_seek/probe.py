@@ -45,9 +45,7 @@ def describe_views(
     """Return the probes' features: of the initial view alone, and of the initial view with the cued
     gaps."""
     shown = sorted(profile.shown([InitialSampler.EVERY_STEP]))
-    behind = [
-        index for gap in gaps for index in range(gap.first_index, gap.first_index + gap.num_frames)
-    ]
+    behind = [index for gap in gaps for index in gap.indices] or shown  # no cue: nothing behind it
     first = [_frame_statistics(frames[shown]) for frames in videos]
     then = [_frame_statistics(frames[behind]) for frames in videos]
     # how far the gap strays from the shown frames of the same video, whatever the direction

@@ -3,22 +3,23 @@
 The one idea: hiding is arithmetic. A window of frames is hidden when none of the samplers it hides
 from shows one of its frames, and `guard` clean frames stay between it and every shown frame.
 
->>> PROFILES["tiny"].gaps()
-[Gap(first_index=1, num_frames=3), Gap(first_index=5, num_frames=3), Gap(first_index=9, num_frames=3), \
-Gap(first_index=13, num_frames=3)]
+>>> [list(gap.indices) for gap in PROFILES["tiny"].gaps()]
+[[1, 2, 3], [5, 6, 7], [9, 10, 11], [13, 14, 15]]
 >>> [list(window) for window in PROFILES["paper"].windows(PROFILES["paper"].gaps()[0])]
 [[2, 3], [2, 3, 4], [3, 4], [8, 9], [8, 9, 10], [9, 10]]
 
-Covers: `tiny` (16 frames, 56 px, defects that a small model can see), `tiny_strict` (the same,
+Covers: `tiny` (16 frames, 56 px, defects that a small model can see), `looks` (28 frames, pairs of
+which most need two looks at two frames each), `tiny_strict` (as `tiny`,
 hidden from every sampler, which leaves single frames), `paper` (48 frames, larger, fine defects).
 Does not cover: pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from enum import Enum
+from typing import Any
 
 from verl_videosearch.data_prep.synthetic.defects import DEFECT_TYPES
 
@@ -64,14 +65,41 @@ class Gap:
 
     first_index: int
     num_frames: int
+    is_marked_after: bool = False
+    """A cue for this gap is on the shown frame right after it, not right before it: whoever reads
+    the number of the marked frame must infer that the gap comes earlier."""
+
+    @property
+    def indices(self) -> range:
+        return range(self.first_index, self.first_index + self.num_frames)
 
     @property
     def cue_index(self) -> int:
-        """Return the shown frame right before the gap, which carries the cue."""
-        return self.first_index - 1
+        """Return the shown frame that carries the cue."""
+        return self.indices.stop if self.is_marked_after else self.first_index - 1
 
-    def to_meta(self) -> dict[str, int]:
+    def look(self, num_frames: int) -> range:
+        """Return the frames in the middle of the gap: so many, or all of them.
+
+        >>> Gap(1, 6).look(1), Gap(1, 3).look(2)
+        (range(3, 4), range(1, 3))
+        """
+        length = min(num_frames, self.num_frames)
+        first = self.first_index + (self.num_frames - length) // 2
+        return range(first, first + length)
+
+    def to_meta(self) -> dict[str, Any]:
+        """Write as plain data; `gap_from_meta` reads it back."""
         return asdict(self)
+
+
+def gap_from_meta(meta: Mapping[str, Any]) -> Gap:
+    """Read what `Gap.to_meta` wrote, now or in a data set of before.
+
+    >>> gap_from_meta({"first_index": 5, "num_frames": 3}).cue_index
+    4
+    """
+    return Gap(**meta)
 
 
 @dataclass(frozen=True)
@@ -103,6 +131,16 @@ class Profile:
     """Types of hidden defects that only the test split has."""
     clip_share: float
     """Share of pairs made from real clips; the others from rendered scenes."""
+    shares: Mapping[str, float] = field(default_factory=lambda: STANDARD_SHARES)
+    """Pair type to its share of the pairs (`plan.PairType`)."""
+    uncued_types: tuple[str, ...] = ()
+    """Pair types without a cue: nothing is hidden, and the first view says so."""
+    inferred_cue_share: float = 0.0
+    """Share of cues on the frame after their gap instead of before it."""
+    max_frames_per_call: int = 4
+    """Frames that one call brings: with `max_tool_calls` the limits for which the card states the
+    best possible accuracy."""
+    max_tool_calls: int = 2
 
     def __post_init__(self) -> None:
         problems = [
@@ -116,8 +154,11 @@ class Profile:
             problems.append(
                 f"the types {overlap} are held out for the test split, so training cannot use them"
             )
-        if not 0 <= self.clip_share <= 1:
-            problems.append(f"clip_share must be between 0 and 1, got {self.clip_share}")
+        for name in ("clip_share", "inferred_cue_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                problems.append(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+        if abs(sum(self.shares.values()) - 1) > 1e-9 or min(self.shares.values()) < 0:
+            problems.append(f"the shares of pair types must add up to 1, got {dict(self.shares)}")
         if crowded := [gap for gap in self.gaps() if not self.windows(gap)]:
             problems.append(
                 f"no window of {self.window_lengths} frames can hide in {crowded}; use longer videos"
@@ -150,6 +191,11 @@ class Profile:
         ]
 
 
+STANDARD_SHARES = {"hidden": 0.4, "tie": 0.2, "visible": 0.2, "decoy": 0.2}
+"""The standard mix: a judge that answers at once is right in 0.40 at best."""
+LOOKS_SHARES = {"visible": 0.1, "tie": 0.1, "hidden": 0.12, "empty": 0.08, "both_hidden": 0.6}
+"""The mix of `looks`: three pairs in five need two looks, and only words remember the first."""
+
 _TINY = Profile(
     name="tiny",
     num_frames=16,
@@ -175,6 +221,21 @@ PROFILES = {
             | {"name": "tiny_strict", "hide_from": tuple(InitialSampler), "window_lengths": (1, 1)}
         )
     ),
+    "looks": Profile(
+        **(
+            _TINY.__dict__
+            | {
+                "name": "looks",
+                "num_frames": 28,
+                "window_lengths": (4, 5),
+                "shares": LOOKS_SHARES,
+                "uncued_types": ("visible", "tie"),
+                "inferred_cue_share": 0.25,
+                "max_frames_per_call": 2,
+                "max_tool_calls": 3,
+            }
+        )
+    ),
     "paper": Profile(
         name="paper",
         num_frames=48,
@@ -189,6 +250,8 @@ PROFILES = {
         mild_types=("noise", "ghost"),
         held_out_types=("blocks", "tearing"),
         clip_share=1.0,
+        max_frames_per_call=8,
+        max_tool_calls=3,
     ),
 }
 """Profile name to profile."""

@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from PIL import Image
+from verl_videosearch.data_prep.hide_and_seek.profile import Gap, gap_from_meta
 from verl_videosearch.data_prep.synthetic.defects import (
     DEFECT_TYPES,
     PAIRED,
@@ -76,13 +77,16 @@ class TeacherConfig:
     at least once."""
     max_calls: int | None = None
     """Most calls; null is the episode's own limit."""
+    one_cue: float = 0.0
+    """Weight of looking behind the first of two cues only; with one cue the same as `cued_gap`."""
     min_defect_frames: int = 2
-    """A gap is settled when fewer frames in a row than this are unseen."""
+    """A gap is settled when fewer frames in a row than this are unseen; pairs that say how short
+    their shortest hidden defect is (`meta.shortest_hidden`) settle by that."""
     seed: int = 0
 
     def __post_init__(self) -> None:
         for names, weights in (
-            ("direct, cued_gap, wrong_gap, detour", self.choices),
+            ("direct, cued_gap, wrong_gap, detour, one_cue", self.choices),
             ("looks", self.looks),
         ):
             if min(weights, default=0) < 0 or not 0 < sum(weights) < math.inf:
@@ -95,9 +99,9 @@ class TeacherConfig:
             )
 
     @property
-    def choices(self) -> tuple[float, float, float, float]:
-        """Weights of direct, cued gap, wrong gap, detour."""
-        return self.direct, self.cued_gap, self.wrong_gap, self.detour
+    def choices(self) -> tuple[float, float, float, float, float]:
+        """Weights of direct, cued gap, wrong gap, detour, one cue."""
+        return self.direct, self.cued_gap, self.wrong_gap, self.detour, self.one_cue
 
 
 class TemplateTeacher:
@@ -117,9 +121,9 @@ class TemplateTeacher:
             side: [defect_from_meta(meta) for meta in sample.meta[f"defects_{side}"]]
             for side in (1, 2)
         }
-        self._cues = [
-            read_gap(cue) for cue in sample.meta.get("cues") or [sample.meta.get("cue")] if cue
-        ]
+        self._cues = read_cues(sample)
+        self._is_hide_and_seek = "cues" in sample.meta
+        self._min_unseen = sample.meta.get("shortest_hidden", config.min_defect_frames)
         self._gaps = find_gaps(candidates, episode.initial_frames_per_video)
         self._targets = self._choose_targets()
         self._calls_left = episode.max_tool_calls
@@ -131,12 +135,15 @@ class TemplateTeacher:
     def _choose_targets(self) -> list[range]:
         """Choose the gaps to look into."""
         config = self._config
+        if not self._cues and self._is_hide_and_seek:
+            return []  # no cue: nothing is hidden
         if not self._cues:
             num_looks = self._random.choices(range(len(config.looks)), config.looks)[0]
             return self._random.sample(self._gaps, min(num_looks, len(self._gaps)))
-        others = [gap for gap in self._gaps if gap not in self._cues]
+        cued = [cue.indices for cue in self._cues]
+        others = [gap for gap in self._gaps if gap not in cued]
         other = [self._random.choice(others)] if others else []
-        plans = ([], self._cues, other, other + self._cues)
+        plans = ([], cued, other, other + cued, cued[:1])
         return list(self._random.choices(plans, config.choices)[0])
 
     async def __call__(self, messages: list[Message], images: Sequence[Image.Image]) -> Reply:
@@ -148,7 +155,12 @@ class TemplateTeacher:
         self._seen |= {place.index for place in new}
         if self._cues:
             self._drop_settled(found)
-        elif is_first and not self._targets and not any(self._named.values()):
+        elif (
+            is_first
+            and not self._targets
+            and not self._is_hide_and_seek
+            and not any(self._named.values())
+        ):
             self._targets = self._random.sample(self._gaps, min(1, len(self._gaps)))
         snapshot = f"<Snapshot>{self._describe(new)}</Snapshot>"
         if not self._targets or not self._calls_left:
@@ -194,16 +206,17 @@ class TemplateTeacher:
     def _is_settled(self, gap: range) -> bool:
         """True when no run of unseen frames in the gap is long enough for a defect."""
         places = [gap.start - 1, *sorted(self._seen & set(gap)), gap.stop]
-        return all(
-            after - before - 1 < self._config.min_defect_frames
-            for before, after in pairwise(places)
-        )
+        return all(after - before - 1 < self._min_unseen for before, after in pairwise(places))
 
     def _choose_frames(self, gap: range) -> list[int]:
-        """Return the numbers of the next neighbouring frames of a gap, the same in both videos."""
+        """Return the numbers of neighbouring frames of a gap, the same in both videos: from its
+        middle where so few frames show what hides there, else from its start."""
         each = min(self._episode.max_frames_per_call // 2, len(gap))
         unseen = [index for index in gap if index not in self._seen] or list(gap)
-        start = min(unseen[0], gap.stop - each)
+        is_new = len(unseen) == len(gap)
+        middle = Gap(gap.start, len(gap)).look(each)[0]
+        is_enough = len(gap) - each < 2 * self._min_unseen
+        start = middle if is_new and is_enough else min(unseen[0], gap.stop - each)
         return [
             self._candidates.number_of(side, index)
             for side in (1, 2)
@@ -213,7 +226,12 @@ class TemplateTeacher:
     def _describe(self, new: Sequence[FrameLocation]) -> str:
         """Say what the newest frames show, by frame number."""
         return describe_frames(
-            new, self._named, self._cues, self._candidates, self._episode.prompt_style
+            new,
+            self._named,
+            self._cues,
+            self._candidates,
+            self._episode.prompt_style,
+            num_each=self._episode.max_frames_per_call // 2,
         )
 
 
@@ -232,24 +250,36 @@ def write_answer(defects: Mapping[int, Sequence[Defect]], rng: random.Random) ->
 def describe_frames(
     places: Sequence[FrameLocation],
     defects: Mapping[int, Sequence[Defect]],
-    cues: Sequence[range],
+    cues: Sequence[Gap],
     candidates: CandidateFrames,
     style: PromptStyle,
+    *,
+    num_each: int,
 ) -> str:
     """Say what frames show: the defects of each video, by frame number where only some frames have
-    them, and cues with the frames right behind them."""
+    them, and cues with the frames, `num_each` a video, where a look into their gap begins."""
     parts = [
         f"video {side} {_describe_side(places, side, defects[side], candidates, style)}"
         for side in (1, 2)
     ]
-    marked = [(place, cue) for place in places for cue in cues if place.index == cue.start - 1]
-    if marked:
-        numbers = [candidates.number_of(place.video, place.index) for place, _ in marked]
-        behind = [candidates.number_of(place.video, cue.start) for place, cue in marked]
-        parts.append(
-            f"marker on {', '.join(map(str, numbers))}, behind it {', '.join(map(str, behind))}"
-        )
+    for is_after, where in ((False, "behind it"), (True, "before it")):
+        marked = [
+            (place, cue)
+            for place in places
+            for cue in cues
+            if cue.is_marked_after is is_after and place.index == cue.cue_index
+        ]
+        if marked:
+            numbers = [candidates.number_of(place.video, place.index) for place, _ in marked]
+            hidden = [
+                candidates.number_of(place.video, cue.look(num_each)[0]) for place, cue in marked
+            ]
+            parts.append(f"marker on {_join(numbers)}, {where} {_join(hidden)}")
     return "; ".join(parts)
+
+
+def _join(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def _describe_side(
@@ -318,8 +348,10 @@ def find_gaps(candidates: CandidateFrames, initial_frames_per_video: int) -> lis
     return [range(before + 1, after) for before, after in pairwise(places) if after - before > 1]
 
 
-def read_gap(cue: dict[str, int]) -> range:
-    return range(cue["first_index"], cue["first_index"] + cue["num_frames"])
+def read_cues(sample: PreferenceSample) -> list[Gap]:
+    """Return the gaps that the cues of a pair point to; none for a pair without cues."""
+    cues = sample.meta.get("cues") or [sample.meta.get("cue")]
+    return [gap_from_meta(cue) for cue in cues if cue]
 
 
 def shows_defect(defect: Defect, indices: set[int]) -> bool:

@@ -174,6 +174,9 @@ class TestProfile:
             replace(PROFILES["tiny"], **change)
 
 
+STANDARD_ORDER = ("hidden", "tie", "visible", "decoy", "both_hidden")
+
+
 class TestPlan:
     @pytest.mark.parametrize(
         ("num_pairs", "both_hidden_share", "counts"),
@@ -186,7 +189,9 @@ class TestPlan:
         ],
     )
     def test_shares(self, num_pairs: int, both_hidden_share: float, counts: list[int]) -> None:
-        assert list(count_types(num_pairs, both_hidden_share).values()) == counts
+        found = count_types(num_pairs, both_hidden_share)
+        assert [found[PairType(name)] for name in STANDARD_ORDER] == counts
+        assert sum(found.values()) == num_pairs
 
     @pytest.mark.parametrize(("both_hidden_share", "guess"), [(0.0, 0.4), (1.0, 0.5), (0.5, 0.45)])
     def test_guess_accuracy(self, both_hidden_share: float, guess: float) -> None:
@@ -202,7 +207,7 @@ class TestPlan:
         assert set(Counter(plan.gaps[0].first_index for plan in hidden).values()) == {40}
         assert set(Counter(plan.defects[0].type for plan in hidden).values()) == {32}
 
-    @pytest.mark.parametrize("pair_type", PairType)
+    @pytest.mark.parametrize("pair_type", list(map(PairType, STANDARD_ORDER)))
     def test_pair_types_are_what_they_are_called(self, pair_type: PairType) -> None:
         plans = plan_split(
             PlanConfig(SCENES_ONLY, 100, 0, both_hidden_share=0.2), "train", NO_CLIPS
@@ -225,6 +230,30 @@ class TestPlan:
             PairType.BOTH_HIDDEN: (((2, True),), ((3, True),)),
         }
         assert found == {expected[pair_type]}
+
+    def test_looks_deals_what_one_look_cannot_tell(self) -> None:
+        profile = replace(PROFILES["looks"], clip_share=0.0)
+        plans = plan_split(PlanConfig(profile, 1100, 0), "train", NO_CLIPS)
+        both = [plan for plan in plans if plan.pair_type is PairType.BOTH_HIDDEN]
+        assert len(both) == 660
+        counts = Counter(len(plan.defects_1) - len(plan.defects_2) for plan in both)
+        assert counts == {-1: 240, 1: 240, 0: 180}
+        for plan in both:
+            behind = {
+                (gap.first_index, defect.dimension)
+                for gap in plan.gaps
+                for defect in plan.defects
+                if defect.first_index in gap.indices
+            }
+            assert len(behind) == len({first for first, _ in behind})  # one dimension a gap
+            assert len({dimension for _, dimension in behind}) == len(behind)
+
+    def test_pairs_without_a_cue_hide_nothing(self) -> None:
+        profile = replace(PROFILES["looks"], clip_share=0.0)
+        for plan in plan_split(PlanConfig(profile, 200, 0), "train", NO_CLIPS):
+            if not plan.gaps:
+                assert plan.pair_type in (PairType.VISIBLE, PairType.TIE)
+                assert not any(defect.is_hidden for defect in plan.defects)
 
     def test_cues_point_to_the_hidden_defects_and_to_nothing_else(self) -> None:
         for plan in plan_split(
@@ -515,7 +544,10 @@ def test_killed_run_goes_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--profile", "huge"], "unknown profile 'huge'; choose one of tiny, tiny_strict, paper"),
+        (
+            ["--profile", "huge"],
+            "unknown profile 'huge'; choose one of tiny, tiny_strict, looks, paper",
+        ),
         (["--defects", "glitter"], "unknown defect type 'glitter'"),
         (["--train", "-1"], "must not be negative"),
         (["--clips", "nowhere"], "no such folder of clips: 'nowhere'"),

@@ -22,7 +22,7 @@ TINY = EpisodeConfig(
     frames_per_video=16, max_frames_per_call=4, max_tool_calls=3, prompt_style="brief"
 )
 PAPER = EpisodeConfig()
-STANDARD_TYPES = {kind.value for kind in PairType} - {"both_hidden"}
+STANDARD_TYPES = {kind.value for kind in PairType} - {"both_hidden", "empty"}
 DETOUR = {"detour": 1.0, "cued_gap": 0.0}
 
 
@@ -266,10 +266,10 @@ def test_it_refuses_pairs_that_it_cannot_tell_the_truth_about(
     [
         (
             {"cued_gap": 0.0},
-            "direct, cued_gap, wrong_gap, detour must be at least 0, finite and not all 0",
+            "direct, cued_gap, wrong_gap, detour, one_cue must be at least 0, finite and not all 0",
         ),
-        ({"direct": -1.0}, "direct, cued_gap, wrong_gap, detour must be at least 0"),
-        ({"detour": -1.0}, "got (0.0, 1.0, 0.0, -1.0)"),
+        ({"direct": -1.0}, "direct, cued_gap, wrong_gap, detour, one_cue must be at least 0"),
+        ({"detour": -1.0}, "got (0.0, 1.0, 0.0, -1.0, 0.0)"),
         ({"detour": math.nan}, "finite"),
         ({"detour": math.inf}, "finite"),
         ({"looks": ()}, "the weights looks must be at least 0"),
@@ -281,3 +281,38 @@ def test_it_refuses_pairs_that_it_cannot_tell_the_truth_about(
 def test_bad_settings_are_refused(choices: dict, words: str) -> None:
     with pytest.raises(ValueError, match=re.escape(words)):
         TeacherConfig(**choices)
+
+
+LOOKS = replace(TINY, frames_per_video=28, max_frames_per_call=2, max_tool_calls=3)
+
+
+def test_two_looks_are_compared_by_words_alone() -> None:
+    """With window 1 the first look's frames are gone when the second's are seen."""
+    for pair in make_pairs("looks", 60):
+        result, messages = judge(pair, LOOKS)
+        kind = pair.meta["pair_type"]
+        assert result.is_well_formed and is_right(pair, result)
+        assert len(result.outcomes) == {"visible": 0, "tie": 0, "both_hidden": 2}.get(kind, 1)
+        for outcome, cue in zip(result.outcomes, pair.meta["cues"], strict=kind != "visible"):
+            middle = cue["first_index"] + (cue["num_frames"] - 1) // 2
+            assert outcome.frame_numbers == (middle + 1, 28 + middle + 1)
+        shown = [item["frame_number"] for item in images_of(messages)]
+        assert len(shown) == 8 + 2 * bool(result.outcomes)
+
+
+def test_who_looks_behind_one_of_two_cues_is_right_as_often_as_one_look_allows() -> None:
+    pairs = [p for p in make_pairs("looks", 300) if p.meta["pair_type"] == "both_hidden"]
+    results = [judge(pair, LOOKS, cued_gap=0.0, one_cue=1.0)[0] for pair in pairs]
+    assert all(len(result.outcomes) == 1 for result in results)
+    right = sum(is_right(pair, result) for pair, result in zip(pairs, results, strict=True))
+    assert 0.4 < right / len(pairs) < 6 / 11 + 0.1
+
+
+def test_a_cue_after_its_gap_points_back() -> None:
+    pairs = make_pairs("looks", 200)
+    cues = [cue for pair in pairs for cue in pair.meta["cues"]]
+    share = sum(cue["is_marked_after"] for cue in cues) / len(cues)
+    assert 0.1 < share < 0.3
+    for pair in pairs:
+        if any(cue["is_marked_after"] for cue in pair.meta["cues"]):
+            assert "before it" in judge(pair, LOOKS)[0].turns[0].reply.text

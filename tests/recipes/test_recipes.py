@@ -24,6 +24,9 @@ FOLDER = Path(__file__).parents[2] / "recipes" / "recipe"
 MAIN_CONFIGS = {
     "videosearch_cold_start": "sft_trainer_engine",
     "videosearch_cold_start_tiny": "sft_trainer_engine",
+    "videosearch_cold_start_looks": "sft_trainer_engine",
+    "videosearch_rft_looks": "sft_trainer_engine",
+    "videosearch_grpo_looks": "ppo_trainer",
     "videosearch_grpo": "ppo_trainer",
     "videosearch_grpo_tiny": "ppo_trainer",
     "videosearch_rft": "sft_trainer_engine",

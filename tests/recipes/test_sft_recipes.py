@@ -23,6 +23,8 @@ RECIPES = Path(__file__).parents[2] / "recipes" / "recipe"
 TWINS = {
     "videosearch_cold_start": "videosearch_grpo",
     "videosearch_cold_start_tiny": "videosearch_grpo_tiny",
+    "videosearch_cold_start_looks": "videosearch_grpo_looks",
+    "videosearch_rft_looks": "videosearch_grpo_looks",
     "videosearch_rft": "videosearch_grpo",
     "videosearch_rft_tiny": "videosearch_grpo_tiny",
 }
