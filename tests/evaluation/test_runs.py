@@ -95,13 +95,12 @@ def test_a_judge_that_looks_is_right(healthy: Path) -> None:
     ]
     assert results["orders"]["consistency"]["consistent"]["value"] == 1.0
     assert results["orders"]["bias"]["value"] == 0.0
-    assert results["behaviour"]["searched"] == {
-        "value": 1,
-        "correct": 24,
-        "total": 24,
-        "low": 1,
-        "high": 1,
-    }
+    searched = results["behaviour"]["searched"]  # every prompt has one pair, judged twice
+    assert (searched["correct"], searched["total"], searched["num_clusters"]) == (24, 24, 12)
+    assert searched["low"] == pytest.approx(0.757, abs=1e-3) and searched["high"] == 1
+    published = results["orders"]["as_published"]["with_ties"]
+    assert (published["correct"], published["total"], published["num_clusters"]) == (24, 24, 12)
+    assert results["subset_calls"]["pair type: hidden"] == 1
     assert (results["behaviour"]["calls"], results["behaviour"]["frames"]) == (1, 6)
     assert (results["behaviour"]["prompt_tokens"], results["behaviour"]["reply_tokens"]) == (
         200,
@@ -461,8 +460,8 @@ def test_runs_are_compared_with_their_costs(pairs: Path, healthy: Path, tmp_path
         line for line in result.output.splitlines() if line.startswith(("| healthy |", "| blind |"))
     ]
     assert table[0].split(" | ")[1:3] == [
-        "100.0 % [100.0, 100.0] (12/12)",
-        "100.0 % [100.0, 100.0] (9/9)",
+        "100.0 % [75.8, 100.0] (12/12)",
+        "100.0 % [70.1, 100.0] (9/9)",
     ]
     assert [row.split(" | ")[4:6] for row in table[:2]] == [["12", "400 + 40"], ["16", "200 + 20"]]
     assert "| blind | with ties | -75.0 [-100.0, -50.0] | 0 : 9 | 0.0039 |" in result.output

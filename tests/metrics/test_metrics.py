@@ -34,7 +34,7 @@ NAN = float("nan")
         (Rate(0, 0), "n/a (0/0)"),
         (Rate(1889 / 3, 1889), "33.3 % (629.7/1889)"),
         (Rate(1, 2, low=0.25, high=0.75), "50.0 % [25.0, 75.0] (1/2)"),
-        (Rate(7, 7).with_interval(), "100.0 % [100.0, 100.0] (7/7)"),
+        (Rate(7, 7).with_interval(), "100.0 % [64.6, 100.0] (7/7)"),
     ],
 )
 def test_a_rate_prints_its_counts(rate: Rate, text: str) -> None:

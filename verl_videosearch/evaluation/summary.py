@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 from verl_videosearch import metrics
 from verl_videosearch.evaluation.calibration import Calibration
@@ -25,7 +25,9 @@ from verl_videosearch.evaluation.verdicts import PairVerdicts
 from verl_videosearch.judgement import OVERALL
 from verl_videosearch.metrics import Accuracies, Baselines, Rate
 from verl_videosearch.runs.folder import Line
-from verl_videosearch.sample import Order, PreferenceSample
+from verl_videosearch.sample import Order, PreferenceSample, normalise_prompt
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class OrderFigures:
 
     by_order: Mapping[str, Accuracies]
     """Accuracy of each order alone."""
+    as_published: Accuracies
+    """Mean over the single orders: what papers report, which judge each pair once."""
     consistency: metrics.SwapConsistency | None
     """None when only one order was run."""
     bias: metrics.PositionBias
@@ -79,6 +83,14 @@ class Summary:
     subsets: Mapping[str, Accuracies]
     subset_baselines: Mapping[str, Accuracies]
     """The majority class of each subset."""
+    subset_calls: Mapping[str, float]
+    """Calls per episode in each subset."""
+    dimensions_as_published: Mapping[str, Accuracies]
+    """Each dimension, mean over the single orders."""
+    subsets_as_published: Mapping[str, Accuracies]
+    """Each subset, mean over the single orders."""
+    num_derived: int
+    """Pairs whose overall label was derived from the dimensions', not given by a person."""
     best_threshold: metrics.CalibratedAccuracy
     """Accuracy with ties if the tie threshold is chosen on these very pairs: an upper bound, not a
     result."""
@@ -104,6 +116,7 @@ def summarise(
     """Compute all figures; `samples` may hold more pairs than were scored, in any order."""
     by_uid = {sample.uid: sample for sample in samples}
     shown = [by_uid[pair.uid] for pair in pairs]
+    prompts = [normalise_prompt(sample.prompt) for sample in shown]
     gold = [sample.labels[OVERALL] for sample in shown]
     predicted = predict(pairs, calibration)
     confidence = [
@@ -114,26 +127,32 @@ def summarise(
     subsets = find_subsets(shown, pairs)
     return Summary(
         header=header,
-        overall=_score(gold, predicted),
-        dimensions={
-            key: _score(*columns) for key, columns in _dimension_columns(shown, pairs).items()
-        },
-        recall={
-            label: rate.with_interval()
-            for label, rate in metrics.per_class_recall(gold, predicted).items()
-        },
+        overall=metrics.score_verdicts(gold, predicted, prompts),
+        dimensions=_score_dimensions(shown, pairs, _score_merged),
+        recall=_recall(gold, predicted, prompts),
         confusion=metrics.confusion(gold, predicted).tolist(),
         baselines=metrics.score_baselines(gold),
         subsets={
-            name: _score(_take(gold, rows), _take(predicted, rows))
+            name: metrics.score_verdicts(
+                _take(gold, rows), _take(predicted, rows), _take(prompts, rows)
+            )
             for name, rows in subsets.items()
         },
         subset_baselines={
             n: metrics.score_baselines(_take(gold, rows)).majority for n, rows in subsets.items()
         },
+        subset_calls={n: _mean_calls(_take(pairs, rows)) for n, rows in subsets.items()},
+        dimensions_as_published=_score_dimensions(shown, pairs, _score_as_published),
+        subsets_as_published={
+            name: _score_as_published(
+                OVERALL, _take(gold, rows), _take(pairs, rows), _take(prompts, rows)
+            )
+            for name, rows in subsets.items()
+        },
+        num_derived=sum(bool(sample.meta.get("overall_is_derived")) for sample in shown),
         best_threshold=metrics.accuracy_with_ties_calibrated(gold, [pair.margin for pair in pairs]),
-        orders=_compare_orders(gold, pairs),
-        behaviour=_describe_behaviour(gold, pairs),
+        orders=_compare_orders(gold, pairs, prompts),
+        behaviour=_describe_behaviour(gold, pairs, prompts),
         risk=metrics.risk_coverage(known, correct),
         calibration_error=metrics.expected_calibration_error(known, correct)
         if calibration
@@ -169,31 +188,60 @@ def _abstain(
     )
 
 
-def _score(gold: Sequence[int | None], predicted: Sequence[int | None]) -> Accuracies:
-    figures = metrics.score_verdicts(gold, predicted)
-    return replace(
-        figures,
-        with_ties=figures.with_ties.with_interval(),
-        without_ties=figures.without_ties.with_interval(),
-    )
+_Labels = Sequence[int | None]
+_Score = Callable[[str, _Labels, Sequence[PairVerdicts], Sequence[str]], Accuracies]
 
 
-def _dimension_columns(
-    samples: Sequence[PreferenceSample], pairs: Sequence[PairVerdicts]
-) -> dict[str, tuple[list[int | None], list[int | None]]]:
-    """Return (gold, predicted) per dimension, over the samples that have the dimension and a label
-    for it."""
-    columns: dict[str, tuple[list[int | None], list[int | None]]] = {}
+def _score_merged(
+    key: str, gold: _Labels, pairs: Sequence[PairVerdicts], prompts: Sequence[str]
+) -> Accuracies:
+    """Score the verdict that both orders agree on, one row per pair."""
+    return metrics.score_verdicts(gold, [pair.verdict(key) for pair in pairs], prompts)
+
+
+def _score_as_published(
+    key: str, gold: _Labels, pairs: Sequence[PairVerdicts], prompts: Sequence[str]
+) -> Accuracies:
+    """Score every order by itself, one row per episode: the mean over the orders."""
+    labels: list[int | None] = []
+    given: list[int | None] = []
+    clusters: list[str] = []
+    for label, pair, prompt in zip(gold, pairs, prompts, strict=True):
+        for order in pair.episodes:
+            labels.append(label if order is Order.AB else metrics.swap_verdict(label))
+            given.append(pair.raw_verdict(key, order))
+            clusters.append(prompt)
+    return metrics.score_verdicts(labels, given, clusters)
+
+
+def _score_dimensions(
+    samples: Sequence[PreferenceSample], pairs: Sequence[PairVerdicts], score: _Score
+) -> dict[str, Accuracies]:
+    """Score each dimension over the samples that have it and a label for it."""
+    rows: dict[str, list[tuple[int | None, PairVerdicts, str]]] = {}
     for sample, pair in zip(samples, pairs, strict=True):
         for key in sample.dimension_keys:
             if sample.labels[key] is not None:
-                gold, predicted = columns.setdefault(key, ([], []))
-                gold.append(sample.labels[key])
-                predicted.append(pair.verdict(key))
-    return columns
+                row = (sample.labels[key], pair, normalise_prompt(sample.prompt))
+                rows.setdefault(key, []).append(row)
+    return {key: score(key, *zip(*each, strict=True)) for key, each in rows.items()}
 
 
-def _compare_orders(gold: Sequence[int | None], pairs: Sequence[PairVerdicts]) -> OrderFigures:
+def _recall(
+    gold: _Labels, predicted: Sequence[int | None], prompts: Sequence[str]
+) -> dict[int, Rate]:
+    """Return for each gold label how many of its pairs were recognised."""
+    recall = {}
+    for label in metrics.LABELS:
+        rows = [row for row, each in enumerate(gold) if each == label]
+        flags = [predicted[row] == label for row in rows]
+        recall[label] = Rate.over(flags, _take(prompts, rows))
+    return recall
+
+
+def _compare_orders(
+    gold: _Labels, pairs: Sequence[PairVerdicts], prompts: Sequence[str]
+) -> OrderFigures:
     orders = [order for order in Order if pairs and order in pairs[0].episodes]
     given = {order: [pair.raw_verdict(OVERALL, order) for pair in pairs] for order in orders}
     slots = {
@@ -202,7 +250,11 @@ def _compare_orders(gold: Sequence[int | None], pairs: Sequence[PairVerdicts]) -
     }
     has_both = len(orders) == len(Order)
     return OrderFigures(
-        by_order={order.value: _score(slots[order], given[order]) for order in orders},
+        by_order={
+            order.value: metrics.score_verdicts(slots[order], given[order], prompts)
+            for order in orders
+        },
+        as_published=_score_as_published(OVERALL, gold, pairs, prompts),
         consistency=metrics.swap_consistency(given[Order.AB], given[Order.BA])
         if has_both
         else None,
@@ -213,10 +265,26 @@ def _compare_orders(gold: Sequence[int | None], pairs: Sequence[PairVerdicts]) -
     )
 
 
-def _describe_behaviour(gold: Sequence[int | None], pairs: Sequence[PairVerdicts]) -> Behaviour:
+def _mean_calls(pairs: Sequence[PairVerdicts]) -> float:
+    """Return the calls per episode, answered or refused."""
     lines = [line for pair in pairs for line in pair.episodes.values()]
-    calls = [
-        turn for line in lines for turn in line["turns"] if turn["frames"] or turn["call_fault"]
+    return _mean([sum(map(_is_call, line["turns"])) for line in lines])
+
+
+def _is_call(turn: Mapping[str, Any]) -> bool:
+    return bool(turn["frames"] or turn["call_fault"])
+
+
+def _describe_behaviour(
+    gold: _Labels, pairs: Sequence[PairVerdicts], prompts: Sequence[str]
+) -> Behaviour:
+    lines = [line for pair in pairs for line in pair.episodes.values()]
+    calls = [turn for line in lines for turn in line["turns"] if _is_call(turn)]
+    episode_prompts = [
+        prompt for pair, prompt in zip(pairs, prompts, strict=True) for _ in pair.episodes
+    ]
+    known_prompts = [
+        prompt for label, prompt in zip(gold, prompts, strict=True) if label is not None
     ]
     labelled = [(label, pair) for label, pair in zip(gold, pairs, strict=True) if label is not None]
     final, first = (
@@ -224,7 +292,7 @@ def _describe_behaviour(gold: Sequence[int | None], pairs: Sequence[PairVerdicts
         for field in ("verdicts", "first_verdicts")
     )
     return Behaviour(
-        searched=Rate.of(has_searched(line) for line in lines).with_interval(),
+        searched=Rate.over((has_searched(line) for line in lines), episode_prompts),
         answered=Rate.of(line["verdicts"] is not None for line in lines),
         endings=_count(line["ending"] for line in lines),
         call_faults=_count(turn["call_fault"] for turn in calls if turn["call_fault"]),
@@ -235,7 +303,7 @@ def _describe_behaviour(gold: Sequence[int | None], pairs: Sequence[PairVerdicts
         ),
         prompt_tokens=_mean_known([line["num_prompt_tokens"] for line in lines]),
         reply_tokens=_mean_known([line["num_reply_tokens"] for line in lines]),
-        gain=metrics.paired_bootstrap(final, first),
+        gain=metrics.paired_bootstrap(final, first, known_prompts),
     )
 
 
@@ -290,16 +358,16 @@ def to_plain(value: Any) -> Any:
     {'1': {'value': 0.5, 'correct': 1, 'total': 2, 'low': None, 'high': None}}
     """
     if isinstance(value, Rate):
-        return {"value": to_plain(value.value)} | {
-            f.name: to_plain(getattr(value, f.name)) for f in fields(value)
-        }
+        plain = {"value": to_plain(value.value)}
+        plain |= {f.name: to_plain(getattr(value, f.name)) for f in fields(value)}
+        if value.num_clusters is None:
+            del plain["num_clusters"]
+        return plain
     if is_dataclass(value):
         plain = {field.name: to_plain(getattr(value, field.name)) for field in fields(value)}
         if isinstance(value, metrics.PairedDifference | metrics.PositionBias):
             plain["value"] = to_plain(value.value)
-        return plain | (
-            {"p_value": value.p_value} if isinstance(value, metrics.PairedDifference) else {}
-        )
+        return plain
     if isinstance(value, Mapping):
         return {str(to_plain(key)): to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -309,7 +377,7 @@ def to_plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _take(column: Sequence[int | None], rows: Sequence[int]) -> list[int | None]:
+def _take(column: Sequence[T], rows: Sequence[int]) -> list[T]:
     return [column[row] for row in rows]
 
 

@@ -31,6 +31,7 @@ from verl_videosearch.metrics.agreement import (
     PairedDifference,
     PositionBias,
     SwapConsistency,
+    cluster_exchange_test,
     mcnemar_exact,
     merge_orders,
     paired_bootstrap,
@@ -53,13 +54,19 @@ from verl_videosearch.metrics.calibration import (
     expected_calibration_error,
     risk_coverage,
 )
+from verl_videosearch.metrics.inputs import LABELS
 from verl_videosearch.metrics.margins import (
     CalibratedAccuracy,
     accuracy_with_ties_calibrated,
     accuracy_with_ties_videoalign,
     verdicts_from_margins,
 )
-from verl_videosearch.metrics.rate import Interval, Rate, bootstrap_interval
+from verl_videosearch.metrics.rate import (
+    Interval,
+    Rate,
+    bootstrap_interval,
+    wilson_interval,
+)
 
 __all__ = [
     "Accuracies",
@@ -67,6 +74,7 @@ __all__ = [
     "CalibratedAccuracy",
     "CalibrationBin",
     "CalibrationError",
+    "LABELS",
     "Interval",
     "PairedDifference",
     "PositionBias",
@@ -79,6 +87,7 @@ __all__ = [
     "accuracy_with_ties_videoalign",
     "accuracy_without_ties",
     "bootstrap_interval",
+    "cluster_exchange_test",
     "confusion",
     "correct_with_ties",
     "correct_without_ties",
@@ -99,4 +108,5 @@ __all__ = [
     "swap_verdict",
     "unreadable_rate",
     "verdicts_from_margins",
+    "wilson_interval",
 ]

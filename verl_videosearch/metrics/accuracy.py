@@ -18,12 +18,19 @@ Covers verdicts 0/1/2. Graded scores and the tie threshold are in `margins`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from verl_videosearch.metrics.inputs import LABELS, TIE, UNREADABLE, pair_verdicts, read_verdicts
+from verl_videosearch.metrics.inputs import (
+    LABELS,
+    TIE,
+    UNREADABLE,
+    pair_verdicts,
+    read_gold,
+    read_verdicts,
+)
 from verl_videosearch.metrics.rate import Rate
 
 
@@ -89,13 +96,25 @@ def unreadable_rate(predicted: Iterable[object]) -> Rate:
     return Rate.of(read_verdicts(predicted) == UNREADABLE)
 
 
-def score_verdicts(gold: Iterable[object], predicted: Iterable[object]) -> Accuracies:
-    """Return both accuracies and the unreadable share of one column of verdicts."""
+def score_verdicts(
+    gold: Iterable[object],
+    predicted: Iterable[object],
+    clusters: Sequence[Hashable] | None = None,
+) -> Accuracies:
+    """Return both accuracies and the unreadable share of one column of verdicts; with clusters
+    (the prompt of each row) both accuracies have an interval that draws these."""
     gold = list(gold)
     labels, verdicts = pair_verdicts(gold, predicted)
+    with_ties = accuracy_with_ties(labels, verdicts)
+    without_ties = accuracy_without_ties(labels, verdicts)
+    if clusters is not None:
+        rows = [row for row, label in zip(clusters, read_gold(gold), strict=True) if label >= 0]
+        decided = [row for row, label in zip(rows, labels, strict=True) if label != TIE]
+        with_ties = Rate.over(labels == verdicts, rows)
+        without_ties = Rate.over((labels == verdicts)[labels != TIE], decided)
     return Accuracies(
-        with_ties=accuracy_with_ties(labels, verdicts),
-        without_ties=accuracy_without_ties(labels, verdicts),
+        with_ties=with_ties,
+        without_ties=without_ties,
         unreadable=unreadable_rate(verdicts),
         unlabelled=Rate(len(gold) - len(labels), len(gold)),
     )
@@ -113,7 +132,8 @@ def score_dimensions(
     missing = sorted(set(gold) - set(predicted))
     if missing:
         raise ValueError(
-            f"predicted dimensions: got {sorted(predicted)}, missing {missing}; pass None for no verdict"
+            f"predicted dimensions: got {sorted(predicted)}, missing {missing}; "
+            "pass None for no verdict"
         )
     return {
         dimension: score_verdicts(labels, predicted[dimension])

@@ -16,7 +16,7 @@ Covers order (consistency, merging, position bias) and paired tests of two runs 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +31,7 @@ from verl_videosearch.metrics.inputs import (
     read_correct,
     read_verdicts,
 )
-from verl_videosearch.metrics.rate import Rate, bootstrap_interval
+from verl_videosearch.metrics.rate import Rate, bootstrap_interval, sum_clusters
 
 _SWAPPED = {FIRST: SECOND, SECOND: FIRST, TIE: TIE}
 
@@ -82,16 +82,15 @@ class PairedDifference:
     """Lower end of the bootstrap interval of the difference, a share."""
     high: float
     """Upper end."""
+    p_value: float
+    """Exact test of "both runs are equally often right": McNemar's, or its like over clusters."""
+    num_clusters: int | None = None
+    """Prompts (or other clusters) that were drawn and tested; None where every row was its own."""
 
     @property
     def value(self) -> float:
         """The difference, a share; NaN for no rows."""
         return self.a.value - self.b.value
-
-    @property
-    def p_value(self) -> float:
-        """Exact McNemar test of "both runs are equally often right"."""
-        return mcnemar_exact(self.only_a, self.only_b)
 
 
 def swap_verdict(verdict: object) -> int | None:
@@ -154,23 +153,59 @@ def position_bias(gold: Iterable[object], predicted: Iterable[object]) -> Positi
 def paired_bootstrap(
     correct_a: Iterable[bool],
     correct_b: Iterable[bool],
+    clusters: Sequence[Hashable] | None = None,
     *,
     num_resamples: int = 2000,
     seed: int = 0,
     level: float = 0.95,
 ) -> PairedDifference:
-    """Compare two runs row by row, for example the columns that `correct_with_ties` returns.
+    """Compare two runs row by row, for example the columns that `correct_with_ties` returns; rows
+    of one cluster are drawn together, and exchanged together by the test.
 
     >>> result = paired_bootstrap([1, 1, 1, 0], [1, 0, 0, 0])
     >>> result.value, result.only_a, result.only_b, result.p_value
     (0.5, 2, 0, 0.5)
+    >>> paired_bootstrap([1, 1, 1, 0], [1, 0, 0, 0], clusters="abbc").p_value
+    1.0
     """
     a, b = read_correct(correct_a), read_correct(correct_b)
     check_same_length(correct_a=a, correct_b=b)
     differences = a.astype(np.int64) - b
-    interval = bootstrap_interval(differences, num_resamples=num_resamples, seed=seed, level=level)
+    interval = bootstrap_interval(
+        differences, clusters, num_resamples=num_resamples, seed=seed, level=level
+    )
     only_a, only_b = int(np.sum(differences > 0)), int(np.sum(differences < 0))
-    return PairedDifference(Rate.of(a), Rate.of(b), only_a, only_b, interval.low, interval.high)
+    p_value, num_clusters = mcnemar_exact(only_a, only_b), None
+    if clusters is not None:
+        sums = sum_clusters(differences.astype(np.float64), clusters)
+        p_value, num_clusters = cluster_exchange_test(sums[:, 0].astype(np.int64)), len(sums)
+    low, high = interval.low, interval.high
+    return PairedDifference(
+        Rate.of(a), Rate.of(b), only_a, only_b, low, high, p_value, num_clusters
+    )
+
+
+def cluster_exchange_test(differences: Iterable[int]) -> float:
+    """Return the two-sided exact p-value of "both runs are alike", when each cluster's results may
+    be exchanged as a whole; with clusters of one row it is McNemar's.
+
+    `differences` are, per cluster, the rows that only A has right minus those that only B has. The
+    distribution of the sum over all 2 ** n exchanges is built up cluster by cluster.
+
+    >>> cluster_exchange_test([1] * 9 + [-1]) == mcnemar_exact(9, 1)
+    True
+    >>> cluster_exchange_test([3, -3])
+    1.0
+    """
+    sizes = [abs(int(each)) for each in differences if each]
+    observed = abs(sum(int(each) for each in differences))
+    reach = sum(sizes)
+    chances = np.zeros(2 * reach + 1)
+    chances[reach] = 1.0
+    for size in sizes:
+        chances = (np.roll(chances, size) + np.roll(chances, -size)) / 2
+    sums = np.abs(np.arange(-reach, reach + 1))
+    return min(1.0, float(chances[sums >= observed].sum()))
 
 
 def mcnemar_exact(only_a: int, only_b: int) -> float:

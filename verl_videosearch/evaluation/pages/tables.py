@@ -20,9 +20,14 @@ from verl_videosearch.report.page import Block, Note, Plot
 from verl_videosearch.report.table import Table
 
 ACCURACY_COLUMNS = ("with ties", "without ties")
+PUBLISHED_COLUMNS = ("as published, with ties", "as published, without ties")
 ACCURACY_CAPTION = (
-    "With ties: three classes over all labelled pairs. Without ties: pairs whose label prefers a video; a predicted "
-    "tie is wrong. [a, b]: 95 % bootstrap interval over pairs; (k/n): counts. Random: expected value."
+    "With ties: three classes over all labelled pairs. Without ties: pairs whose label prefers a "
+    "video; a predicted tie is wrong. [a, b]: 95 % interval; (k/n): counts. Random: expected value."
+)
+PUBLISHED_CAPTION = (
+    "As published: every order by itself, mean over the orders run (papers judge each pair once): "
+    "compare these with a paper's tables, not the merged figures."
 )
 LABEL_NAMES = {0: "tie", 1: "video 1", 2: "video 2"}
 
@@ -41,15 +46,18 @@ def describe_summary(summary: Summary) -> list[Block]:
                 f"episode and are in no figure (failed episodes: {kinds}). Repeat the command to try them again."
             )
         )
-    blocks += [
-        _overall_table(summary),
-        _overall_plot(summary),
-        _dimension_table(summary),
-        _label_table(summary),
-    ]
+    blocks.append(_overall_table(summary))
+    if has_labels := bool(summary.overall.with_ties.total):
+        blocks.append(_overall_plot(summary))
+    if has_labels or summary.dimensions:
+        blocks.append(_dimension_table(summary))
+    if has_labels:
+        blocks.append(_label_table(summary))
     if summary.subsets:
-        blocks.append(_subset_table(summary))
-    blocks += [_order_table(summary), _behaviour_table(summary), _risk_plot(summary)]
+        blocks.append(_subset_table(summary) if has_labels else _effort_table(summary))
+    blocks += [_order_table(summary), _behaviour_table(summary)]
+    if has_labels:
+        blocks.append(_risk_plot(summary))
     if summary.calibration_error is not None:
         blocks += [_reliability_plot(summary), _calibration_table(summary)]
     return blocks
@@ -69,24 +77,60 @@ def list_baselines(baselines: Baselines) -> list[tuple[str, Accuracies]]:
     ]
 
 
+def explain_intervals(rate: Rate) -> str:
+    """Say over what the intervals of a table are drawn.
+
+    >>> explain_intervals(Rate.over([True, False, True], "aab"))
+    'Intervals draw the 2 prompts of the 3 pairs, since pairs of one prompt are alike.'
+    """
+    if rate.num_clusters is None:
+        return "Intervals draw single pairs."
+    return (
+        f"Intervals draw the {rate.num_clusters} prompts of the {rate.total} pairs, since pairs of "
+        "one prompt are alike."
+    )
+
+
 def accuracy_cells(figures: Accuracies) -> tuple[str, str]:
     return str(figures.with_ties), str(figures.without_ties)
 
 
 def _overall_table(summary: Summary) -> Table:
-    rows = [
-        (summary.header.model, *accuracy_cells(summary.overall), str(summary.overall.unreadable))
-    ]
+    if not summary.overall.with_ties.total:
+        return _verdict_table(summary)
+    published = summary.orders.as_published
+    merged = (*accuracy_cells(summary.overall), *accuracy_cells(published))
+    rows = [(summary.header.model, *merged, str(summary.overall.unreadable))]
     rows += [
-        (name, *accuracy_cells(figures), "") for name, figures in list_baselines(summary.baselines)
+        (name, *2 * accuracy_cells(figures), "")
+        for name, figures in list_baselines(summary.baselines)
     ]
     best = summary.best_threshold
-    caption = f"{ACCURACY_CAPTION} With the tie threshold that fits these very pairs best (an upper bound): {best.accuracy}"
+    caption = (
+        f"{ACCURACY_CAPTION} {explain_intervals(summary.overall.with_ties)} {PUBLISHED_CAPTION} "
+        "With the tie threshold that fits these very pairs best (an upper bound): "
+        f"{best.accuracy}, at {best.threshold:g}."
+    )
+    if summary.num_derived:
+        caption += (
+            f" {summary.num_derived} of {summary.header.num_scored} overall labels are not given "
+            "by a person but derived from the dimensions', where 1, 2 and 0 make a tie."
+        )
+    columns = ("judge", *ACCURACY_COLUMNS, *PUBLISHED_COLUMNS, "no verdict")
+    return Table("Overall verdict", columns, rows, caption)
+
+
+def _verdict_table(summary: Summary) -> Table:
+    """Say what was answered where no pair has an overall label: there is nothing to be right
+    about."""
+    unlabelled = summary.overall.unlabelled
+    rows = [("pairs judged", str(unlabelled.total))]
     return Table(
         "Overall verdict",
-        ("judge", *ACCURACY_COLUMNS, "no verdict"),
+        ("figure", "value"),
         rows,
-        f"{caption}, at {best.threshold:g}.",
+        "No pair has an overall label, so no accuracy is printed; the verdicts are in "
+        "episodes.jsonl.",
     )
 
 
@@ -108,15 +152,12 @@ def to_bar(label: str, rate: Rate, is_reference: bool = False) -> Bar:
 
 
 def _dimension_table(summary: Summary) -> Table:
-    rows = [
-        (key, *accuracy_cells(figures), str(figures.unreadable))
-        for key, figures in summary.dimensions.items()
-    ]
-    return Table(
-        "Dimensions",
-        ("dimension", *ACCURACY_COLUMNS, "no verdict"),
-        rows or [("none is labelled", "", "", "")],
-    )
+    rows = []
+    for key, figures in summary.dimensions.items():
+        published = accuracy_cells(summary.dimensions_as_published[key])
+        rows.append((key, *accuracy_cells(figures), *published, str(figures.unreadable)))
+    columns = ("dimension", *ACCURACY_COLUMNS, *PUBLISHED_COLUMNS, "no verdict")
+    return Table("Dimensions", columns, rows or [("none is labelled", *5 * ("",))])
 
 
 def _label_table(summary: Summary) -> Table:
@@ -133,20 +174,33 @@ def _label_table(summary: Summary) -> Table:
 
 
 def _subset_table(summary: Summary) -> Table:
-    rows = [
-        (name, *accuracy_cells(figures), str(summary.subset_baselines[name].with_ties))
-        for name, figures in summary.subsets.items()
-    ]
-    return Table("Subsets", ("subset", *ACCURACY_COLUMNS, "majority class with ties"), rows)
+    rows = []
+    for name, figures in summary.subsets.items():
+        cells = accuracy_cells(figures)
+        published = accuracy_cells(summary.subsets_as_published[name])
+        majority = str(summary.subset_baselines[name].with_ties)
+        rows.append((name, *cells, *published, majority, f"{summary.subset_calls[name]:.2f}"))
+    last = ("majority class with ties", "calls per episode")
+    return Table("Subsets", ("subset", *ACCURACY_COLUMNS, *PUBLISHED_COLUMNS, *last), rows)
+
+
+def _effort_table(summary: Summary) -> Table:
+    """Show the calls of each subset where there are no labels to be right about."""
+    rows = [(name, f"{calls:.2f}") for name, calls in summary.subset_calls.items()]
+    return Table("Subsets", ("subset", "calls per episode"), rows)
 
 
 def _order_table(summary: Summary) -> Table:
     """Say what the order of the two videos did."""
     orders = summary.orders
-    rows = [
-        (f"order {order} alone, with ties", str(figures.with_ties))
-        for order, figures in orders.by_order.items()
-    ]
+    rows = []
+    for order, figures in orders.by_order.items():
+        if figures.with_ties.total:
+            rows.append((f"order {order} alone, with ties", str(figures.with_ties)))
+            rows.append((f"order {order} alone, without ties", str(figures.without_ties)))
+    if orders.as_published.with_ties.total:
+        for name, cell in zip(ACCURACY_COLUMNS, accuracy_cells(orders.as_published), strict=True):
+            rows.append((f"mean over the orders (as published), {name}", cell))
     if orders.consistency is not None:
         rows += [
             ("same winner in both orders", str(orders.consistency.consistent)),
@@ -155,18 +209,20 @@ def _order_table(summary: Summary) -> Table:
             ("a tie in one order only", str(orders.consistency.half_tie)),
             ("no verdict in an order", str(orders.consistency.unreadable)),
         ]
-    bias = f"{100 * orders.bias.value:+.1f} points"
-    first = f"{orders.bias.predicted_first}, labels {orders.bias.gold_first}: bias {bias}"
-    rows.append(("prefers the first place", first))
+    if orders.bias.predicted_first.total:
+        bias = f"{100 * orders.bias.value:+.1f} points"
+        first = f"{orders.bias.predicted_first}, labels {orders.bias.gold_first}: bias {bias}"
+        rows.append(("prefers the first place", first))
     return Table("Order of the videos", ("figure", "value"), rows)
 
 
 def _behaviour_table(summary: Summary) -> Table:
     did = summary.behaviour
+    gain = format_difference(did.gain) if did.gain.a.total else "no pair is labelled"
     rows = [
         ("episodes that searched", str(did.searched)),
         ("episodes with a verdict", str(did.answered)),
-        ("final verdict against the first one stated", format_difference(did.gain)),
+        ("final verdict against the first one stated", gain),
         ("calls per episode", f"{did.calls:.2f}"),
         ("frames shown per episode", f"{did.frames:.1f}"),
         ("images sent per episode, all turns", f"{did.images_sent:.1f}"),
