@@ -14,7 +14,6 @@ from verl_videosearch.episode import Episode, EpisodeConfig, Reply, images_of
 from verl_videosearch.judgement import OVERALL
 from verl_videosearch.prompts import TOOL_ARGUMENT, TOOL_NAME
 from verl_videosearch.sample import PreferenceSample
-from verl_videosearch.video.decode import fit_size
 from verl_videosearch.video.pair import PairFrames
 
 CHARS_PER_TOKEN = 3
@@ -67,10 +66,7 @@ def estimate_tokens(
 
 
 def _count_pixels(pair: PairFrames, item: Mapping[str, int]) -> int:
-    frames = (
-        pair.frames_1 if pair.candidates.locate(item["frame_number"]).video == 1 else pair.frames_2
-    )
-    height, width = fit_size(*frames.shape[1:3], item["max_pixels"], pair.patch_multiple)
+    height, width = pair.size_of(item["frame_number"], item["max_pixels"])
     return height * width
 
 

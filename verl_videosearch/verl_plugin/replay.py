@@ -17,7 +17,6 @@ from PIL import Image
 from verl_videosearch.episode import Episode, Message, Reply, images_of
 from verl_videosearch.from_scratch.captions import CaptionDialogue
 from verl_videosearch.verl_plugin.tokens import ContextRenderer, TrainingSequence, find_rest
-from verl_videosearch.video.decode import fit_size
 from verl_videosearch.video.pair import PairFrames
 
 
@@ -97,12 +96,7 @@ def blank_images(pair: PairFrames, messages: list[Message]) -> list[Image.Image]
     """Return black images of the sizes that `PairFrames.images` would give."""
     images = []
     for item in images_of(messages):
-        frames = (
-            pair.frames_1
-            if pair.candidates.locate(item["frame_number"]).video == 1
-            else pair.frames_2
-        )
-        height, width = fit_size(*frames.shape[1:3], item["max_pixels"], pair.patch_multiple)
+        height, width = pair.size_of(item["frame_number"], item["max_pixels"])
         images.append(_blank(width, height))
     return images
 

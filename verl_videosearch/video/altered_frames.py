@@ -25,14 +25,13 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from verl_videosearch.episode import Message, images_of
 from verl_videosearch.frames import CandidateFrames
-from verl_videosearch.video.pair import PairFrames
+from verl_videosearch.video.pair import FrameSource, PairFrames
 
 _NUM_OPENING = 2  # system text and initial view; whatever follows with images answers a call
 _GREY = (128, 128, 128)
@@ -100,17 +99,19 @@ class AlteredPair(PairFrames):
         return other[location.index * len(other) // len(own)]
 
 
+@dataclass(frozen=True)
 class DoubledFrames:
-    """Each frame twice, without a copy of the pixels."""
+    """Each frame of a video twice, without a copy of the pixels."""
 
-    def __init__(self, frames: Any) -> None:
-        self._frames = frames
+    source: FrameSource
 
-    def __len__(self) -> int:
-        return 2 * len(self._frames)
+    def frame(self, index: int, max_pixels: int | None) -> np.ndarray:
+        """Return one candidate, uint8 (H, W, 3)."""
+        return self.source.frame(index // 2, max_pixels)
 
-    def __getitem__(self, index: int) -> np.ndarray:
-        return self._frames[index // 2]
+    def size_of(self, max_pixels: int | None) -> tuple[int, int]:
+        """Return the (height, width) of its frames under a pixel budget."""
+        return self.source.size_of(max_pixels)
 
 
 def double_frames(pair: PairFrames) -> PairFrames:
@@ -128,6 +129,6 @@ def double_frames(pair: PairFrames) -> PairFrames:
     return replace(
         pair,
         candidates=CandidateFrames(*times),
-        frames_1=DoubledFrames(pair.frames_1),
-        frames_2=DoubledFrames(pair.frames_2),
+        video_1=DoubledFrames(pair.video_1),
+        video_2=DoubledFrames(pair.video_2),
     )

@@ -1,13 +1,17 @@
 """PairFrames: the candidate frames of a pair, numbers and pixels.
 
 The one idea: an episode names frames by number; this is the one place where a number becomes a
-picture.
+picture. Each picture carries a reference by which another process finds the same pixels::
+
+    image = pair.image(12, config.tool_max_pixels)
+    image.info[REFERENCE]                   # FrameReference(key=..., index=11, max_pixels=313600)
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -16,8 +20,44 @@ from verl_videosearch.episode import EpisodeConfig, Message, images_of
 from verl_videosearch.failures import EpisodeFailure, FailureKind
 from verl_videosearch.frames import CandidateFrames
 from verl_videosearch.sample import PreferenceSample
-from verl_videosearch.video.decode import FramePlan, VideoError, fit_size
+from verl_videosearch.video.errors import VideoError
+from verl_videosearch.video.pixels import FrameConverter
+from verl_videosearch.video.plan import FramePlan, fit_size
+from verl_videosearch.video.reference import FrameReference
 from verl_videosearch.video.store import FrameStore
+
+REFERENCE = "frame_reference"
+"""Where `Image.info` holds the `FrameReference` of a picture that came from a store."""
+
+
+class FrameSource(Protocol):
+    """The candidate frames of one video, at any size."""
+
+    def frame(self, index: int, max_pixels: int | None) -> np.ndarray:
+        """Return one candidate, uint8 (H, W, 3)."""
+
+    def size_of(self, max_pixels: int | None) -> tuple[int, int]:
+        """Return the (height, width) of its frames under a pixel budget."""
+
+
+@dataclass(frozen=True)
+class ArrayFrames:
+    """Frames that lie in memory, resized whenever they are asked for: for tests and benchmarks."""
+
+    frames: np.ndarray
+    """uint8 (N, H, W, 3)."""
+    patch_multiple: int = 28
+
+    def frame(self, index: int, max_pixels: int | None) -> np.ndarray:
+        """Return one candidate, uint8 (H, W, 3)."""
+        return FrameConverter().resize(np.asarray(self.frames[index]), *self.size_of(max_pixels))
+
+    def size_of(self, max_pixels: int | None) -> tuple[int, int]:
+        """Return the (height, width) of its frames under a pixel budget."""
+        height, width = self.frames.shape[1:3]
+        if max_pixels is None:
+            return height, width
+        return fit_size(height, width, max_pixels, self.patch_multiple)
 
 
 @dataclass(frozen=True)
@@ -25,29 +65,40 @@ class PairFrames:
     """The candidate frames of a pair: numbers and pixels."""
 
     candidates: CandidateFrames
-    frames_1: np.ndarray
-    """uint8 (N1, H, W, 3), usually a memory map of the frame store."""
-    frames_2: np.ndarray
-    """uint8 (N2, H, W, 3)."""
+    video_1: FrameSource | np.ndarray
+    """A plain uint8 (N, H, W, 3) array becomes `ArrayFrames`."""
+    video_2: FrameSource | np.ndarray
     num_hits: int = 0
     """How many of the two videos were served without decoding."""
     decode_s: float = 0.0
     """Seconds spent on decoding, both videos."""
     patch_multiple: int = 28
+    durations_s: tuple[float, float] | None = None
+    """How long each video is, to the end of its last frame; None where that is not known."""
 
-    def image(self, number: int, max_pixels: int) -> Image.Image:
-        """Return one frame, by number, within a pixel budget (lossless unless it has to shrink)."""
+    def __post_init__(self) -> None:
+        for name in ("video_1", "video_2"):
+            frames = getattr(self, name)
+            if isinstance(frames, np.ndarray):
+                object.__setattr__(self, name, ArrayFrames(frames, self.patch_multiple))
+
+    def source_of(self, number: int) -> tuple[FrameSource, int]:
+        """Return the video that a frame number belongs to, and its 0-based candidate there."""
         location = self.candidates.locate(number)
-        frame = np.asarray(
-            (self.frames_1 if location.video == 1 else self.frames_2)[location.index]
-        )
-        height, width = fit_size(*frame.shape[:2], max_pixels, self.patch_multiple)
-        image = Image.fromarray(frame)
-        return (
-            image
-            if image.size == (width, height)
-            else image.resize((width, height), Image.Resampling.BICUBIC)
-        )
+        return (self.video_1 if location.video == 1 else self.video_2), location.index
+
+    def size_of(self, number: int, max_pixels: int | None) -> tuple[int, int]:
+        """Return the (height, width) of the picture that `image` would give."""
+        return self.source_of(number)[0].size_of(max_pixels)
+
+    def image(self, number: int, max_pixels: int | None) -> Image.Image:
+        """Return one frame, by number, within a pixel budget (None: the source's size)."""
+        source, index = self.source_of(number)
+        image = Image.fromarray(np.asarray(source.frame(index, max_pixels)))
+        key = getattr(source, "key", None)
+        if key is not None:
+            image.info[REFERENCE] = FrameReference(key, index, max_pixels)
+        return image
 
     def images(self, messages: list[Message]) -> list[Image.Image]:
         """Resolve the image references of a context, in the order in which the model sees them."""
@@ -56,13 +107,19 @@ class PairFrames:
         ]
 
 
-def plan_frames(config: EpisodeConfig) -> FramePlan:
-    """Say how an episode's videos are decoded: at the larger of its two pixel budgets."""
-    return FramePlan(
-        frames_per_video=config.frames_per_video,
-        max_pixels=max(config.initial_max_pixels, config.tool_max_pixels),
-        patch_multiple=config.patch_multiple,
+def plan_frames(config: EpisodeConfig) -> tuple[FramePlan, ...]:
+    """Say what an episode needs of its videos: all candidates at the size of a call, and the first
+    view at its own size."""
+    called = FramePlan(config.frames_per_video, config.tool_max_pixels, config.patch_multiple)
+    if config.initial_max_pixels == config.tool_max_pixels:
+        return (called,)
+    first_view = FramePlan(
+        config.frames_per_video,
+        config.initial_max_pixels,
+        config.patch_multiple,
+        shown=config.initial_frames_per_video,
     )
+    return called, first_view
 
 
 def load_pair(
@@ -73,22 +130,23 @@ def load_pair(
 ) -> PairFrames:
     """Read both videos through the store; blocking, so call it off the event loop. Raises
     `EpisodeFailure` of kind `video`."""
-    plan = plan_frames(config)
+    plans = plan_frames(config)
     try:
-        stored = [
-            store.get(path, plan, uid=sample.uid) for path in sample.resolve_videos(video_root)
-        ]
+        paths = sample.resolve_videos(video_root)
+    except (ValueError, OSError) as error:
+        raise EpisodeFailure(FailureKind.VIDEO, str(error), sample.uid, cause="bad_path") from error
+    try:
+        video_1, video_2 = (store.open(path, plans, uid=sample.uid) for path in paths)
     except VideoError as error:
         raise EpisodeFailure(
             FailureKind.VIDEO, str(error), sample.uid, cause=error.kind.value
         ) from error
-    except ValueError as error:
-        raise EpisodeFailure(FailureKind.VIDEO, str(error), sample.uid, cause="bad_path") from error
     return PairFrames(
-        candidates=CandidateFrames(*(tuple(float(t) for t in video.times_s) for video in stored)),
-        frames_1=stored[0].frames,
-        frames_2=stored[1].frames,
-        num_hits=sum(video.was_hit for video in stored),
-        decode_s=sum(video.decode_s for video in stored),
+        CandidateFrames(video_1.times_s, video_2.times_s),
+        video_1,
+        video_2,
+        num_hits=video_1.was_hit + video_2.was_hit,
+        decode_s=video_1.decode_s + video_2.decode_s,
         patch_multiple=config.patch_multiple,
+        durations_s=(video_1.duration_s, video_2.duration_s),
     )
