@@ -40,9 +40,11 @@ from rich.progress import (
 )
 from verl_videosearch.data_prep.sets.frame_filler import FrameFiller, fill_video
 
+from verl_videosearch.episode import EpisodeConfig
 from verl_videosearch.extras import Extra, require
 from verl_videosearch.sample import PreferenceSample, read_samples, write_samples
 from verl_videosearch.video.decode import DECODE_TIMEOUT_S, FramePlan
+from verl_videosearch.video.pair import plan_frames
 from verl_videosearch.video.store import FrameStore, default_root
 
 NUM_PROBED = 8
@@ -202,7 +204,15 @@ def main(
     frames_per_video: Annotated[
         int, typer.Option(help="As in training.")
     ] = FramePlan.frames_per_video,
-    max_pixels: Annotated[int, typer.Option(help="As in training.")] = FramePlan.max_pixels,
+    max_pixels: Annotated[
+        int, typer.Option(help="As tool_max_pixels in training.")
+    ] = EpisodeConfig.tool_max_pixels,
+    initial_max_pixels: Annotated[
+        int, typer.Option(help="As in training.")
+    ] = EpisodeConfig.initial_max_pixels,
+    initial_frames_per_video: Annotated[
+        int, typer.Option(help="As in training.")
+    ] = EpisodeConfig.initial_frames_per_video,
     patch_multiple: Annotated[int, typer.Option(help="As in training.")] = FramePlan.patch_multiple,
     timeout_s: Annotated[
         float, typer.Option(help="Longest time for one video.")
@@ -220,7 +230,15 @@ def main(
     """Decode all videos into the frame store."""
     console, report, folder = Console(), FillReport(), store or default_root()
     try:
-        plan = FramePlan(frames_per_video, max_pixels, patch_multiple)
+        plans = plan_frames(
+            EpisodeConfig(
+                frames_per_video=frames_per_video,
+                tool_max_pixels=max_pixels,
+                initial_max_pixels=initial_max_pixels,
+                initial_frames_per_video=min(initial_frames_per_video, frames_per_video),
+                patch_multiple=patch_multiple,
+            )
+        )
         samples = [sample for file in files for sample in read_samples(file)]
         if not (rows := list_videos(samples, video_root)):
             raise ValueError(f"no samples in {', '.join(map(str, files))}")
@@ -228,7 +246,7 @@ def main(
     except (ValueError, ImportError) as error:
         Console(stderr=True).print(f"error: {error}", markup=False, soft_wrap=True)
         raise typer.Exit(2) from error
-    fill = partial(fill_video, store=str(folder), plan=plan, timeout_s=timeout_s)
+    fill = partial(fill_video, store=str(folder), plans=plans, timeout_s=timeout_s)
     if not estimate(rows, fill, folder, console) and not force:
         Console(stderr=True).print(
             "error: the disk is too small; free some, lower --max-pixels, or --force"

@@ -28,6 +28,7 @@ from verl_videosearch.reward import RewardConfig, score_episode
 from verl_videosearch.rollout import run_episode, to_record
 from verl_videosearch.sample import PreferenceSample
 from verl_videosearch.video.pair import PairFrames, load_pair, plan_frames
+from verl_videosearch.video.plan import FramePlan
 from verl_videosearch.video.store import FrameStore
 
 CONFIG = EpisodeConfig(frames_per_video=8, initial_frames_per_video=2)
@@ -112,11 +113,11 @@ def test_an_image_keeps_to_its_budget(max_pixels: int, size: tuple[int, int]) ->
         )
 
 
-def test_plan_decodes_at_the_larger_budget() -> None:
-    plan = plan_frames(
-        EpisodeConfig(initial_max_pixels=1000, tool_max_pixels=2000, frames_per_video=9)
-    )
-    assert (plan.max_pixels, plan.frames_per_video, plan.patch_multiple) == (2000, 9, 28)
+def test_an_episode_has_a_plan_for_each_of_its_sizes() -> None:
+    config = EpisodeConfig(initial_max_pixels=1000, tool_max_pixels=2000, frames_per_video=9)
+    assert plan_frames(config) == (FramePlan(9, 2000), FramePlan(9, 1000, shown=4))
+    same = EpisodeConfig(initial_max_pixels=2000, tool_max_pixels=2000)
+    assert plan_frames(same) == (FramePlan(48, 2000),)
 
 
 @pytest.mark.parametrize(

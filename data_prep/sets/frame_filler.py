@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import parent_process
@@ -29,15 +29,15 @@ WORKER_DIED = "worker_died"
 
 
 def fill_video(
-    row: Mapping[str, str], store: str, plan: FramePlan, timeout_s: float
+    row: Mapping[str, str], store: str, plans: Sequence[FramePlan], timeout_s: float
 ) -> dict[str, Any]:
     """Put the video at `row["path"]` into the store; `kind` and `cause` say why it gave no
     frames."""
     try:
-        stored = FrameStore(store, timeout_s=timeout_s).get(row["path"], plan, row["uid"])
+        stored = FrameStore(store, timeout_s=timeout_s).open(row["path"], plans, row["uid"])
     except VideoError as error:
         return make_result(row, kind=error.kind.value, cause=error.cause)
-    return make_result(row, was_hit=stored.was_hit, num_bytes=int(stored.frames.nbytes))
+    return make_result(row, was_hit=stored.was_hit, num_bytes=stored.num_bytes)
 
 
 def make_result(

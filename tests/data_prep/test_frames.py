@@ -20,8 +20,10 @@ from verl_videosearch.data_prep.frames import FillReport, list_videos
 from verl_videosearch.data_prep.sets.frame_filler import WORKER_DIED, FrameFiller, fill_video
 
 from tests.clips import grey_frames, write_clip
+from verl_videosearch.episode import EpisodeConfig
 from verl_videosearch.sample import PreferenceSample, read_samples, write_samples
 from verl_videosearch.video.decode import FramePlan
+from verl_videosearch.video.pair import plan_frames
 from verl_videosearch.video.store import FrameStore
 
 NUM_GOOD = 22
@@ -95,7 +97,7 @@ def test_a_video_that_kills_its_process_is_broken_and_the_next_one_is_fine(
     videos: Path, tmp_path: Path
 ) -> None:
     filler = FrameFiller(
-        partial(die_on_five, store=str(tmp_path / "store"), plan=PLAN, timeout_s=60)
+        partial(die_on_five, store=str(tmp_path / "store"), plans=(PLAN,), timeout_s=60)
     )
     results = [
         filler({"path": str(videos / f"{number}.mp4"), "uid": "s"}) for number in (4, 5, 6, 3)
@@ -185,4 +187,5 @@ def test_killed_run_is_resumed(videos: Path) -> None:
         and "24 videos, about" in output
     )
     store = FrameStore(videos.parent / "store")
-    assert all(store.get(videos / f"{number}.mp4", PLAN).was_hit for number in (0, 1, 2, 11))
+    plans = plan_frames(EpisodeConfig(frames_per_video=4))
+    assert all(store.open(videos / f"{number}.mp4", plans).was_hit for number in (0, 1, 2, 11))

@@ -21,7 +21,6 @@ pytest.importorskip("verl")
 
 import torch
 from omegaconf import OmegaConf
-from PIL import Image
 from torch.utils.data import DataLoader
 from verl.experimental.agent_loop.agent_loop import AgentLoopWorker
 from verl.utils.dataset.dataset_utils import SFTTensorCollator
@@ -206,9 +205,10 @@ def test_the_images_of_captions_are_the_frames_in_order(
 ) -> None:
     (item,) = open_dataset(write_captions(tmp_path / "captions.parquet", sample, GROUPS, CAPTIONS))
     pair = load_pair(sample, FramesConfig().open_store(), EpisodeConfig.from_dict(EPISODE))
-    frames = [*pair.frames_1, *pair.frames_2]
     images = [
-        Image.fromarray(np.asarray(frames[number - 1])) for group in GROUPS for number in group
+        pair.image(number, EpisodeConfig.from_dict(EPISODE).initial_max_pixels)
+        for group in GROUPS
+        for number in group
     ]
     expected = encode_images(renderer(), images)
     assert len(expected["image_grid_thw"]) == 8

@@ -9,7 +9,7 @@ from verl_videosearch.video.container import (
     is_cut_short,
     is_known,
     is_mp4,
-    is_webp,
+    is_picture,
     promised_size,
     read_head,
 )
@@ -45,7 +45,7 @@ def test_whole_file_is_known_and_not_cut(tmp_path: Path, suffix: str) -> None:
     assert not is_cut_short(path)
     head = read_head(path)
     assert is_known(head)
-    assert is_webp(head) == (suffix == ".webp") and is_mp4(head) == (suffix in (".mp4", ".mov"))
+    assert is_picture(head) == (suffix == ".webp") and is_mp4(head) == (suffix in (".mp4", ".mov"))
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".webp"])

@@ -93,7 +93,7 @@ def test_wrong_prediction_is_corrected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, predicted: int
 ) -> None:
     path = write_clip(tmp_path / "c.mp4", grey_frames(12))
-    monkeypatch.setattr(video, "_survey", lambda job: video._Survey(predicted, FPS))
+    monkeypatch.setattr(video, "_survey", lambda reading: video.Survey(predicted, FPS, 0))
     assert read_levels(read_candidate_frames(path, FramePlan(frames_per_video=4)).frames) == [
         0,
         3,
@@ -222,7 +222,7 @@ def test_slow_decode_times_out(tmp_path: Path) -> None:
 def test_decoder_that_hangs_does_not_hold_the_caller(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(video, "_survey", lambda job: time.sleep(5))
+    monkeypatch.setattr(video, "_survey", lambda reading: time.sleep(5))
     start = time.monotonic()
     assert kind_of_failure(write_clip(tmp_path / "c.mp4"), timeout_s=0.1) is VideoErrorKind.TIMEOUT
     assert time.monotonic() - start < 2

@@ -8,13 +8,13 @@ size, so what a call needs lies there at its size and is never resized again::
 
     store = FrameStore("/local/disk/frames", max_bytes=50 * 2**30)
     video = store.open("clip.mp4", (FramePlan(), FramePlan(max_pixels=50_000, shown=4)))
-    video.frame(12, 512 * 28 * 28)          # uint8 (H, W, 3), memory-mapped: only this frame is read
-    video.frame(12, None)                   # at the source's size; decoded once, then an entry, too
-    store.read_frames(video.key, [12], 512 * 28 * 28)   # the same in another process, from text alone
+    video.frame(12, 512 * 28 * 28)          # uint8 (H, W, 3), mapped: only this frame is read
+    video.frame(12, None)                   # at the source's size; once decoded, an entry, too
+    store.read_frames(video.key, [12], 512 * 28 * 28)   # in another process, from text alone
 
 `entries` is the file format. A lock per video makes processes wait for the one that decodes; the
-kernel frees the lock of a killed process. A lock only saves work: who waits in vain decodes too, and
-the last move wins. A store on a full or read-only disk still serves what it holds, and the rest
+kernel frees the lock of a killed process. A lock only saves work: who waits in vain decodes too,
+and the last move wins. A store on a full or read-only disk still serves what it holds, and the rest
 without storing it; it says so once.
 
 Covers: many processes and threads of one machine on a local disk. Does not cover: a folder shared
@@ -82,7 +82,7 @@ class FrameStoreStats:
     hits: int = 0
     """Entries served from disk, also those that waited for another process to decode."""
     misses: int = 0
-    """Entries that were decoded, failed ones among them."""
+    """Decodes, failed ones among them; one may fill several entries."""
     rebuilt: int = 0
     """Misses caused by a damaged entry."""
     evicted: int = 0
@@ -121,6 +121,12 @@ class StoredFrames:
     notes: tuple[str, ...] = ()
     """What a user should know about the file though it can be used."""
 
+    def covers(self, plan: FramePlan) -> bool:
+        """Say whether all candidates are here, at the very size of another plan."""
+        size = plan.fit(self.source_height, self.source_width)
+        is_whole = len(self.indices) == len(self.candidate_times_s)
+        return is_whole and self.frames.shape[1:3] == size
+
 
 class StoredVideo:
     """The frames of one video under the plans of an episode."""
@@ -135,6 +141,7 @@ class StoredVideo:
         self.notes = first.notes
         self.was_hit = all(entry.was_hit for entry in entries)
         self.decode_s = max(entry.decode_s for entry in entries)
+        self.num_bytes = sum(entry.frames.nbytes for entry in {id(e): e for e in entries}.values())
         self._places = [
             {index: place for place, index in enumerate(entry.indices)} for entry in entries
         ]
@@ -184,7 +191,8 @@ class FrameStore:
         """
         if max_bytes is not None and max_bytes < 1:
             raise ValueError(
-                f"max_bytes must be at least 1, or None for half of the free disk, got {max_bytes!r}"
+                "max_bytes must be at least 1, or None for half of the free disk, "
+                f"got {max_bytes!r}"
             )
         if not timeout_s > 0:
             raise ValueError(f"timeout_s must be positive, got {timeout_s!r}")
@@ -246,13 +254,14 @@ class FrameStore:
         """
         wanted = VideoKey.parse(key)
         frames: dict[int, np.ndarray] = {}
-        own = [plan for plan in wanted.plans if plan.max_pixels == max_pixels]
-        num_candidates = self._collect(frames, wanted, own, uid) if own else None
+        num_candidates = None
+        if any(plan.max_pixels == max_pixels for plan in wanted.plans):
+            num_candidates = self._collect(frames, wanted, wanted.plans, max_pixels, uid)
         missing = [index for index in dict.fromkeys(indices) if index not in frames]
         if missing and (num_candidates is None or max(missing) < num_candidates):
             base = replace(wanted.plans[0], max_pixels=max_pixels)
             singles = [replace(base, shown=(index,)) for index in missing]
-            num_candidates = self._collect(frames, wanted, singles, uid)
+            num_candidates = self._collect(frames, wanted, singles, max_pixels, uid)
         if any(index not in frames for index in indices):
             cause = f"it has {num_candidates} candidate frames, asked for {max(indices)}"
             raise VideoError(VideoErrorKind.NO_FRAMES, wanted.path, cause, uid)
@@ -263,9 +272,11 @@ class FrameStore:
         frames: dict[int, np.ndarray],
         wanted: VideoKey,
         plans: Sequence[FramePlan],
+        max_pixels: int | None,
         uid: str | None,
     ) -> int:
-        """Add what these plans hold, decoding what is missing; return the number of candidates."""
+        """Add what these plans hold at one size, decoding what is missing; return the number of
+        candidates."""
         stored = self._look_up(wanted.content, plans)
         if any(one is None for one in stored):
             signature, content = self._identify(wanted.path, uid)
@@ -273,8 +284,12 @@ class FrameStore:
                 cause = "another file has taken its place since it was first read"
                 raise VideoError(VideoErrorKind.UNREADABLE, wanted.path, cause, uid)
             stored = self._fetch(signature, content, plans, uid)
+        size = replace(plans[0], max_pixels=max_pixels).fit(
+            stored[0].source_height, stored[0].source_width
+        )
         for one in stored:
-            frames.update(zip(one.indices, one.frames, strict=True))
+            if one.frames.shape[1:3] == size:
+                frames.update(zip(one.indices, one.frames, strict=True))
         return len(stored[0].candidate_times_s)
 
     def _identify(self, path: str | PathLike[str], uid: str | None) -> tuple[Signature, str]:
@@ -292,8 +307,18 @@ class FrameStore:
                 )
         return signature, self._content_hashes[signature]
 
-    def _look_up(self, content: str, plans: Sequence[FramePlan]) -> list[StoredFrames | None]:
-        return [self._open_hit(self._entry_of(content, plan)) for plan in plans]
+    def _look_up(
+        self, content: str, plans: Sequence[FramePlan], is_locked: bool = False
+    ) -> list[StoredFrames | None]:
+        """Return what is there, plan by plan; of a small video one entry may serve several."""
+        found: list[StoredFrames | None] = []
+        for plan in plans:
+            whole = found[0] if found else None
+            if whole is not None and whole.covers(plan):
+                found.append(whole)
+            else:
+                found.append(self._open_hit(self._entry_of(content, plan), is_locked))
+        return found
 
     def _fetch(
         self, signature: Signature, content: str, plans: Sequence[FramePlan], uid: str | None
@@ -302,20 +327,12 @@ class FrameStore:
         stored = self._look_up(content, plans)
         if any(one is None for one in stored):
             with self._lock(content):
-                missing = [
-                    number
-                    for number, plan in enumerate(plans)
-                    if stored[number] is None
-                    and self._put_hit(stored, number, self._entry_of(content, plan)) is None
-                ]
+                stored = self._look_up(content, plans, is_locked=True)
+                missing = [number for number, one in enumerate(stored) if one is None]
                 made = self._decode(signature, content, [plans[i] for i in missing], uid)
             for number, one in zip(missing, made, strict=True):
                 stored[number] = one
         return [one for one in stored if one is not None]
-
-    def _put_hit(self, stored: list[StoredFrames | None], number: int, entry: Path) -> object:
-        stored[number] = self._open_hit(entry, is_locked=True)
-        return stored[number]
 
     def _entry_of(self, content: str, plan: FramePlan) -> Path:
         """Return where the entry of a video and a plan lies."""
@@ -357,12 +374,16 @@ class FrameStore:
                 videos = read_frames(path, plans, timeout_s=self.timeout_s, uid=uid)
         finally:
             decode_s = time.perf_counter() - start
-            self._count(misses=len(plans), decode_s=decode_s)
+            self._count(misses=1, decode_s=decode_s)
         if _sign(path, uid) != signature:
             cause = "the file changed while it was read"
             raise VideoError(VideoErrorKind.UNREADABLE, path, cause, uid)
-        stored, kept = [], []
+        stored: list[StoredFrames] = []
+        kept: list[Path] = []
         for plan, video in zip(plans, videos, strict=True):
+            if stored and stored[0].covers(plan):
+                stored.append(stored[0])
+                continue
             num_candidates = len(sample_indices(video.num_decoded_frames, plan.frames_per_video))
             header = make_header(video, plan.choose(num_candidates))
             entry_path = self._entry_of(content, plan)
