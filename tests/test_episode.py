@@ -238,6 +238,8 @@ def test_after_the_call_limit_an_answer_is_due(text: str) -> None:
         ([call_reply(0), answer_reply()], [(), ()]),
         ([Reply(TEXT + write_call(1)), answer_reply()], [(Fault.NO_RECOMMENDATION,), ()]),
         ([call_reply(1, verdict="OA"), answer_reply()], [(Fault.UNREADABLE_VERDICT,), ()]),
+        ([call_reply(1, verdict=VERDICT), answer_reply()], [(Fault.NO_CONFIDENCE,), ()]),
+        ([Reply("So: " + answer_reply().text)], [(Fault.OUTSIDE_TEXT,)]),
     ],
 )
 def test_well_formed_turns(replies: list[Reply], faults: list[tuple[Fault, ...]]) -> None:
@@ -331,11 +333,11 @@ def test_the_models_words_are_never_rewritten() -> None:
         ({"patch_multiple": "28"}, "patch_multiple must be a whole number of at least 1, got '28'"),
         (
             {"window": 0},
-            "window must be a whole number of at least 1, or null to keep everything; got 0",
+            "window must be a whole number of at least 1, or null, got 0",
         ),
-        ({"window": "all"}, "or null to keep everything; got 'all'"),
+        ({"window": "all"}, "window must be a whole number of at least 1, or null, got 'all'"),
         ({"label_frames": "no"}, "label_frames must be true or false, got 'no'"),
-        ({"prompt_style": "short"}, "prompt_style must be one of ['full', 'brief'], got 'short'"),
+        ({"prompt_style": "short"}, "prompt_style must be one of 'full', 'brief', got 'short'"),
         (
             {"frames_per_video": 3},
             "initial_frames_per_video (4) must not exceed frames_per_video (3)",
@@ -344,7 +346,10 @@ def test_the_models_words_are_never_rewritten() -> None:
             {"tool_max_pixels": 700},
             "tool_max_pixels must hold one patch, patch_multiple ** 2 = 784; got 700",
         ),
-        ({"windows": 1}, "unknown settings ['windows']; allowed are ['frames_per_video',"),
+        (
+            {"windows": 1},
+            "unknown setting 'windows', perhaps 'window'? (allowed: frames_per_video,",
+        ),
     ],
 )
 def test_config_refuses(settings: dict[str, object], words: str) -> None:

@@ -17,6 +17,7 @@ failures
 config
 frames
 judgement
+reply
 sample
 metrics
 prompts

@@ -16,6 +16,7 @@ from verl_videosearch import prompts
 from verl_videosearch.episode import Episode, EpisodeConfig
 from verl_videosearch.judgement import (
     DEFAULT_DIMENSIONS,
+    STOP_STRINGS,
     Dimension,
     Judgement,
     parse_judgement,
@@ -198,10 +199,8 @@ def test_tool_schema() -> None:
     "text", ["<Answer>x</Answer>", "<answer>x</answer>", "<final answer>x</final answer>"]
 )
 def test_generation_stops_after_an_answer(text: str) -> None:
-    assert text.endswith(prompts.STOP_STRINGS)
-    assert not any(
-        stop in "<Recommend Answer>x</Recommend Answer>" for stop in prompts.STOP_STRINGS
-    )
+    assert text.endswith(STOP_STRINGS)
+    assert not any(stop in "<Recommend Answer>x</Recommend Answer>" for stop in STOP_STRINGS)
 
 
 @pytest.mark.parametrize("num_shown", [1, 12, 13, 40])

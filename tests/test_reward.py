@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.episode_contract import answer_reply, call_reply, check_episode, pair_of
 from verl_videosearch.episode import Ending, EpisodeConfig, EpisodeResult, Reply
-from verl_videosearch.judgement import Judgement, Problem
+from verl_videosearch.judgement import Judgement, Problem, format_judgement
 from verl_videosearch.reward import RewardConfig, measure_episode, measure_gain, score_episode
 from verl_videosearch.tool import CallFault
 
@@ -21,6 +21,11 @@ DEFAULT = RewardConfig()
 
 def read(text: str) -> dict[str, int]:
     return {key: int(value) for key, value in (pair.split("=") for pair in text.split(", "))}
+
+
+def sure(verdict: str) -> str:
+    """Write a verdict as a recommendation, with its confidence."""
+    return f"{verdict}, CF=1"
 
 
 def play(*replies: Reply) -> EpisodeResult:
@@ -59,10 +64,16 @@ def test_accuracy(
     ) == pytest.approx(accuracy)
 
 
+def play_verdicts(verdicts: list[str]) -> EpisodeResult:
+    """Play an episode that recommends all but the last verdict and answers with that one."""
+    calls = [call_reply(2, verdict=f"{verdict}, CF=2") for verdict in verdicts[:-1]]
+    config = EpisodeConfig(max_tool_calls=9)
+    return check_episode(config, pair_of(8, 8), [*calls, answer_reply(verdicts[-1])]).result
+
+
 @pytest.mark.parametrize(
     ("verdicts", "gain"),
     [
-        ([], 0.0),
         ([RIGHT], 0.0),  # one readable judgement: no change
         ([WRONG, RIGHT], 1.0),
         ([RIGHT, WRONG], -1.0),
@@ -70,21 +81,26 @@ def test_accuracy(
         ([RIGHT, RIGHT], 0.0),
         ([WRONG, RIGHT, WRONG], 0.0),  # detours cancel
         ([NEUTRAL, WRONG, NEUTRAL, RIGHT], 5 / 6),
+        # without a final verdict nothing was gained
+        ([WRONG, RIGHT, "none"], 0.0),
+        ([WRONG, RIGHT, "TA=0/1/2, VQ=0/1/2, MQ=0/1/2, OA=0/1/2"], 0.0),
+        ([RIGHT, WRONG, ""], 0.0),
     ],
 )
 def test_gain_telescopes(verdicts: list[str], gain: float) -> None:
-    judgements = [Judgement(read(verdict)) for verdict in verdicts]
-    assert measure_gain(judgements, GOLD, DEFAULT) == pytest.approx(gain)
+    assert measure_gain(play_verdicts(verdicts), GOLD, DEFAULT) == pytest.approx(gain)
+
+
+VERDICTS = st.fixed_dictionaries({key: st.integers(0, 2) for key in GOLD})
 
 
 @settings(deadline=None)  # machines that run the tests are shared
-@given(st.lists(st.fixed_dictionaries({key: st.integers(0, 2) for key in GOLD}), max_size=6))
+@given(st.lists(VERDICTS, min_size=1, max_size=6))
 def test_gain_is_the_sum_of_all_changes(verdicts: list[dict[str, int]]) -> None:
     accuracies = [DEFAULT.accuracy(verdict, GOLD) for verdict in verdicts]
     changes = sum(after - before for before, after in zip(accuracies, accuracies[1:], strict=False))
-    assert measure_gain(
-        [Judgement(verdict) for verdict in verdicts], GOLD, DEFAULT
-    ) == pytest.approx(changes)
+    result = play_verdicts([format_judgement(Judgement(verdict)) for verdict in verdicts])
+    assert measure_gain(result, GOLD, DEFAULT) == pytest.approx(changes)
 
 
 @pytest.mark.parametrize(
@@ -96,31 +112,44 @@ def test_gain_is_the_sum_of_all_changes(verdicts: list[dict[str, int]]) -> None:
         ([answer_reply("OA=1")], 0.0, (0.0, 0.0, 0.0, 0.0)),
         ([Reply(f"<Answer>{RIGHT}</Answer>")], 0.0, (0.0, 1.0, 0.0, 0.0)),
         ([Reply("")], 0.0, (0.0, 0.0, 0.0, 0.0)),
-        ([call_reply(2, verdict=NEUTRAL), answer_reply(RIGHT)], 1.0, (1.0, 1.0, 0.2 * 5 / 6, 0.0)),
-        ([call_reply(2, verdict=RIGHT), answer_reply(WRONG)], 1.0, (1.0, 0.0, -0.2, 0.0)),
+        (
+            [call_reply(2, verdict=sure(NEUTRAL)), answer_reply(RIGHT)],
+            1.0,
+            (1.0, 1.0, 0.2 * 5 / 6, 0.0),
+        ),
+        ([call_reply(2, verdict=sure(RIGHT)), answer_reply(WRONG)], 1.0, (1.0, 0.0, -0.2, 0.0)),
         # an unreadable recommendation is skipped, not counted as 0
         ([call_reply(2, verdict="none"), answer_reply(RIGHT)], 1.0, (0.0, 1.0, 0.0, 0.0)),
         (
-            [call_reply(2, verdict=WRONG), call_reply(3, verdict="none"), answer_reply(RIGHT)],
+            [
+                call_reply(2, verdict=sure(WRONG)),
+                call_reply(3, verdict="none"),
+                answer_reply(RIGHT),
+            ],
             1.0,
             (0.0, 1.0, 0.2, 0.0),
         ),
         # 0.5 * (0.2 - share of the group that searched), for who did
-        ([call_reply(2, verdict=RIGHT), answer_reply(RIGHT)], 1 / 8, (1.0, 1.0, 0.0, 0.0375)),
-        ([call_reply(2, verdict=RIGHT), answer_reply(RIGHT)], 2 / 8, (1.0, 1.0, 0.0, 0.0)),
+        ([call_reply(2, verdict=sure(RIGHT)), answer_reply(RIGHT)], 1 / 8, (1.0, 1.0, 0.0, 0.0375)),
+        ([call_reply(2, verdict=sure(RIGHT)), answer_reply(RIGHT)], 2 / 8, (1.0, 1.0, 0.0, 0.0)),
         ([answer_reply(RIGHT)], 1 / 8, (1.0, 1.0, 0.0, 0.0)),
         (
-            [call_reply(99, verdict=RIGHT), answer_reply(RIGHT)],
+            [call_reply(99, verdict=sure(RIGHT)), answer_reply(RIGHT)],
             0.0,
             (1.0, 1.0, 0.0, 0.0),
         ),  # no frames came back
         # it searched, then never answered
-        ([call_reply(2, verdict=WRONG), Reply("")], 1 / 8, (0.0, 0.0, 0.0, 0.0375)),
+        ([call_reply(2, verdict=sure(WRONG)), Reply("")], 1 / 8, (0.0, 0.0, 0.0, 0.0375)),
         (
-            [call_reply(2, verdict=WRONG), call_reply(3, verdict=RIGHT), Reply("")],
+            [call_reply(2, verdict=sure(WRONG)), call_reply(3, verdict=sure(RIGHT)), Reply("")],
             1.0,
-            (0.0, 0.0, 0.2, 0.0),
+            (0.0, 0.0, 0.0, 0.0),  # better and better, but no verdict: no gain
         ),
+        # frames that were in view already are no search
+        ([call_reply(1, 13, verdict=sure(RIGHT)), answer_reply(RIGHT)], 0, (1.0, 1.0, 0.0, 0.0)),
+        ([call_reply(1, 2, verdict=sure(RIGHT)), answer_reply(RIGHT)], 0, (1.0, 1.0, 0.0, 0.1)),
+        # a recommendation without its confidence is not well-formed
+        ([call_reply(2, verdict=RIGHT), answer_reply(RIGHT)], 1.0, (0.0, 1.0, 0.0, 0.0)),
     ],
 )
 def test_score(replies: list[Reply], search_rate: float, parts: tuple[float, ...]) -> None:
@@ -131,7 +160,7 @@ def test_score(replies: list[Reply], search_rate: float, parts: tuple[float, ...
 
 
 def test_weights_scale_their_part() -> None:
-    result = play(call_reply(2, verdict=WRONG), answer_reply(RIGHT))
+    result = play(call_reply(2, verdict=sure(WRONG)), answer_reply(RIGHT))
     config = RewardConfig(
         format_weight=3, gain_weight=0.1, exploration_weight=2.0, exploration_target=0.5
     )
@@ -142,7 +171,7 @@ def test_weights_scale_their_part() -> None:
 
 def test_a_call_costs_nothing() -> None:
     results = [
-        play(*[call_reply(2, verdict=RIGHT)] * num_calls, answer_reply(RIGHT))
+        play(*[call_reply(2, verdict=sure(RIGHT))] * num_calls, answer_reply(RIGHT))
         for num_calls in range(4)
     ]
     assert {score_episode(result, GOLD, 1.0, DEFAULT).total for result in results} == {2.0}
@@ -151,30 +180,39 @@ def test_a_call_costs_nothing() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"overall_weight": 1.5}, ["overall_weight must be at most 1, got 1.5"]),
-        ({"gain_weight": -0.2}, ["gain_weight must be a number of at least 0, got -0.2"]),
-        ({"format_weight": "1"}, ["format_weight must be a number of at least 0, got '1'"]),
-        ({"format_weight": True}, ["format_weight must be a number of at least 0, got True"]),
+        ({"overall_weight": 1.5}, ["overall_weight must be a number from 0 to 1, got 1.5"]),
+        (
+            {"gain_weight": -0.2},
+            ["gain_weight must be a number of at least 0 that is finite, got -0.2"],
+        ),
+        (
+            {"format_weight": "1"},
+            ["format_weight must be a number of at least 0 that is finite, got '1'"],
+        ),
+        (
+            {"format_weight": True},
+            ["format_weight must be a number of at least 0 that is finite, got True"],
+        ),
         (
             {"exploration_weight": None},
-            ["exploration_weight must be a number of at least 0, got None"],
+            ["exploration_weight must be a number of at least 0 that is finite, got None"],
         ),
         (
             {"exploration_weight": math.nan},
-            ["exploration_weight must be a number of at least 0, got nan"],
+            ["exploration_weight must be a number of at least 0 that is finite, got nan"],
         ),
         (
             {"exploration_weight": math.inf},
-            ["exploration_weight must be a number of at least 0, got inf"],
+            ["exploration_weight must be a number of at least 0 that is finite, got inf"],
         ),
-        ({"exploration_target": 2}, ["exploration_target must be at most 1, got 2"]),
+        ({"exploration_target": 2}, ["exploration_target must be a number from 0 to 1, got 2"]),
         (
             {"alpha": 0.5},
-            ["unknown settings ['alpha']; allowed are ['overall_weight', 'format_weight',"],
+            ["unknown setting 'alpha'", "(allowed: overall_weight, format_weight,"],
         ),
         (
             {"alpha": 0.5, "overall_weight": -1, "gain_weight": "k", "exploration_target": 9},
-            ["['alpha']", "overall_weight must", "gain_weight must", "exploration_target must"],
+            ["'alpha'", "overall_weight must", "gain_weight must", "exploration_target must"],
         ),
     ],
 )

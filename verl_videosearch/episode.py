@@ -22,11 +22,12 @@ Covers: turn logic, limits, the memory window, the typed result. Does not cover:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from verl_videosearch import prompts
+from verl_videosearch.config import at_least, check, read_config
 from verl_videosearch.frames import CandidateFrames
 from verl_videosearch.judgement import (
     Fault,
@@ -39,6 +40,7 @@ from verl_videosearch.judgement import (
 )
 from verl_videosearch.memory import visible_outcomes
 from verl_videosearch.prompts import PromptStyle
+from verl_videosearch.reply import NativeThought, Reply
 from verl_videosearch.sample import PreferenceSample
 from verl_videosearch.tool import ToolOutcome, call_tool, refuse_over_limit, refuse_unclosed
 
@@ -73,41 +75,38 @@ class EpisodeConfig:
     prompt_style: PromptStyle = PromptStyle.FULL
     """`full` instructions, or `brief` for models trained from scratch on them."""
 
+    native_thought: NativeThought = NativeThought.AUTO
+    """Whether a leading `<think>` in lower case is a thinking model's own thought, which is never
+    read: `auto` where its chat template or tokenizer has one; `always`; `never`."""
+    keep_native_thought: bool = False
+    """Leave native thoughts in the context of later turns; false drops them, as the models' own
+    templates do."""
+
     def __post_init__(self) -> None:
-        problems = [
-            f"{name} must be a whole number of at least {least}, got {getattr(self, name)!r}"
-            for name, least in _LEAST.items()
-            if not _is_int(getattr(self, name)) or getattr(self, name) < least
-        ]
-        if self.window is not None and (not _is_int(self.window) or self.window < 1):
-            problems.append(
-                f"window must be a whole number of at least 1, or null to keep everything; got {self.window!r}"
-            )
-        if not isinstance(self.label_frames, bool):
-            problems.append(f"label_frames must be true or false, got {self.label_frames!r}")
-        if self.prompt_style not in list(PromptStyle):
-            problems.append(
-                f"prompt_style must be one of {[s.value for s in PromptStyle]}, got {self.prompt_style!r}"
-            )
-        if not problems:
-            problems += self._find_contradictions()
-        if problems:
-            raise ValueError("bad episode settings: " + "; ".join(problems))
-        object.__setattr__(self, "prompt_style", PromptStyle(self.prompt_style))
+        counts = (
+            "frames_per_video initial_frames_per_video max_frames_per_call window patch_multiple "
+            "initial_max_pixels tool_max_pixels"
+        )
+        if self.prompt_style in list(PromptStyle):
+            object.__setattr__(self, "prompt_style", PromptStyle(self.prompt_style))
+        rules = {name: at_least(1) for name in counts.split()}
+        check(self, max_tool_calls=at_least(0), **rules)
+        check(self, self._find_contradictions())
 
     def _find_contradictions(self) -> list[str]:
         """Compare settings that are each fine with one another."""
         problems = []
         if self.initial_frames_per_video > self.frames_per_video:
             problems.append(
-                f"initial_frames_per_video ({self.initial_frames_per_video}) must not exceed frames_per_video "
-                f"({self.frames_per_video})"
+                f"initial_frames_per_video ({self.initial_frames_per_video}) must not exceed "
+                f"frames_per_video ({self.frames_per_video})"
             )
         smallest = self.patch_multiple**2
         for name in ("initial_max_pixels", "tool_max_pixels"):
             if getattr(self, name) < smallest:
                 problems.append(
-                    f"{name} must hold one patch, patch_multiple ** 2 = {smallest}; got {getattr(self, name)}"
+                    f"{name} must hold one patch, patch_multiple ** 2 = {smallest}; "
+                    f"got {getattr(self, name)}"
                 )
         return problems
 
@@ -121,36 +120,6 @@ class EpisodeConfig:
     def max_turns(self) -> int:
         """Most replies an episode can take: every call, one over the limit, and the answer."""
         return self.max_tool_calls + 2
-
-
-_LEAST = {
-    "frames_per_video": 1,
-    "initial_frames_per_video": 1,
-    "max_frames_per_call": 1,
-    "max_tool_calls": 0,
-    "patch_multiple": 1,
-    "initial_max_pixels": 1,
-    "tool_max_pixels": 1,
-}
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def read_config(cls: type, settings: Mapping[str, Any]) -> Any:
-    """Build a frozen config dataclass; unknown names are reported together with bad values."""
-    allowed = [field.name for field in fields(cls)]
-    unknown = sorted(set(settings) - set(allowed))
-    problems = [f"unknown settings {unknown}; allowed are {allowed}"] if unknown else []
-    config = None
-    try:
-        config = cls(**{name: value for name, value in settings.items() if name in allowed})
-    except ValueError as error:
-        problems.append(str(error))
-    if problems:
-        raise ValueError("; ".join(problems))
-    return config
 
 
 class Ending(str, Enum):
@@ -171,15 +140,6 @@ class Ending(str, Enum):
 
 
 @dataclass(frozen=True)
-class Reply:
-    """What the model wrote in one turn."""
-
-    text: str
-    is_truncated: bool = False
-    """The token limit of a turn cut it off."""
-
-
-@dataclass(frozen=True)
 class TurnRecord:
     """One finished turn."""
 
@@ -191,6 +151,8 @@ class TurnRecord:
     """Empty when the turn was well-formed."""
     num_visible_images: int
     """Images in the context that the turn was written from."""
+    num_new_frames: int = 0
+    """Frames that its call brought and that were not in view."""
 
 
 @dataclass(frozen=True)
@@ -210,8 +172,8 @@ class EpisodeResult:
 
     @property
     def has_searched(self) -> bool:
-        """True when at least one call brought frames."""
-        return any(outcome.frame_numbers for outcome in self.outcomes)
+        """True when at least one call brought frames that were not in view."""
+        return any(record.num_new_frames for record in self.turns)
 
     @property
     def recommendations(self) -> tuple[Judgement, ...]:
@@ -251,7 +213,7 @@ class Episode:
             _message("user", self._pair_content()),
         ]
         for index, record in enumerate(self._records):
-            messages.append(_message("assistant", [{"type": "text", "text": record.reply.text}]))
+            messages.append(_message("assistant", self._reply_content(record.reply)))
             if index < self._num_answered:
                 messages.append(_message("user", self._outcome_content(index, index in visible)))
         return messages
@@ -265,11 +227,19 @@ class Episode:
         """Take one reply: run its call, or end the episode."""
         assert not self.is_done, "the episode is over"
         turn = parse_turn(reply.text, self.sample.dimension_keys)
-        num_images = len(images_of(self.messages()))
+        in_view = [image["frame_number"] for image in images_of(self.messages())]
         outcome = self._run_call(turn, reply) if turn.acts_by_call else None
         self._ending = self._find_ending(turn, outcome, reply)
-        faults = turn.faults(expects_snapshot=self._has_new_frames())
-        self._records.append(TurnRecord(reply, turn, outcome, faults, num_images))
+        self._records.append(
+            TurnRecord(
+                reply=reply,
+                turn=turn,
+                outcome=outcome,
+                faults=turn.faults(expects_snapshot=self._has_new_frames()),
+                num_visible_images=len(in_view),
+                num_new_frames=len(set(outcome.frame_numbers) - {*in_view}) if outcome else 0,
+            )
+        )
 
     def stop_overlong(self) -> None:
         """End the episode because its next context does not fit the model; whole messages are never
@@ -359,6 +329,10 @@ class Episode:
             label_frames=self.config.label_frames,
             style=self.config.prompt_style,
         )
+
+    def _reply_content(self, reply: Reply) -> prompts.Content:
+        thought = reply.thought if self.config.keep_native_thought else ""
+        return [{"type": "text", "text": thought + reply.text}]
 
     def _outcome_content(self, index: int, is_visible: bool) -> prompts.Content:
         """Render the answer to call `index`: frames, a fault, or the line that remains after

@@ -13,12 +13,21 @@ Judgement(verdicts={'TA': 0, 'VQ': 1, 'MQ': 0, 'OA': 1}, confidence=None)
 >>> parse_turn("<Answer>TA=0, OA=3</Answer>", ("TA",)).answer
 Unreadable(problem=<Problem.VALUE_OUT_OF_RANGE: 'value_out_of_range'>, detail='OA=3')
 
+A call or an answer inside a block that is closed later is *quoted*: a draft, no act. Inside a block
+that is never closed it counts, with the fault of an unclosed tag:
+
+>>> parse_turn("<Think>not <Answer>OA=2</Answer></Think><Answer>OA=1</Answer>", ()).answer.overall
+1
+>>> parse_turn("<Think>so <Answer>OA=2</Answer>", ()).answer.overall
+2
+
 Labels everywhere: 1 = video 1 is better, 2 = video 2 is better, 0 = tie. Source: paper, appendix on
 prompts; method section 4."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -28,6 +37,9 @@ OVERALL = "OA"
 CONFIDENCE = "CF"
 """The key of the confidence, 1 (most) to 3 (least)."""
 LABELS = (0, 1, 2)
+
+STOP_STRINGS = ("</tool_call>", "</Answer>", "</answer>", "</final answer>", "</Final Answer>")
+"""A turn ends after its call or its answer; generation stops there (kept in the output)."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +54,8 @@ class Dimension:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Z][A-Z0-9]{0,7}", self.key) or self.key in (OVERALL, CONFIDENCE):
             raise ValueError(
-                f"a dimension key is 1 to 8 capital letters or digits, not {OVERALL} or {CONFIDENCE}; got {self.key!r}"
+                f"a dimension key is 1 to 8 capital letters or digits, not {OVERALL} or "
+                f"{CONFIDENCE}; got {self.key!r}"
             )
 
 
@@ -86,6 +99,9 @@ class Fault(str, Enum):
     UNREADABLE_VERDICT = "unreadable_verdict"
     CALL_AND_ANSWER = "call_and_answer"
     NO_CALL_NOR_ANSWER = "no_call_nor_answer"
+    OUTSIDE_TEXT = "text_outside_tags"
+    NO_CONFIDENCE = "no_confidence"
+    """A readable recommendation without CF."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +139,9 @@ class Tag(str, Enum):
     ANSWER = "Answer"
 
 
+_ACTS = (Tag.TOOL_CALL, Tag.ANSWER)
+"""What a turn does: it calls, or it answers."""
+
 _TAG_NAMES = {
     "snapshot": Tag.SNAPSHOT,
     "think": Tag.THINK,
@@ -134,7 +153,8 @@ _TAG_NAMES = {
 # Blanks are bounded so that matching stays linear on any text; without ASCII, the long s would
 # equal an s.
 _TAG = re.compile(
-    r"<\s{0,4}(/\s{0,4})?(snapshot|think|recommend\s{1,4}answer|final\s{1,4}answer|answer|tool_call)\s{0,4}>",
+    r"<\s{0,4}(/\s{0,4})?"
+    r"(snapshot|think|recommend\s{1,4}answer|final\s{1,4}answer|answer|tool_call)\s{0,4}>",
     re.IGNORECASE | re.ASCII,
 )
 _PAIR = re.compile(r"([A-Za-z][A-Za-z0-9]{0,7})\s{0,4}=\s{0,4}(0|[1-9][0-9]{0,2})")
@@ -153,30 +173,29 @@ class Turn:
     """One reply of the judge, read but not repaired."""
 
     blocks: tuple[Block, ...]
-    """Closed tags in the order in which they close."""
+    """Closed tags in the order in which they close; those inside another closed one are content."""
     recommendation: Reading | None
     """What stands in `<Recommend Answer>`; None when the tag is missing."""
     answer: Reading | None
     """What stands in `<Answer>`; None when the tag is missing."""
+    acts_by_call: bool
+    """The turn's act is a call: generation stops there, so what follows does not count."""
     has_unclosed: bool
     """An opening tag has no closing one: the reply broke off."""
     has_stray_close: bool
     has_unclosed_call: bool
     """A `<tool_call>` was never closed, whatever follows it."""
+    has_outside_text: bool
+    """Words stand outside the tags."""
+    has_unclosed_act: bool
+    """The act was read inside a block that was never closed."""
+    num_quoted_acts: int
+    """Calls and answers inside a block that is closed later: drafts, no acts."""
 
     @property
     def tool_calls(self) -> tuple[str, ...]:
         """The raw content of each `<tool_call>`."""
         return tuple(block.content for block in self.blocks if block.tag is Tag.TOOL_CALL)
-
-    @property
-    def acts_by_call(self) -> bool:
-        """True when the turn's first closing act is a call: generation stops there, so what follows
-        does not count."""
-        for block in self.blocks:
-            if block.tag in (Tag.TOOL_CALL, Tag.ANSWER):
-                return block.tag is Tag.TOOL_CALL
-        return self.has_unclosed_call
 
     def faults(self, *, expects_snapshot: bool) -> tuple[Fault, ...]:
         """List what keeps the turn from being well-formed; empty means well-formed.
@@ -186,7 +205,8 @@ class Turn:
         """
         tags = [block.tag for block in self.blocks]
         call, answer = Tag.TOOL_CALL in tags, Tag.ANSWER in tags
-        readings = (self.recommendation, self.answer)
+        advice = self.recommendation
+        is_unsure = isinstance(advice, Judgement) and advice.confidence is None
         checks = {
             Fault.UNCLOSED: self.has_unclosed,
             Fault.STRAY_CLOSE: self.has_stray_close,
@@ -196,43 +216,172 @@ class Turn:
             Fault.NO_SNAPSHOT: expects_snapshot and Tag.SNAPSHOT not in tags,
             Fault.NO_THINK: Tag.THINK not in tags,
             Fault.NO_RECOMMENDATION: call and not answer and Tag.RECOMMEND not in tags,
-            Fault.UNREADABLE_VERDICT: any(isinstance(reading, Unreadable) for reading in readings),
+            Fault.UNREADABLE_VERDICT: any(isinstance(r, Unreadable) for r in (advice, self.answer)),
             Fault.CALL_AND_ANSWER: answer and (call or Tag.RECOMMEND in tags),
             Fault.NO_CALL_NOR_ANSWER: not call and not answer,
+            Fault.OUTSIDE_TEXT: self.has_outside_text,
+            Fault.NO_CONFIDENCE: is_unsure,
         }
         return tuple(fault for fault, is_present in checks.items() if is_present)
 
 
+@dataclass(frozen=True)
+class _Opening:
+    """An opening tag, and what had been read when it came."""
+
+    tag: Tag
+    end: int
+    """Where its content begins."""
+    num_blocks: int = 0
+    num_stray: int = 0
+
+
+class _OpenTags:
+    """The tags that are open at a place of a text; one pass over a text costs linear time."""
+
+    def __init__(self) -> None:
+        self.openings: list[_Opening] = []
+        self._counts: Counter[Tag] = Counter()
+
+    def open(self, opening: _Opening) -> None:
+        self.openings.append(opening)
+        self._counts[opening.tag] += 1
+
+    def close(self, tag: Tag) -> list[_Opening]:
+        """Return the openings that a closing tag ends, its own first, then those shut inside it;
+        none when it is a stray one."""
+        if not self._counts[tag]:
+            return []
+        ended = []
+        while not ended or ended[-1].tag is not tag:
+            ended.append(self.openings.pop())
+            self._counts[ended[-1].tag] -= 1
+        return ended[::-1]
+
+
+def _read_tag(match: re.Match[str]) -> Tag:
+    return _TAG_NAMES[" ".join(match[2].lower().split())]
+
+
+def is_tag(text: str) -> bool:
+    """True for a tag of a turn, in any of its spellings."""
+    return _TAG.fullmatch(text) is not None
+
+
+def is_inside_block(text: str) -> bool:
+    """True when a tag is open at the end of a text: what comes next is still its content.
+
+    >>> is_inside_block("<Think>or <Answer>OA=1</Answer>"), is_inside_block("<Answer>OA=1</Answer>")
+    (True, False)
+    """
+    tags = _OpenTags()
+    for match in _TAG.finditer(text):
+        tag = _read_tag(match)
+        tags.close(tag) if match[1] else tags.open(_Opening(tag, match.end()))
+    return bool(tags.openings)
+
+
+def find_turn_end(text: str) -> int | None:
+    """Return where a turn ends, behind its first stop string outside any open block; None when
+    there is none.
+
+    >>> text = "<Think>or <Answer>OA=1</Answer>?</Think><Answer>OA=2</Answer> I hope this helps"
+    >>> text[find_turn_end(text):]
+    ' I hope this helps'
+    """
+    tags = _OpenTags()
+    for match in _TAG.finditer(text):
+        tag = _read_tag(match)
+        if not match[1]:
+            tags.open(_Opening(tag, match.end()))
+            continue
+        tags.close(tag)
+        if match[0] in STOP_STRINGS and not tags.openings:
+            return match.end()
+    return None
+
+
+class _Scan:
+    """One pass over a reply: its blocks, and what is wrong with its tags."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.blocks: list[Block] = []
+        self.num_stray = self.num_quoted_acts = 0
+        self.has_outside_text = False
+        self._tags = _OpenTags()
+        outside = 0
+        for match in _TAG.finditer(text):
+            if not self.openings:
+                self.has_outside_text |= not _is_blank(text[outside : match.start()])
+            if match[1]:
+                self._close(_read_tag(match), match.start())
+            else:
+                self._tags.open(
+                    _Opening(_read_tag(match), match.end(), len(self.blocks), self.num_stray)
+                )
+            outside = match.end()
+        if not self.openings:
+            self.has_outside_text |= not _is_blank(text[outside:])
+
+    @property
+    def openings(self) -> list[_Opening]:
+        """Tags that are still open; at the end, those that were never closed."""
+        return self._tags.openings
+
+    @property
+    def num_outer(self) -> int:
+        """Blocks that stand in no unclosed one."""
+        return self.openings[0].num_blocks if self.openings else len(self.blocks)
+
+    def _close(self, tag: Tag, end: int) -> None:
+        """End a block; what stands in it becomes its content."""
+        ended = self._tags.close(tag)
+        if not ended:
+            self.num_stray += 1
+            return
+        own, shut_in = ended[0], ended[1:]
+        inner = self.blocks[own.num_blocks :]
+        self.num_quoted_acts += sum(each.tag in _ACTS for each in [*inner, *shut_in])
+        self.blocks[own.num_blocks :] = [Block(tag, self.text[own.end : end])]
+        self.num_stray = own.num_stray
+
+
 def parse_turn(text: str, dimension_keys: Sequence[str]) -> Turn:
     """Read one reply; never raises on any text, linear in its length."""
-    blocks: list[Block] = []
-    open_tag: Tag | None = None
-    open_end = 0
-    has_unclosed = has_stray_close = has_unclosed_call = False
-    for match in _TAG.finditer(text):
-        tag = _TAG_NAMES[" ".join(match[2].lower().split())]
-        if not match[1]:
-            has_unclosed |= open_tag is not None
-            has_unclosed_call |= open_tag is Tag.TOOL_CALL
-            open_tag, open_end = tag, match.end()
-        elif tag is open_tag:
-            blocks.append(Block(tag, text[open_end : match.start()]))
-            open_tag = None
-        else:
-            has_stray_close = True
-    readings = {
-        tag: _read_blocks(blocks, tag, dimension_keys) for tag in (Tag.RECOMMEND, Tag.ANSWER)
-    }
-    if open_tag is Tag.ANSWER and readings[Tag.ANSWER] is None:
-        readings[Tag.ANSWER] = Unreadable(Problem.TRUNCATED, text[open_end : open_end + 80])
+    scan = _Scan(text)
+    outer, inner = scan.blocks[: scan.num_outer], scan.blocks[scan.num_outer :]
+    has_unclosed_call = any(opening.tag is Tag.TOOL_CALL for opening in scan.openings)
+    has_outer_act = any(block.tag in _ACTS for block in outer)
+    answer = _read_blocks(outer, Tag.ANSWER, dimension_keys)
+    if answer is None:
+        answer = _read_last(inner, dimension_keys)
+    if answer is None and scan.openings and scan.openings[-1].tag is Tag.ANSWER:
+        end = scan.openings[-1].end
+        answer = Unreadable(Problem.TRUNCATED, text[end : end + 80])
+    if has_outer_act:
+        acts_by_call = next(block.tag for block in outer if block.tag in _ACTS) is Tag.TOOL_CALL
+    else:
+        has_call = any(block.tag is Tag.TOOL_CALL for block in inner)
+        acts_by_call = not isinstance(answer, Judgement) and (
+            has_call or (has_unclosed_call and answer is None)
+        )
     return Turn(
-        blocks=tuple(blocks),
-        recommendation=readings[Tag.RECOMMEND],
-        answer=readings[Tag.ANSWER],
-        has_unclosed=has_unclosed or open_tag is not None,
-        has_stray_close=has_stray_close,
-        has_unclosed_call=has_unclosed_call or open_tag is Tag.TOOL_CALL,
+        blocks=tuple(scan.blocks),
+        recommendation=_read_blocks(scan.blocks, Tag.RECOMMEND, dimension_keys),
+        answer=answer,
+        acts_by_call=acts_by_call,
+        has_unclosed=bool(scan.openings),
+        has_stray_close=scan.num_stray > 0,
+        has_unclosed_call=has_unclosed_call,
+        has_outside_text=scan.has_outside_text,
+        has_unclosed_act=not has_outer_act and any(block.tag in _ACTS for block in inner),
+        num_quoted_acts=scan.num_quoted_acts,
     )
+
+
+def _is_blank(text: str) -> bool:
+    return not text or text.isspace()
 
 
 def _read_blocks(
@@ -247,6 +396,17 @@ def _read_blocks(
     if any(reading != readings[0] for reading in readings[1:]):
         return Unreadable(Problem.CONFLICTING, f"{len(readings)} {tag.value} tags")
     return readings[0]
+
+
+def _read_last(blocks: Sequence[Block], dimension_keys: Sequence[str]) -> Reading | None:
+    """Read the answers of a block that was never closed: the last readable one counts."""
+    readings = [
+        parse_judgement(block.content, dimension_keys)
+        for block in blocks
+        if block.tag is Tag.ANSWER
+    ]
+    readable = [reading for reading in readings if isinstance(reading, Judgement)]
+    return (readable or readings or [None])[-1]
 
 
 def parse_judgement(text: str, dimension_keys: Sequence[str]) -> Reading:

@@ -13,12 +13,14 @@ is no cost per call by default: measured, it makes a policy stop searching."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from verl_videosearch.episode import Ending, EpisodeResult, read_config
-from verl_videosearch.judgement import LABELS, OVERALL, Judgement, Problem
+from verl_videosearch.config import between, check, fulfils, read_config
+from verl_videosearch.episode import Ending, EpisodeResult
+from verl_videosearch.judgement import LABELS, OVERALL, Fault, Judgement, Problem
 from verl_videosearch.tool import CallFault
 
 
@@ -38,16 +40,16 @@ class RewardConfig:
     """omega: the bonus is paid while the group's share of searching episodes is below this."""
 
     def __post_init__(self) -> None:
-        problems = []
-        for name in self.__dataclass_fields__:
-            value = getattr(self, name)
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not is_number or not 0.0 <= value < float("inf"):
-                problems.append(f"{name} must be a number of at least 0, got {value!r}")
-            elif name in ("overall_weight", "exploration_target") and value > 1:
-                problems.append(f"{name} must be at most 1, got {value!r}")
-        if problems:
-            raise ValueError("bad reward settings: " + "; ".join(problems))
+        weight = fulfils("of at least 0 that is finite", lambda value: 0 <= value < math.inf)
+        share = between(0, 1)
+        check(
+            self,
+            overall_weight=share,
+            format_weight=weight,
+            gain_weight=weight,
+            exploration_weight=weight,
+            exploration_target=share,
+        )
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> RewardConfig:
@@ -97,22 +99,23 @@ def score_episode(
     parts = {
         "format": config.format_weight * float(result.is_well_formed),
         "accuracy": accuracy,
-        "gain": config.gain_weight * measure_gain(result.recommendations, labels, config),
+        "gain": config.gain_weight * measure_gain(result, labels, config),
         "exploration": config.exploration_weight * measure_exploration(result, search_rate, config),
     }
     return Score(total=sum(parts.values()), parts=parts)
 
 
 def measure_gain(
-    judgements: Sequence[Judgement], labels: Mapping[str, int | None], config: RewardConfig
+    result: EpisodeResult, labels: Mapping[str, int | None], config: RewardConfig
 ) -> float:
-    """Return f_acc of the last readable judgement minus that of the first: the sum of changes
+    """Return f_acc of the final verdict minus that of the first recommendation: the sum of changes
     telescopes (f_cot without k).
 
-    A turn without a readable recommendation is skipped; fewer than two readable judgements give 0
-    (method section 5).
+    A turn without a readable recommendation is skipped; without a final verdict, or any
+    recommendation before it, the gain is 0 (method section 5).
     """
-    if len(judgements) < 2:
+    judgements = result.recommendations
+    if not isinstance(result.verdict, Judgement) or len(judgements) < 2:
         return 0.0
     first, last = (
         config.accuracy(judgement.verdicts, labels) for judgement in (judgements[0], judgements[-1])
@@ -134,7 +137,7 @@ def measure_episode(
 
     Averaged over the episodes that are not NaN, `has_searched` is the tool-use rate, `ending_*`,
     `unreadable_*` and `verdict_*` (overall verdicts of each class) are shares, `invalid_*` are
-    calls per episode."""
+    calls and `fault_*` turns per episode."""
     verdicts = result.verdict.verdicts if isinstance(result.verdict, Judgement) else {}
     problem = None if verdicts else result.verdict.problem
     outcomes = result.outcomes
@@ -149,9 +152,15 @@ def measure_episode(
         "num_invalid_calls": float(sum(outcome.fault is not None for outcome in outcomes)),
         "num_turns": float(len(result.turns)),
         "num_evictions": float(result.num_evictions),
+        "num_quoted_acts": float(sum(record.turn.num_quoted_acts for record in result.turns)),
+        "num_unclosed_acts": float(sum(record.turn.has_unclosed_act for record in result.turns)),
         "num_frames_asked": float(sum(len(outcome.frame_numbers) for outcome in outcomes)),
         "visible_images_per_turn": sum(r.num_visible_images for r in result.turns)
         / max(len(result.turns), 1),
+    }
+    measures |= {
+        f"fault_{fault.value}": float(sum(fault in record.faults for record in result.turns))
+        for fault in Fault
     }
     measures |= {
         f"verdict_{label}": float(verdicts[OVERALL] == label) if verdicts else float("nan")

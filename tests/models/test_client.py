@@ -16,8 +16,8 @@ from tests.replies import ANSWER  # noqa: E402
 from tests.scripted_server import ScriptedServer, serve_scripts  # noqa: E402
 from verl_videosearch.episode import Message, Reply  # noqa: E402
 from verl_videosearch.failures import ContextTooLong, EpisodeFailure  # noqa: E402
+from verl_videosearch.judgement import STOP_STRINGS  # noqa: E402
 from verl_videosearch.models.client import ChatClient, ClientConfig, cut_after_stop, to_openai  # noqa: E402
-from verl_videosearch.prompts import STOP_STRINGS  # noqa: E402
 
 
 def make_context(behaviour: str) -> list[Message]:

@@ -56,7 +56,7 @@ def test_values_reach_their_groups() -> None:
 MISTAKES = [
     (
         {"rollout": {"max_turn_tokens": 0}},
-        "videosearch.rollout: max_turn_tokens must be a whole number of at least 1",
+        "videosearch.rollout: RolloutConfig: max_turn_tokens must be a whole number of at least 1",
     ),
     (
         {"rollout": {"max_turn_tokens": 0.5}},
@@ -106,27 +106,27 @@ MISTAKES = [
     ),
     (
         {"frames": {"max_gb": 5}},
-        "videosearch.frames: unknown settings ['max_gb']; allowed are ['video_root', ",
+        "videosearch.frames: FramesConfig: unknown setting 'max_gb'",
     ),
     (
         {"episode": {"windw": 1}},
-        "videosearch.episode: unknown settings ['windw']; allowed are ['frames_per_video', ",
+        "videosearch.episode: EpisodeConfig: unknown setting 'windw', perhaps 'window'?",
     ),
     (
         {"episode": {"window": 0}},
-        "videosearch.episode: bad episode settings: window must be a whole number",
+        "videosearch.episode: EpisodeConfig: window must be a whole number",
     ),
     (
         {"reward": {"gain_weight": -1}},
-        "videosearch.reward: bad reward settings: gain_weight must be a number",
+        "videosearch.reward: RewardConfig: gain_weight must be a number",
     ),
     (
         {"alarms": {"window_steps": 5}},
-        "videosearch.alarms: bad alarm settings: window_steps must be an even whole",
+        "videosearch.alarms: AlarmConfig: bad alarm settings: window_steps must be an even whole",
     ),
     (
         {"alarms": {"window": 4}},
-        "videosearch.alarms: unknown settings ['window']; allowed are ['min_search_rate', ",
+        "videosearch.alarms: AlarmConfig: unknown setting 'window'",
     ),
     ({"episode": 5}, "videosearch.episode must be a group of settings, got 5"),
     ({"episode": "full"}, "videosearch.episode must be a group of settings, got 'full'"),

@@ -32,7 +32,7 @@ from PIL import Image
 from verl_videosearch.episode import Message, Reply
 from verl_videosearch.extras import Extra, require
 from verl_videosearch.failures import ContextTooLong, EpisodeFailure, FailureKind
-from verl_videosearch.prompts import STOP_STRINGS
+from verl_videosearch.judgement import STOP_STRINGS
 
 REFUSED_STATUSES = (401, 403, 404)
 """No request of this run can succeed: wrong key, or no such model or path."""

@@ -26,8 +26,8 @@ from PIL import Image
 
 from verl_videosearch.episode import Message, Reply
 from verl_videosearch.extras import Extra, require
+from verl_videosearch.judgement import STOP_STRINGS
 from verl_videosearch.models.client import Usage, cut_after_stop, ends_with_stop
-from verl_videosearch.prompts import STOP_STRINGS
 from verl_videosearch.rollout import GenerateFn
 
 

@@ -27,9 +27,6 @@ Content = list[dict[str, Any]]
 TOOL_NAME = "select_frames"
 TOOL_ARGUMENT = "target_frames"
 
-STOP_STRINGS = ("</tool_call>", "</Answer>", "</answer>", "</final answer>", "</Final Answer>")
-"""A turn ends after its call or its answer; generation stops there (kept in the output)."""
-
 
 class PromptStyle(str, Enum):
     """How much the system text explains."""
@@ -65,7 +62,8 @@ def tool_schema(num_frames: int, max_frames: int) -> dict[str, Any]:
 
 
 _TASK = """\
-You are an expert judge of generated videos. Two videos were made from the same text prompt. Decide which one is better.
+You are an expert judge of generated videos. Two videos were made from the same text prompt. \
+Decide which one is better.
 
 # What to judge
 {dimensions}
@@ -76,9 +74,9 @@ For each write 1 if video 1 is better, 2 if video 2 is better, 0 if neither is.
 
 _SEARCH = """\
 # What you see
-At first you see only a few frames of each video; the rest stays hidden until you ask for it. Problems may hide \
-between the frames that you see. If the visible frames do not settle the matter, ask for others with the tool. \
-{memory}: note in <Snapshot> what you see.
+At first you see only a few frames of each video; the rest stays hidden until you ask for it. \
+Problems may hide between the frames that you see. If the visible frames do not settle the matter, \
+ask for others with the tool. {memory}: note in <Snapshot> what you see.
 
 # Tool
 <tools>
@@ -102,11 +100,11 @@ _ANSWER = """\
 """
 
 _ONCE = """\
-{confidence} is your confidence: 1 high, 2 medium, 3 low. Leave <Snapshot> out only if no new frames arrived. \
-Write each part once."""
+{confidence} is your confidence: 1 high, 2 medium, 3 low. Leave <Snapshot> out only if no new \
+frames arrived. Write each part once, and nothing outside the tags."""
 
 _FULL = _TASK + _SEARCH + _ANSWER + _ONCE
-_FULL_AT_ONCE = _TASK + "# Format\nWrite each part once:\n" + _ANSWER
+_FULL_AT_ONCE = _TASK + "# Format\nWrite each part once, and nothing outside the tags:\n" + _ANSWER
 """Without a tool: a judge that answers from what it sees first."""
 
 _BRIEF_AT_ONCE = "Which video is better, 1 or 2 (0: tie)? {dimensions}."

@@ -26,7 +26,7 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetr
 
 from verl_videosearch.episode import Episode, EpisodeResult, Message, Reply
 from verl_videosearch.failures import ContextTooLong, EpisodeFailure, FailureKind
-from verl_videosearch.prompts import STOP_STRINGS
+from verl_videosearch.judgement import STOP_STRINGS
 from verl_videosearch.reward import Score, measure_episode, score_episode
 from verl_videosearch.rollout import run_episode, to_record
 from verl_videosearch.sample import PreferenceSample, from_row

@@ -18,7 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from verl_videosearch.episode import EpisodeConfig, read_config
+from verl_videosearch.config import read_config
+from verl_videosearch.episode import EpisodeConfig
 from verl_videosearch.reward import RewardConfig
 from verl_videosearch.verl_plugin.alarms import AlarmConfig
 from verl_videosearch.video.store import FrameStore
