@@ -290,7 +290,7 @@ def test_a_server_that_refuses_ends_the_run_at_once(tmp_path: Path, videos: Path
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--episode", "windw=2"], "unknown settings ['windw']"),
+        (["--episode", "windw=2"], "unknown setting 'windw'"),
         (["--episode", "window"], "takes name=value"),
         (["--recipe", "grpo"], "unknown recipe 'grpo'"),
         (["--direct", "-1"], "must be at least 0"),

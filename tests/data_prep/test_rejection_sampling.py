@@ -444,7 +444,7 @@ def test_shards_give_what_one_process_gives(
         (["--model", "huge"], "serves ['tiny'], got --model 'huge'"),
         (["--endpoint", "localhost:8000"], "base_url must start with http"),
         (["--endpoint", "http://127.0.0.1:9/v1"], "is the server up?"),
-        (["--episode", "windw=2"], "unknown settings ['windw']"),
+        (["--episode", "windw=2"], "unknown setting 'windw'"),
     ],
 )
 def test_a_wrong_option_is_one_line(

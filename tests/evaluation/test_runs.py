@@ -385,7 +385,7 @@ def test_a_folder_keeps_to_its_settings(pairs: Path, healthy: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--set", "windw=2"], "unknown settings ['windw']"),
+        (["--set", "windw=2"], "unknown setting 'windw'"),
         (["--set", "window"], "write name=value"),
         (
             ["--recipe", "videosearch_grp"],

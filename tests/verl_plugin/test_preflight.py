@@ -182,7 +182,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"videosearch.rollout.typo": 1},
-        "videosearch.rollout: unknown settings ['typo']; allowed are ['max_turn_tokens'",
+        "videosearch.rollout: RolloutConfig: unknown setting 'typo'",
     ),
     (
         {"videosearch.episode": "full"},
