@@ -55,9 +55,7 @@ def test_a_reply_is_an_episode_without_calls(name: str) -> None:
 
 def test_settings_are_the_reward_s() -> None:
     assert compute_score("clips", ANSWER, GROUND_TRUTH, format_weight=0.25)["score"] == 1.25
-    with pytest.raises(
-        ValueError, match="unknown setting 'typo'.*overall_weight"
-    ):
+    with pytest.raises(ValueError, match="unknown setting 'typo'.*overall_weight"):
         compute_score("clips", ANSWER, GROUND_TRUTH, typo=1)
 
 

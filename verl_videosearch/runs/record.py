@@ -72,6 +72,8 @@ class PlayedTurn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     reply: str
     """The text as the model wrote it."""
+    thought: str = ""
+    """The native thought of a thinking model that stood before it."""
     is_truncated: bool = False
     """The token limit of a turn cut it off."""
     visible: tuple[int, ...] = ()
@@ -247,8 +249,8 @@ class EpisodeRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     @property
     def has_searched(self) -> bool:
-        """True when at least one call brought frames."""
-        return any(turn.shown for turn in self.turns)
+        """True when at least one call brought frames that were not in view."""
+        return any(set(turn.shown).difference(turn.visible) for turn in self.turns)
 
     @property
     def num_calls(self) -> int:
@@ -355,7 +357,7 @@ def replay_episode(record: EpisodeRecord) -> Episode:
     for turn in record.turns:
         if episode.is_done:
             break
-        episode.step(Reply(turn.reply, turn.is_truncated))
+        episode.step(Reply(turn.reply, turn.is_truncated, turn.thought))
     if not episode.is_done and record.ending is Ending.OVERLONG:
         episode.stop_overlong()
     if not episode.is_done or episode.result().ending is not record.ending:
@@ -391,6 +393,7 @@ def _describe_turn(
     reading = turn.answer if turn.answer is not None and outcome is None else turn.recommendation
     return PlayedTurn(
         reply=record.reply.text,
+        thought=record.reply.thought,
         is_truncated=record.reply.is_truncated,
         visible=visible,
         forgotten=forgotten,
