@@ -178,7 +178,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"videosearch.episode.window": 0},
-        "videosearch.episode: bad episode settings: window must be a whole number",
+        "videosearch.episode: EpisodeConfig: window must be a whole number",
     ),
     (
         {"videosearch.rollout.typo": 1},
