@@ -1,0 +1,105 @@
+"""Compare clips of one prompt until the ranking is settled or the budget is spent.
+
+The one idea: what was compared before is free. Known results are taken first, so a repeated ranking
+costs nothing and one more clip costs only pairs with it; then the pair that tells most is asked
+about, again and again, a few at a time.
+
+    outcome = await play_tournament(len(clips), compare, TournamentConfig(max_comparisons=16), known)
+    outcome.ranking.order, outcome.failed
+
+Covers: the schedule, the budget, comparisons that fail. Does not cover: judging two clips (`judge`),
+remembering results (`cache`)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from verl_videosearch.config import at_least, check
+from verl_videosearch.failures import EpisodeFailure
+from verl_videosearch.judge.ranking import PairResult, Ranking, choose_pairs, fit_ranking
+
+CompareFn = Callable[[int, int], Awaitable[PairResult | None]]
+"""Compares two clips by index; None without a readable verdict; raises `EpisodeFailure`."""
+
+
+@dataclass(frozen=True)
+class TournamentConfig:
+    """How many comparisons a ranking may cost."""
+
+    max_comparisons: int | None = None
+    """New comparisons, known ones not counted; null: every pair once (a full round robin)."""
+    concurrency: int = 4
+    """Comparisons in flight; the next ones are chosen when these are through, so more of them make
+    the ranking sooner and a little less well."""
+
+    def __post_init__(self) -> None:
+        check(self, max_comparisons=at_least(1), concurrency=at_least(1))
+
+
+@dataclass(frozen=True)
+class TournamentResult:
+    """A ranking and what it rests on."""
+
+    ranking: Ranking
+    results: tuple[PairResult, ...]
+    """Known ones first, then new ones by their clips."""
+    num_new: int
+    """Comparisons that were asked for, those without a verdict included."""
+    undecided: tuple[tuple[int, int], ...]
+    """Pairs without a readable verdict."""
+    failed: tuple[tuple[int, int, EpisodeFailure], ...]
+    """Pairs whose comparison broke, and why; they are in no figure."""
+
+
+async def play_tournament(
+    num_clips: int,
+    compare: CompareFn,
+    config: TournamentConfig | None = None,
+    known: Sequence[PairResult] = (),
+    on_comparison: Callable[[], None] = lambda: None,
+) -> TournamentResult:
+    """Compare until the budget is spent or every pair was asked about, and rank.
+
+    A comparison that fails is not tried again here; raises its `EpisodeFailure` when all failed."""
+    config = config or TournamentConfig()
+    results = list(known)
+    undecided: list[tuple[int, int]] = []
+    failed: list[tuple[int, int, EpisodeFailure]] = []
+    num_pairs = num_clips * (num_clips - 1) // 2
+    budget = num_pairs if config.max_comparisons is None else config.max_comparisons
+    num_new = 0
+
+    async def ask(first: int, second: int) -> None:
+        try:
+            result = await compare(first, second)
+        except EpisodeFailure as failure:
+            failed.append((first, second, failure))
+            return
+        finally:
+            on_comparison()
+        if result is None:
+            undecided.append((first, second))
+        else:
+            results.append(result)
+
+    while num_new < budget:
+        skipped = {*undecided, *((first, second) for first, second, _ in failed)}
+        size = min(config.concurrency, budget - num_new)
+        pairs = choose_pairs(num_clips, results, size, skipped=skipped)
+        if not pairs:
+            break
+        num_new += len(pairs)
+        await asyncio.gather(*(ask(first, second) for first, second in pairs))
+        results[len(known) :] = sorted(results[len(known) :], key=_key)
+    if failed and not results:
+        raise failed[0][2]
+    return TournamentResult(
+        fit_ranking(num_clips, results), tuple(results), num_new, tuple(undecided), tuple(failed)
+    )
+
+
+def _key(result: PairResult) -> tuple[int, int]:
+    """Order results by their clips: the fit does not depend on who answered first."""
+    return result.first, result.second
