@@ -40,11 +40,11 @@ from verl_videosearch.data_prep.synthetic.defects import (
     apply_defect,
     labels_from_defects,
 )
-from verl_videosearch.data_prep.synthetic.lossless import SUFFIX, store_lossless
 
 from verl_videosearch.judgement import OVERALL
 from verl_videosearch.sample import PreferenceSample, write_samples
 from verl_videosearch.video.decode import VideoError
+from verl_videosearch.video.lossless import SUFFIX, store_lossless
 
 SOURCE = "degraded_clips"
 DEFAULT_TYPES = (

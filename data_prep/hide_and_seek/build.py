@@ -34,9 +34,9 @@ from verl_videosearch.data_prep.hide_and_seek.plan import SPLITS, PairPlan, Plan
 from verl_videosearch.data_prep.hide_and_seek.probe import describe_views
 from verl_videosearch.data_prep.hide_and_seek.profile import Gap, Profile
 from verl_videosearch.data_prep.synthetic.defects import apply_defect
-from verl_videosearch.data_prep.synthetic.lossless import store_lossless
 
 from verl_videosearch.sample import PreferenceSample, write_samples
+from verl_videosearch.video.lossless import store_lossless
 
 MIN_DAMAGE = 2.0
 """Mean change in grey levels that a defect must make in its frames; a base on which it makes less

@@ -6,7 +6,7 @@ video bit by bit, the written rows are read again and put through the project's 
 and a classifier that sees only what a judge sees at first looks for a leak that nobody thought of.
 
 Covers: single pairs, rows, the verdict on the blind probe. Does not cover: whether the files decode
-to these frames (`data_prep.synthetic.lossless` proves that when it stores them).
+to these frames (`verl_videosearch.video.lossless` proves that when it stores them).
 """
 
 from __future__ import annotations

@@ -43,9 +43,9 @@ from verl_videosearch.data_prep.synthetic.defects import (
     Defect,
     labels_from_defects,
 )
-from verl_videosearch.data_prep.synthetic.lossless import SUFFIX
 
 from verl_videosearch.sample import PreferenceSample
+from verl_videosearch.video.lossless import SUFFIX
 
 SOURCE = "hide_and_seek"
 SPLITS = ("train", "test")

@@ -15,7 +15,6 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 from verl_videosearch.data_prep.cold_start import main
-from verl_videosearch.data_prep.synthetic.lossless import write_lossless
 from verl_videosearch.data_prep.traces.sft_rows import Trace, read_traces
 from verl_videosearch.data_prep.traces.trace_report import TokenEstimate, estimate_tokens
 
@@ -23,6 +22,7 @@ from tests.scripted_server import ScriptedServer, serve_scripts
 from verl_videosearch.episode import EpisodeConfig
 from verl_videosearch.recipe import find_recipes, read_episode, read_episode_settings
 from verl_videosearch.sample import PreferenceSample, read_samples, write_samples
+from verl_videosearch.video.lossless import write_lossless
 from verl_videosearch.video.pair import load_pair
 from verl_videosearch.video.store import FrameStore
 

@@ -20,7 +20,6 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 from verl_videosearch.data_prep.rejection_sampling import main
-from verl_videosearch.data_prep.synthetic.lossless import write_lossless
 from verl_videosearch.data_prep.traces.attempts import Attempt, Key, from_row, to_row
 from verl_videosearch.data_prep.traces.players import find_endpoint, hash_served
 from verl_videosearch.data_prep.traces.selection import (
@@ -40,6 +39,7 @@ from verl_videosearch.models.server import run_server, serve_checkpoint, wait_un
 from verl_videosearch.recipe import read_episode
 from verl_videosearch.runs.identity import hash_model
 from verl_videosearch.sample import Order, PreferenceSample, read_samples, write_samples
+from verl_videosearch.video.lossless import write_lossless
 
 pytest.importorskip("openai")
 

@@ -15,7 +15,6 @@ import typer
 from typer.testing import CliRunner, Result
 from verl_videosearch.data_prep.captions import CAPTION_SCHEMA, CaptionConfig, PairCaptions, main
 from verl_videosearch.data_prep.synthetic.defects import PAIRED
-from verl_videosearch.data_prep.synthetic.lossless import write_lossless
 
 from tests.data_prep.test_teacher import TINY, judge, make_pairs
 from tests.replies import call_frames
@@ -24,6 +23,7 @@ from verl_videosearch.frames import CandidateFrames
 from verl_videosearch.from_scratch.captions import CaptionDialogue
 from verl_videosearch.prompts import PromptStyle
 from verl_videosearch.sample import PreferenceSample, from_row, write_samples
+from verl_videosearch.video.lossless import write_lossless
 
 CANDIDATES = CandidateFrames((0.0,) * 16, (0.0,) * 16)
 CONFIG = EpisodeConfig(frames_per_video=16, max_frames_per_call=4, prompt_style=PromptStyle.BRIEF)

@@ -26,7 +26,6 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopWorker
 from verl.utils.dataset.dataset_utils import SFTTensorCollator
 from verl.utils.tokenizer import hf_processor, hf_tokenizer
 from verl_videosearch.data_prep.captions import CAPTION_SCHEMA
-from verl_videosearch.data_prep.synthetic.lossless import write_lossless
 from verl_videosearch.data_prep.traces.sft_rows import Trace, write_sft_rows
 
 from tests.engine import ANSWER, GUESS, THOUGHT, ScriptedEngine, call_frames, model_dir
@@ -37,6 +36,7 @@ from verl_videosearch.verl_plugin.agent_loop import TokenGenerator
 from verl_videosearch.verl_plugin.settings import FramesConfig
 from verl_videosearch.verl_plugin.sft_dataset import VideoSearchSFTDataset, encode_images
 from verl_videosearch.verl_plugin.tokens import ContextRenderer, TrainingSequence
+from verl_videosearch.video.lossless import write_lossless
 from verl_videosearch.video.pair import load_pair
 
 EPISODE = {

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from verl_videosearch.data_prep.synthetic.defects import Defect, apply_defect
-from verl_videosearch.data_prep.synthetic.lossless import has_frames, store_lossless, write_lossless
 
 from tests.clips import write_clip
 from verl_videosearch.video.decode import FramePlan, read_candidate_frames
+from verl_videosearch.video.lossless import has_frames, store_lossless, write_lossless
 
 
 def noise_frames(num_frames: int = 16, height: int = 56, width: int = 84) -> np.ndarray:
