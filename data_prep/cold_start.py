@@ -112,7 +112,10 @@ async def open_teacher(
     """Yield what gives each pair its teacher, and what that consumes."""
     if isinstance(teacher, ClientConfig):
         async with ChatClient(teacher) as client:
-            yield lambda sample, candidates: client, client.usage
+            yield (
+                lambda sample, candidates: client.for_episode(name=sample.uid),
+                client.endpoint.usage,
+            )
     else:
         yield (
             lambda sample, candidates: TemplateTeacher(sample, candidates, episode, teacher),
@@ -192,9 +195,7 @@ def main(
     timeout_s: Annotated[
         float, typer.Option(help="Most seconds of one request.")
     ] = ClientConfig.timeout_s,
-    max_retries: Annotated[
-        int, typer.Option(help="Further tries of a request.")
-    ] = ClientConfig.max_retries,
+    max_retries: Annotated[int, typer.Option(help="Further tries of a request.")] = 5,
     rate: Annotated[float | None, typer.Option(help="Most requests per minute.")] = None,
     price_in: Annotated[
         float | None, typer.Option(help="Price of a million prompt tokens.")
@@ -247,7 +248,6 @@ def main(
         else:
             limits = {
                 "timeout_s": timeout_s,
-                "max_retries": max_retries,
                 "max_requests_per_minute": rate,
             }
             chosen = ClientConfig(

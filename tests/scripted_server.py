@@ -8,7 +8,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -36,6 +36,19 @@ BEHAVIOURS: dict[str, list[str | None]] = {
 """Replies by turn."""
 FINISH_REASONS = {"truncated": "length", "aborted": "abort", "filtered": "content_filter"}
 SLOW_S, TOO_SLOW_S = 0.15, 3.0
+FIRST_LOOK = "first look"
+"""The prompt of a client's first request."""
+
+
+def read_prompt(request: dict[str, Any]) -> str:
+    """Return the prompt of the pair, which stands in quotes."""
+    return request["messages"][1]["content"][0]["text"].split('"')[1]
+
+
+def list_images(request: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the images of a request, in order."""
+    contents = [m["content"] for m in request["messages"] if isinstance(m["content"], list)]
+    return [item for content in contents for item in content if item["type"] == "image_url"]
 
 
 class ScriptedServer(ThreadingHTTPServer):
@@ -46,12 +59,20 @@ class ScriptedServer(ThreadingHTTPServer):
     def __init__(self, owner: str = "somebody") -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.owner = owner
+        self.models = ["tiny", "judge", "teacher", "policy", "m", "huge"]
+        """Names under which it answers."""
         self.requests: list[dict[str, Any]] = []
+        """Those of episodes."""
+        self.looks: list[dict[str, Any]] = []
+        """Those by which a client finds out what the server can: its first one, and those that only
+        count tokens."""
         self.behaviours: list[str] = []
         """Of the pairs of `requests`."""
         self.num_asked_for_models = 0
         self.keys: set[str | None] = set()
         self.times_s: list[float] = []
+        self.count_tokens: Callable[[dict[str, Any]], int | None] = lambda request: 100
+        """Of a request's prompt."""
 
     def handle_error(self, *_: object) -> None:
         """Keep quiet about a client that did not wait."""
@@ -74,20 +95,40 @@ class Handler(BaseHTTPRequestHandler):
             200,
             {
                 "object": "list",
-                "data": [{"id": "tiny", "object": "model", "owned_by": self.server.owner}],
+                "data": [
+                    {"id": name, "object": "model", "owned_by": self.server.owner}
+                    for name in self.server.models
+                ],
             },
         )
 
     def do_POST(self) -> None:
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.requests.append(request)
-        self.server.keys.add(self.headers.get("Authorization"))
+        request = self.read_request()
+        if request is None:
+            return
         self.server.times_s.append(time.monotonic())
-        text = request["messages"][1]["content"][0]["text"]
-        behaviour = text.split('"')[1]  # the prompt of the pair stands in quotes
+        behaviour = read_prompt(request)
         self.server.behaviours.append(behaviour)
         turn = sum(message["role"] == "assistant" for message in request["messages"])
         self.behave(behaviour, turn)
+
+    def read_request(self) -> dict[str, Any] | None:
+        """Read and note a request; one that is no episode's is answered here."""
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.keys.add(self.headers.get("Authorization"))
+        self.request = request
+        limits = request.get("max_tokens"), request.get("max_completion_tokens")
+        if read_prompt(request) != FIRST_LOOK and 1 not in limits:
+            self.server.requests.append(request)
+            return request
+        self.server.looks.append(request)
+        lacks = [item for item in list_images(request) if item["image_url"] is None]
+        if lacks:
+            words = "image_url: Input should be a valid dictionary"
+            self.send_json(400, {"error": {"message": words}})
+        else:
+            self.send_reply("red", "stop")
+        return None
 
     def behave(self, behaviour: str, turn: int) -> None:
         if behaviour in ("http_400", "http_401", "http_500") or (
@@ -129,12 +170,13 @@ class Handler(BaseHTTPRequestHandler):
             "message": {"role": "assistant", "content": text},
             "finish_reason": finish_reason,
         }
-        usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
+        num_tokens = self.server.count_tokens(self.request)
+        usage = {"prompt_tokens": num_tokens, "completion_tokens": 10, "total_tokens": 10}
         completion = {
             "id": "1",
             "object": "chat.completion",
             "created": 0,
-            "model": "tiny",
+            "model": self.request["model"],
             "usage": usage,
         }
         self.send_json(200, completion | {"choices": [choice]})

@@ -7,7 +7,6 @@ change its mind. Faults of the server are planned by the number of the request.
 """
 
 import base64
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -104,8 +103,9 @@ def read_levels(message: dict[str, Any]) -> list[float]:
 
 class JudgeHandler(Handler):
     def do_POST(self) -> None:
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.requests.append(request)
+        request = self.read_request()
+        if request is None:
+            return
         fault = self.server.faults.get(len(self.server.requests), self.server.fault)
         time.sleep(self.server.delay_s)
         if fault is not None:

@@ -129,7 +129,6 @@ class Players:
             key_variable=key_variable,
             temperature=self.policy.temperature,
             max_turn_tokens=self.policy.max_turn_tokens,
-            max_retries=1,  # the runner tries again, with the next server
             is_vllm=endpoint.is_vllm,
             extra_body={"top_p": self.policy.top_p} | (UNCHANGED if endpoint.is_vllm else {}),
         )
@@ -152,7 +151,7 @@ class Players:
             each[number % len(self._clients)] for each in (self._endpoints, self._clients)
         )
         seed = self.policy.seed_of(key)
-        client = shared.for_episode(seed)
+        client = shared.for_episode(seed, str(key))
         trace = await judge_pair(
             show_in_order(sample, key.order), lambda *_: client, self.store, self.config
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,12 +27,13 @@ from verl_videosearch.cli.console import (
 
 if TYPE_CHECKING:
     from verl_videosearch.evaluation.old_jobs import Job, Journal, RunLimits, RunState
-    from verl_videosearch.models.source import Decoding, ModelSource, StartEpisode
+    from verl_videosearch.models.source import ModelSource, OpenModel
     from verl_videosearch.runs.folder import Line
     from verl_videosearch.sample import Order, PreferenceSample
 
 Endpoint = Annotated[
-    str | None, typer.Option(help="OpenAI-compatible server, such as http://localhost:8000/v1.")
+    list[str] | None,
+    typer.Option(help="OpenAI-compatible server, such as http://localhost:8000/v1; repeatable."),
 ]
 Serve = Annotated[
     Path | None, typer.Option(help="Checkpoint: start a vLLM server for it, and stop it.")
@@ -110,7 +112,7 @@ def run_eval(
     from verl_videosearch.evaluation.old_jobs import Job, RunLimits, Stage, play_episode
     from verl_videosearch.evaluation.old_jobs import OldRunFolder as RunFolder
     from verl_videosearch.evaluation.results import RunSettings, write_results
-    from verl_videosearch.models.source import Decoding, ModelSource
+    from verl_videosearch.models.source import ModelSource
     from verl_videosearch.runs.identity import (
         UNKNOWN_MODEL,
         hash_model,
@@ -122,7 +124,17 @@ def run_eval(
     from verl_videosearch.video.store import FrameStore
 
     with explain_errors():
-        source = ModelSource(endpoint, serve, local, serve_option or ())
+        source = ModelSource(
+            endpoints=tuple(endpoint or ()),
+            serve=serve,
+            local=local,
+            model=model,
+            serve_options=tuple(serve_option or ()),
+            temperature=temperature,
+            max_turn_tokens=max_turn_tokens,
+            timeout_s=request_timeout_s,
+            seed=seed,
+        )
         model_dir = model_dir or source.folder
         videos = (
             video_root
@@ -158,20 +170,16 @@ def run_eval(
             FrameStore(store), settings.episode, videos, episode_timeout_s, redundant, read_commit()
         )
         jobs = [Job(f"{s.uid} {o.value}", (s, o)) for s in samples for o in settings.orders]
-        decoding = Decoding(model, temperature, max_turn_tokens, request_timeout_s, seed)
 
-        async def play(
-            content: tuple[PreferenceSample, Order], start_episode: StartEpisode
-        ) -> Line:
+        async def play(content: tuple[PreferenceSample, Order], writer: OpenModel) -> Line:
             sample, side = content
             own_seed = derive_seed(seed, f"{sample.uid} {side.value}") if temperature else None
-            return await play_episode(sample, side, stage, start_episode(own_seed))
+            generate = writer.for_episode(f"{sample.uid} {side.value}", own_seed)
+            return await play_episode(sample, side, stage, generate)
 
         folder = RunFolder(out)
         with folder.claim(settings.to_json(), samples) as journal:
-            state = run_all(
-                jobs, play, journal, RunLimits(concurrency), source, decoding, out, "episodes"
-            )
+            state = run_all(jobs, play, journal, RunLimits(concurrency), source, out, "episodes")
             summary = write_results(
                 folder, settings, samples, state, concurrency=concurrency, calibration=fitted
             )
@@ -213,13 +221,21 @@ def run_probe(
     from verl_videosearch.evaluation.probes import play_probe
     from verl_videosearch.evaluation.results import RunSettings, hash_lines, write_probe_results
     from verl_videosearch.evaluation.summary import has_searched
-    from verl_videosearch.models.source import Decoding, ModelSource
+    from verl_videosearch.models.source import ModelSource
     from verl_videosearch.runs.identity import read_commit
     from verl_videosearch.video.altered_frames import Replacement
     from verl_videosearch.video.store import FrameStore
 
     with explain_errors():
-        source, probed_run = ModelSource(endpoint, serve, local, serve_option or ()), RunFolder(run)
+        source = ModelSource(
+            endpoints=tuple(endpoint or ()),
+            serve=serve,
+            local=local,
+            model=model or "as in the run",
+            serve_options=tuple(serve_option or ()),
+            timeout_s=request_timeout_s,
+        )
+        probed_run = RunFolder(run)
         settings, lines = RunSettings.from_json(probed_run.read_settings()), probed_run.read_lines()
         if settings.temperature:
             raise ValueError(
@@ -251,16 +267,16 @@ def run_probe(
             "replacements": [each.value for each in chosen],
         }
         model = model or settings.model
-        decoding = Decoding(model, 0.0, settings.max_turn_tokens, request_timeout_s)
+        source = replace(source, model=model, max_turn_tokens=settings.max_turn_tokens)
 
-        async def play(content: Any, start_episode: StartEpisode) -> Line:
-            return await play_probe(*content, stage, start_episode(None))
+        async def play(content: Any, writer: OpenModel) -> Line:
+            sample, line, _ = content
+            generate = writer.for_episode(f"{sample.uid} {line['order']}")
+            return await play_probe(*content, stage, generate)
 
         folder = RunFolder(out)
         with folder.claim(probed | {"model": model}, list(by_uid.values())) as journal:
-            state = run_all(
-                jobs, play, journal, RunLimits(concurrency), source, decoding, out, "replays"
-            )
+            state = run_all(jobs, play, journal, RunLimits(concurrency), source, out, "replays")
             summary = write_probe_results(
                 folder, settings, list(by_uid.values()), lines, state, chosen
             )
@@ -270,11 +286,10 @@ def run_probe(
 
 def run_all(
     jobs: Sequence[Job],
-    play: Callable[[Any, StartEpisode], Awaitable[Line]],
+    play: Callable[[Any, OpenModel], Awaitable[Line]],
     journal: Journal,
     limits: RunLimits,
     source: ModelSource,
-    decoding: Decoding,
     out: Path,
     what: str,
 ) -> RunState:
@@ -288,10 +303,10 @@ def run_all(
         return done
 
     async def drive() -> RunState:
-        async with source.open(decoding, out / SERVER_LOG) as start_episode:
+        async with source.open(out / SERVER_LOG) as writer:
             return await run_jobs(
                 jobs,
-                lambda content: play(content, start_episode),
+                lambda content: play(content, writer),
                 journal,
                 limits,
                 on_done=lambda: progress.advance(task),

@@ -3,267 +3,211 @@ under test.
 
 The one idea: the endpoint is only a way to write replies. The context comes from `Episode`
 unchanged, frames travel as PNG (no loss), and a reply ends where a rollout's does: after the first
-call or answer. Servers differ: vLLM stops there by itself, others drop the stop string or allow
-four of them, so for those the client cuts the text at the same place.
+call or answer that is meant. vLLM stops at each; if that was a draft inside an open block it is
+asked to go on from exactly there. Other servers write to the end, and the text is cut here.
 
     config = ClientConfig(base_url="http://localhost:8000/v1", model="Qwen/Qwen2.5-VL-7B-Instruct")
     async with ChatClient(config) as client:
         result = await run_episode(episode, pair, client, timeout_s=600)
 
-The key is read from the environment and never stored. Retries with backoff are the `openai`
-package's own (429, 5xx, broken connections, time-outs; a server's Retry-After counts). What fails
-for good is an `EpisodeFailure`, never a reply; what can never work (wrong key, unknown model) is a
-`ValueError`.
-"""
+The key is read from the environment and never stored. What fails is an `EpisodeFailure`, passing or
+permanent, never a reply; nothing is sent twice here, another try is the run's (`runs.jobs`). What
+can never work is a `ServerUnusable`."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import copy
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from io import BytesIO
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
 
-from verl_videosearch.episode import Message, Reply
-from verl_videosearch.extras import Extra, require
-from verl_videosearch.failures import ContextTooLong, EpisodeFailure, FailureKind
+from verl_videosearch.episode import Message
+from verl_videosearch.failures import ContextTooLong, EpisodeFailure
 from verl_videosearch.judgement import STOP_STRINGS
+from verl_videosearch.models.completion import Completion, fail, read_charge
+from verl_videosearch.models.endpoint import (
+    ClientConfig,
+    Endpoint,
+    keep_images,
+    says_image_is_missing,
+)
+from verl_videosearch.models.pictures import Album, Picture
+from verl_videosearch.models.request import write_body
+from verl_videosearch.models.usage import Usage
+from verl_videosearch.reply import Reply, ThoughtForm, is_finished, make_reply
 
-REFUSED_STATUSES = (401, 403, 404)
-"""No request of this run can succeed: wrong key, or no such model or path."""
+__all__ = ["ChatClient", "ClientConfig", "Usage"]
+
+MAX_DRAFTS = 32
+"""Times that one reply may go on after a draft."""
 
 
 @dataclass(frozen=True)
-class ClientConfig:
-    """Which endpoint, and how to treat it."""
+class _Context:
+    """What one turn is written from."""
 
-    base_url: str
-    """For example http://localhost:8000/v1."""
-    model: str
-    key_variable: str = "OPENAI_API_KEY"
-    """Environment variable that holds the key; may be unset for a local server."""
-    temperature: float = 0.7
-    max_turn_tokens: int = 1024
-    """Most tokens of one reply."""
-    timeout_s: float = 120.0
-    """Most seconds of one request; it is retried after that."""
-    max_retries: int = 5
-    """Further tries of a request that failed in a way that may pass."""
-    max_requests_per_minute: float | None = None
-    """Requests start evenly spaced at this rate; null does not limit."""
-    is_vllm: bool | None = None
-    """True lets the server stop after a call or an answer; null asks it what it is."""
-    extra_body: Mapping[str, Any] = field(default_factory=dict)
-    """Further fields of every request, as the server names them."""
-
-    def __post_init__(self) -> None:
-        problems = [
-            f"{name} must be a positive number, got {getattr(self, name)!r}"
-            for name in ("max_turn_tokens", "timeout_s", "max_requests_per_minute")
-            if getattr(self, name) is not None and not getattr(self, name) > 0
-        ]
-        if not self.base_url.startswith(("http://", "https://")):
-            problems.append(f"base_url must start with http:// or https://, got {self.base_url!r}")
-        if not self.model:
-            problems.append("model is empty; give the name under which the server knows it")
-        problems += [
-            f"{name} must be at least 0, got {getattr(self, name)!r}"
-            for name in ("max_retries", "temperature")
-            if getattr(self, name) < 0
-        ]
-        if problems:
-            raise ValueError("bad client settings: " + "; ".join(problems))
-
-
-@dataclass
-class Usage:
-    """What was consumed so far, as the server counts it."""
-
-    num_requests: int = 0
-    num_prompt_tokens: int = 0
-    num_reply_tokens: int = 0
+    messages: list[Message]
+    pictures: list[Picture]
 
 
 class ChatClient:
     """Write replies through an endpoint; safe for many episodes at once on one event loop."""
 
-    def __init__(self, config: ClientConfig) -> None:
-        self.config, self.usage = config, Usage()
-        self._openai = require("openai", Extra.JUDGE)
-        self._client = self._openai.AsyncOpenAI(
-            base_url=config.base_url,
-            api_key=os.environ.get(config.key_variable) or "none",
-            timeout=config.timeout_s,
-            max_retries=config.max_retries,
-        )
-        self._pacer = Pacer(config.max_requests_per_minute)
-        self._is_vllm = config.is_vllm
-        self._detecting = asyncio.Lock()
+    def __init__(self, config: ClientConfig | Endpoint, thought: ThoughtForm | None = None) -> None:
+        self.endpoint = config if isinstance(config, Endpoint) else Endpoint(config)
+        self.config = self.endpoint.config
+        self.usage, self.seed = Usage(), None
+        self._thought, self._episode = thought, ""
+        self._forget()
 
     async def __aenter__(self) -> ChatClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._client.close()
+        await self.endpoint.__aexit__()
 
-    def for_episode(self, seed: int | None = None) -> ChatClient:
-        """Return a client on the same connections, at the same pace, with an account (and seed) of
-        its own."""
+    def for_episode(self, seed: int | None = None, name: str = "") -> ChatClient:
+        """Return a client on the same endpoint, at the same pace, with an account (and seed) of its
+        own; `name` is the pair's, for messages."""
         own = copy.copy(self)
-        own.usage = Usage()
-        own._ask_is_vllm = self._ask_is_vllm  # asked once, for all episodes
-        if seed is not None:
-            own.config = replace(self.config, extra_body={**self.config.extra_body, "seed": seed})
+        own.usage, own.seed, own._episode = Usage(), seed, name
+        own._forget()
         return own
 
-    async def __call__(self, messages: list[Message], images: Sequence[Image.Image]) -> Reply:
-        """Write the next reply; raises `EpisodeFailure`, `ContextTooLong`, or `ValueError` if no
-        request can work."""
-        request = {
-            "model": self.config.model,
-            "messages": await asyncio.to_thread(to_openai, messages, images),
-            "temperature": self.config.temperature,
-            "max_tokens": self.config.max_turn_tokens,
-        }
-        body = dict(self.config.extra_body)
-        if await self._ask_is_vllm():
-            request["stop"] = list(STOP_STRINGS)
-            body["include_stop_str_in_output"] = True
-        await self._pacer.wait()
-        completion = await self._send(request, body)
-        self._count(completion)
-        return read_reply(completion.choices[0])
+    def _forget(self) -> None:
+        self._album = Album()
+        self._sent: set[str] = set()
+        self._last_messages: list[Message] = []
+        self._last_num_tokens: int | None = None
 
-    async def _send(self, request: dict[str, Any], body: dict[str, Any]) -> Any:
-        """Send one request, with the package's retries; returns a completion with at least one
-        choice."""
-        openai = self._openai
+    async def __call__(self, messages: list[Message], images: Sequence[Image.Image]) -> Reply:
+        """Write the next reply; raises `EpisodeFailure`, `ContextTooLong`, or `ServerUnusable` if no
+        request can work."""
         try:
-            completion = await self._client.chat.completions.create(
-                **request, extra_body=body or None
-            )
-        except openai.APITimeoutError as error:
-            raise EpisodeFailure(FailureKind.TIMEOUT, str(error)) from error
-        except openai.APIStatusError as error:
-            if error.status_code in REFUSED_STATUSES:
-                raise ValueError(
-                    f"{self.config.base_url} refuses model {self.config.model!r} with {error.status_code}: "
-                    f"{error.message}; check the URL, the model's name and the key in ${self.config.key_variable}"
-                ) from error
-            if error.status_code == 400 and "context length" in error.message.lower():
-                raise ContextTooLong from error
-            raise EpisodeFailure(
-                FailureKind.SERVER, str(error), cause=f"http_{error.status_code}"
-            ) from error
-        except (openai.OpenAIError, ValueError) as error:  # ValueError: the body is not JSON
-            raise EpisodeFailure(FailureKind.SERVER, f"{type(error).__name__}: {error}") from error
-        message = completion.choices[0].message if getattr(completion, "choices", None) else None
-        if message is None or message.content is None:
-            raise EpisodeFailure(
-                FailureKind.SERVER, "the server's answer holds no reply", cause="no_reply"
-            )
+            return await self._reply(messages, images)
+        except EpisodeFailure as failure:
+            raise self._name_pair(failure) from failure
+
+    async def _reply(self, messages: list[Message], images: Sequence[Image.Image]) -> Reply:
+        await self.endpoint.find_kind()
+        pictures = await asyncio.to_thread(self._album.turn_to, images)
+        context = _Context(messages, pictures)
+        text, is_cut = await self._write(context)
+        return make_reply(text, is_truncated=is_cut, thought=self._thought)
+
+    async def _write(self, context: _Context) -> tuple[str, bool]:
+        """Return the model's words up to the end of the turn, and whether a limit cut them off."""
+        text, num_left = "", self.config.max_turn_tokens
+        for _ in range(MAX_DRAFTS):
+            is_stopping = self.endpoint.stops
+            try:
+                completion = await self._ask(context, text, num_left)
+            except ContextTooLong:
+                if not text:
+                    raise
+                return text, True  # what was written so far has filled the window
+            except EpisodeFailure as failure:
+                if not text or failure.is_passing:
+                    raise
+                self.endpoint.can_continue = False  # from now on: no stopping, cut here
+                text, num_left = "", self.config.max_turn_tokens
+                continue
+            if not text:
+                await self._check_context(context, completion)
+            text += completion.text
+            is_draft = text.endswith(STOP_STRINGS) and not is_finished(text, self._thought)
+            if completion.is_cut or not is_stopping or not is_draft:
+                return text, completion.is_cut
+            num_left -= completion.num_reply_tokens or 0
+            if num_left <= 0:
+                return text, True
+        return text, True
+
+    async def _ask(self, context: _Context, written: str, max_tokens: int) -> Completion:
+        """Send one request; frames that the server has are named, and sent again if it lacks them."""
+        endpoint = self.endpoint
+        known = self._sent if endpoint.keeps_images else ()
+        try:
+            completion = await self._send(context, written, max_tokens, known)
+        except EpisodeFailure as failure:
+            if not any(picture.key in known for picture in context.pictures):
+                raise
+            if not says_image_is_missing(failure.detail) and failure.is_passing:
+                raise
+            completion = await self._send(context, written, max_tokens, ())
+            endpoint.keeps_images = says_image_is_missing(failure.detail)
+        self._sent.update(picture.key for picture in context.pictures)
+        for account in (self.usage, endpoint.usage):
+            account.add(completion.num_prompt_tokens, completion.num_reply_tokens)
         return completion
 
-    async def _ask_is_vllm(self) -> bool:
-        """Find out once whether the server is vLLM; one that does not say is not."""
-        async with self._detecting:
-            if self._is_vllm is None:
-                try:
-                    models = await self._client.models.list()
-                    self._is_vllm = any(
-                        getattr(model, "owned_by", "") == "vllm" for model in models.data or []
-                    )
-                except (self._openai.OpenAIError, ValueError, AttributeError):
-                    self._is_vllm = False
-        return self._is_vllm
-
-    def _count(self, completion: Any) -> None:
-        self.usage.num_requests += 1
-        usage = getattr(completion, "usage", None)
-        if usage is not None:
-            self.usage.num_prompt_tokens += usage.prompt_tokens or 0
-            self.usage.num_reply_tokens += usage.completion_tokens or 0
-
-
-def read_reply(choice: Any) -> Reply:
-    """Read one choice; a reply that the server did not let the model finish is a failure, not the
-    model's text."""
-    if choice.finish_reason not in ("stop", "length"):
-        raise EpisodeFailure(
-            FailureKind.SERVER,
-            f"the server ended a reply with {choice.finish_reason!r}; allowed are 'stop' and 'length' (switch its own "
-            "tool parsing and content filters off)",
-            cause=f"finish_{choice.finish_reason}",
+    async def _send(
+        self, context: _Context, written: str, max_tokens: int, known: Any
+    ) -> Completion:
+        fields = self.endpoint.make_fields(max_tokens)
+        if self.seed is not None:
+            fields["seed"] = self.seed
+        if self.endpoint.stops:
+            fields |= {"stop": list(STOP_STRINGS), "include_stop_str_in_output": True}
+        messages = context.messages
+        if written:
+            fields |= {"add_generation_prompt": False, "continue_final_message": True}
+            content = [{"type": "text", "text": written}]
+            messages = [*messages, {"role": "assistant", "content": content}]
+        body = await asyncio.to_thread(
+            write_body,
+            fields,
+            messages,
+            context.pictures,
+            names_pictures=self.endpoint.keeps_images,
+            known=known,
         )
-    text = cut_after_stop(choice.message.content)
-    return Reply(text, is_truncated=choice.finish_reason == "length" and not ends_with_stop(text))
+        return self.endpoint.read(await self.endpoint.send(body, self._episode))
 
+    async def _check_context(self, context: _Context, completion: Completion) -> None:
+        """Raise if the server has read less than it was sent."""
+        gauge, num_tokens = self.endpoint.gauge, completion.num_prompt_tokens
+        if num_tokens is not None and self.endpoint.is_met:
+            await self._measure(context)
+        before, last = self._last_num_tokens, self._last_messages
+        has_grown = bool(last) and context.messages[: len(last)] == last
+        self._last_messages, self._last_num_tokens = context.messages, num_tokens
+        sizes = [picture.image.size for picture in context.pictures]
+        if loss := gauge.find_loss(sizes, num_tokens, before if has_grown else None):
+            raise fail("context_cut", loss, is_passing=False)
 
-class Pacer:
-    """Lets callers start at an even rate."""
+    async def _measure(self, context: _Context) -> None:
+        """Find out once per run and size of frame what a frame costs, with and without it."""
+        gauge = self.endpoint.gauge
+        async with self.endpoint.measuring:
+            for picture in context.pictures:
+                if gauge.must_measure(picture.image.size):
+                    counts = [
+                        await self._count_tokens(context, pictures) for pictures in ([picture], [])
+                    ]
+                    gauge.learn(picture.image.size, *counts)
 
-    def __init__(self, per_minute: float | None) -> None:
-        self._interval_s = 60 / per_minute if per_minute else 0.0
-        self._next_s = 0.0
+    async def _count_tokens(self, context: _Context, pictures: list[Picture]) -> int | None:
+        """Return the tokens of a context with only these pictures; None if the server does not say."""
+        messages = keep_images(context.messages, len(pictures))
+        body = write_body(self.endpoint.make_fields(max_tokens=1), messages, pictures)
+        try:
+            answer = await self.endpoint.send(body, self._episode)
+        except (EpisodeFailure, ContextTooLong):
+            return None
+        return read_charge(answer.body)
 
-    async def wait(self) -> None:
-        """Return when it is this caller's turn."""
-        now = asyncio.get_running_loop().time()
-        start = max(now, self._next_s)
-        self._next_s = start + self._interval_s
-        await asyncio.sleep(start - now)
-
-
-def to_openai(messages: list[Message], images: Sequence[Image.Image]) -> list[dict[str, Any]]:
-    """Turn a context into an OpenAI request: image references become PNG data URLs, in order.
-
-    >>> to_openai([{"role": "user", "content": [{"type": "text", "text": "hi"}]}], [])
-    [{'role': 'user', 'content': [{'type': 'text', 'text': 'hi'}]}]
-    """
-    remaining = iter(images)
-
-    def convert(item: dict[str, Any]) -> dict[str, Any]:
-        if item["type"] != "image":
-            return item
-        return {"type": "image_url", "image_url": {"url": to_data_url(next(remaining))}}
-
-    return [
-        {
-            "role": message["role"],
-            "content": "".join(item["text"] for item in message["content"])
-            if message["role"]
-            in ("assistant", "system")  # some servers take plain text only from these
-            else [convert(item) for item in message["content"]],
-        }
-        for message in messages
-    ]
-
-
-def to_data_url(image: Image.Image) -> str:
-    """Encode an image as PNG in a data URL.
-
-    >>> to_data_url(Image.new("RGB", (1, 1)))[:26]
-    'data:image/png;base64,iVBO'
-    """
-    buffer = BytesIO()
-    image.save(buffer, format="PNG", compress_level=1)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def cut_after_stop(text: str) -> str:
-    """Return the text up to and with the first stop string, as an engine that stops there gives it.
-
-    >>> cut_after_stop("<Answer>TA=0</Answer> I hope this helps")
-    '<Answer>TA=0</Answer>'
-    """
-    ends = [text.index(stop) + len(stop) for stop in STOP_STRINGS if stop in text]
-    return text[: min(ends)] if ends else text
-
-
-def ends_with_stop(text: str) -> bool:
-    return text.endswith(STOP_STRINGS)
+    def _name_pair(self, failure: EpisodeFailure) -> EpisodeFailure:
+        """Return the same failure with the pair's name and the server's address."""
+        url, detail = self.endpoint.url, failure.detail
+        return type(failure)(
+            failure.kind,
+            detail if url in detail else f"{url}: {detail}",
+            failure.sample_uid or self._episode,
+            failure.cause,
+            is_passing=failure.is_passing,
+            retry_after_s=failure.retry_after_s,
+        )

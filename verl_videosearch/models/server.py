@@ -7,8 +7,8 @@ The one idea: the server never outlives its user: it ends with the block, with a
 Linux) when the program is killed. A server that does not come up is one error with the end of its
 log.
 
-Covers: one process on this machine. Does not cover: what it runs (`serve_model`), servers of other
-machines."""
+Covers: one server, or several replicas of one model, on this machine. Does not cover: what it runs
+(`serve`), servers of other machines."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+
+from verl_videosearch.failures import ServerUnusable
 
 PR_SET_PDEATHSIG = 1
 SERVER_LOG = "server.log"
@@ -44,35 +46,126 @@ def serve_checkpoint(
     """Serve a checkpoint on a free port for the length of the block; yields the base URL of its
     API.
 
-    `options` are further ones of `vllm serve`. Raises `ValueError` if it does not come up."""
-    if not (checkpoint / "config.json").is_file():
-        raise ValueError(
-            f"{checkpoint} is no model: it has no config.json; give a Hugging Face folder"
-        )
-    port = find_port()
-    module = [sys.executable, "-m", "verl_videosearch.models.serve", str(checkpoint)]
-    with run_server(
-        [*module, f"--port={port}", "--served-model-name", model, *options], log
-    ) as process:
-        wait_until_healthy(process, f"http://127.0.0.1:{port}/health", log, start_timeout_s)
-        yield f"http://127.0.0.1:{port}/v1"
-
-
-def find_port() -> int:
-    """Return a port of this machine that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    `options` are further ones of `vllm serve`. Raises `ServerUnusable` if it does not come up."""
+    with serve_replicas(checkpoint, model, log, options, 1, start_timeout_s) as (url,):
+        yield url
 
 
 @contextmanager
-def run_server(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def serve_replicas(
+    checkpoint: Path,
+    model: str,
+    log: Path,
+    options: Sequence[str] = (),
+    num_replicas: int = 1,
+    start_timeout_s: float = 1800.0,
+) -> Iterator[list[str]]:
+    """Serve a checkpoint as several independent servers at once, each on GPUs of its own where there
+    are any; yields their base URLs when all are healthy.
+
+    The output of the first goes to `log`, that of the others beside it (`server-1.log`)."""
+    if not (checkpoint / "config.json").is_file():
+        raise ServerUnusable(
+            f"{checkpoint} is no model: it has no config.json; give a Hugging Face folder"
+        )
+    module = [sys.executable, "-m", "verl_videosearch.models.serve", str(checkpoint)]
+    logs = [log] + [log.with_stem(f"{log.stem}-{index}") for index in range(1, num_replicas)]
+    gpus = share_gpus(list_gpus(), num_replicas)
+    with ExitStack() as stack:
+        started = []
+        for port, each_log, own_gpus in zip(find_ports(num_replicas), logs, gpus, strict=True):
+            command = [*module, f"--port={port}", "--served-model-name", model, *options]
+            chosen = {"CUDA_VISIBLE_DEVICES": ",".join(own_gpus)} if own_gpus else {}
+            started.append(
+                (stack.enter_context(run_server(command, each_log, chosen)), port, each_log)
+            )
+        for process, port, each_log in started:
+            wait_until_healthy(
+                process, f"http://127.0.0.1:{port}/health", each_log, start_timeout_s
+            )
+        yield [f"http://127.0.0.1:{port}/v1" for _, port, _ in started]
+
+
+def list_gpus() -> list[str]:
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [each.strip() for each in chosen.split(",") if each.strip() not in ("", "-1")]
+    try:
+        listed = subprocess.run(
+            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):  # no driver, no GPU
+        return []
+    return listed.stdout.split()
+
+
+def share_gpus(gpus: Sequence[str], num_replicas: int) -> list[list[str]]:
+    """Give each replica as many GPUs as the others, in order; without a GPU, none.
+
+    >>> share_gpus(["0", "1", "2", "3", "4"], 2), share_gpus([], 2)
+    ([['0', '1'], ['2', '3']], [[], []])
+    """
+    if gpus and num_replicas > len(gpus):
+        raise ValueError(
+            f"{num_replicas} replicas need as many GPUs, here are {len(gpus)}; give --replicas {len(gpus)}"
+        )
+    size = len(gpus) // num_replicas
+    return [list(gpus[index * size : (index + 1) * size]) for index in range(num_replicas)]
+
+
+def count_replicas(options: Sequence[str], gpus: Sequence[str] | None = None) -> int:
+    """Return how many servers the GPUs hold; options that spread one over several are respected.
+
+    >>> count_replicas(["--tensor-parallel-size=2"], ["0", "1", "2", "3"]), count_replicas([], [])
+    (2, 1)
+    """
+    size = 1
+    for names in (
+        ("--tensor-parallel-size", "-tp"),
+        ("--pipeline-parallel-size", "-pp"),
+        ("--data-parallel-size", "-dp"),
+    ):
+        size *= _read_count(options, names)
+    return max(len(list_gpus() if gpus is None else gpus) // size, 1)
+
+
+def _read_count(options: Sequence[str], names: Sequence[str]) -> int:
+    """Return the number given to an option as `--name=2`, `--name 2` or (one word) `--name 2`."""
+    words = [word for option in options for word in option.replace("=", " ").split()]
+    for name, value in zip(words, words[1:], strict=False):
+        if name in names and value.isdecimal():
+            return max(int(value), 1)
+    return 1
+
+
+def find_ports(count: int) -> list[int]:
+    """Return different ports of this machine that are free now."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+@contextmanager
+def run_server(
+    command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run a program in a group of its own, its output in `log`; the whole group ends with the
-    block."""
+    block. `environment` is added to this process's own."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as file:
         process = subprocess.Popen(
-            command, stdout=file, stderr=subprocess.STDOUT, preexec_fn=_depend_on_parent
+            command,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            preexec_fn=_depend_on_parent,
+            env={**os.environ, **(environment or {})},
         )
     try:
         yield process
@@ -83,15 +176,15 @@ def run_server(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[b
 def wait_until_healthy(
     process: subprocess.Popen[bytes], url: str, log: Path, timeout_s: float
 ) -> None:
-    """Return when `url` answers; raises `ValueError` with the end of the log if it never will."""
+    """Return when `url` answers; raises `ServerUnusable` with the end of the log if it never will."""
     deadline = time.monotonic() + timeout_s
     while not _answers(url):
         if process.poll() is not None:
-            raise ValueError(
+            raise ServerUnusable(
                 f"the model server ended with status {process.returncode}:\n{_read_end(log)}"
             )
         if time.monotonic() > deadline:
-            raise ValueError(
+            raise ServerUnusable(
                 f"the model server is not healthy after {timeout_s:.0f} s:\n{_read_end(log)}"
             )
         time.sleep(_POLL_S)

@@ -3,23 +3,27 @@ do the same."""
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
-pytest.importorskip("openai")
+pytest.importorskip("httpx")
 
-from tests.scripted_server import ScriptedServer  # noqa: E402
+from tests.models.test_client import GREY, make_context  # noqa: E402
+from tests.scripted_server import Handler, ScriptedServer, serve_scripts  # noqa: E402
 from tests.seeing_judge import EPISODE, serve_judge, write_pairs  # noqa: E402
 from verl_videosearch.cli import app  # noqa: E402
+from verl_videosearch.failures import EpisodeFailure, ServerUnusable  # noqa: E402
 from verl_videosearch.models import source as source_module  # noqa: E402
-from verl_videosearch.models.source import Decoding, ModelSource  # noqa: E402
+from verl_videosearch.models.source import ModelSource  # noqa: E402
 from verl_videosearch.runs.identity import hash_model  # noqa: E402
+from verl_videosearch.runs.play import derive_seed  # noqa: E402
 
 SETTINGS = [word for each in EPISODE for word in ("--set", each)]
 
@@ -41,7 +45,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 @dataclass
 class FakeServing:
-    """Stands in for `serve_checkpoint`, whose real server takes half a minute to start."""
+    """Stands in for `serve_replicas`, whose real server takes half a minute to start."""
 
     server: ScriptedServer
     starts: list[tuple[Any, ...]] = field(default_factory=list)
@@ -49,19 +53,19 @@ class FakeServing:
 
     @contextmanager
     def __call__(
-        self, checkpoint: Path, model: str, log: Path, options: Sequence[str]
-    ) -> Iterator[str]:
+        self, checkpoint: Path, model: str, log: Path, options: Sequence[str], num_replicas: int
+    ) -> Iterator[list[str]]:
         self.starts.append((checkpoint, model, log, list(options)))
-        self.num_running += 1
-        yield self.server.url
-        self.num_running -= 1
+        self.num_running += num_replicas
+        yield [self.server.url] * num_replicas
+        self.num_running -= num_replicas
 
 
 @pytest.fixture
 def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServing]:
     with serve_judge() as server:
         fake = FakeServing(server)
-        monkeypatch.setattr(source_module, "serve_checkpoint", fake)
+        monkeypatch.setattr(source_module, "serve_replicas", fake)
         yield fake
 
 
@@ -77,26 +81,30 @@ def read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
+URL = "http://localhost/v1"
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
         ({}, "give one of --endpoint URL, --serve CHECKPOINT and --local CHECKPOINT"),
-        ({"endpoint": "http://localhost/v1", "local": "checkpoint"}, "give one of"),
+        ({"endpoints": (URL,), "model": "m", "local": "checkpoint"}, "give one of"),
         ({"serve": "checkpoint", "local": "checkpoint"}, "give one of"),
-        (
-            {"endpoint": "http://localhost/v1", "serve": "checkpoint", "local": "checkpoint"},
-            "give one of",
-        ),
-        (
-            {"local": "empty"},
-            "empty is no model: it has no config.json; give a Hugging Face folder",
-        ),
+        ({"endpoints": (URL,)}, "model is empty; give --model"),
+        ({"endpoints": ("localhost",), "model": "m"}, "must be a URL that starts with http"),
+        ({"local": "empty"}, "empty is no model: it has no config.json"),
         ({"serve": "nowhere"}, "nowhere is no model"),
         (
-            {"local": "checkpoint", "serve_options": ["--dtype=half"]},
+            {"local": "checkpoint", "serve_options": ("--dtype=half",)},
             r"is for --serve; got \['--dtype=half'\]",
         ),
+        ({"local": "checkpoint", "num_replicas": 2}, "--replicas is for --serve; got 2"),
+        ({"serve": "checkpoint", "num_replicas": 0}, "num_replicas must be a whole number"),
+        ({"local": "checkpoint", "temperature": -1.0}, "temperature must be a number of at least"),
+        ({"local": "checkpoint", "top_p": 2.0}, "top_p must be a number from 0 to 1"),
+        ({"local": "checkpoint", "extra_body": {"n": 2}}, r"extra_body must not hold \['n'\]"),
     ],
+    ids=str,
 )
 def test_a_source_is_one_model(checkpoint: Path, given: dict[str, Any], words: str) -> None:
     (checkpoint.parent / "empty").mkdir()
@@ -107,36 +115,131 @@ def test_a_source_is_one_model(checkpoint: Path, given: dict[str, Any], words: s
         ModelSource(**{**given, **folders})
 
 
+def test_all_mistakes_are_said_at_once(checkpoint: Path) -> None:
+    with pytest.raises(ValueError, match=r"temperature .*; .*top_p .*; .*give one of"):
+        ModelSource(temperature=-1.0, top_p=7.0)
+
+
 def test_a_folder_is_known_only_if_it_is_here(checkpoint: Path) -> None:
-    assert (
-        ModelSource(local=checkpoint).folder == ModelSource(serve=checkpoint).folder == checkpoint
-    )
-    assert ModelSource(endpoint="http://localhost/v1").folder is None
+    for source in (ModelSource(local=checkpoint), ModelSource(serve=checkpoint)):
+        assert (source.folder, source.name) == (checkpoint, "checkpoint")
+    assert ModelSource(endpoints=(URL,), model="m").folder is None
 
 
-@pytest.mark.parametrize(("kind", "max_retries"), [("endpoint", 5), ("serve", 1)])
-def test_a_server_is_asked_as_decoding_says(
-    checkpoint: Path, serving: FakeServing, kind: str, max_retries: int
+def test_a_password_is_in_nothing_that_is_shown() -> None:
+    source = ModelSource(endpoints=("http://anna:s3cret@host/v1", "http://host2/v1"), model="m")
+    again = replace(source, temperature=0.5)
+    assert source.endpoints == again.endpoints == ("http://host/v1", "http://host2/v1")
+    assert again._reveal("http://host/v1") == "http://anna:s3cret@host/v1"
+    assert "s3cret" not in f"{source!r} {source.describe()} {asdict(source)}"
+    with pytest.raises(ValueError) as error:
+        ModelSource(endpoints=("htp://anna:s3cret@host",), model="m")
+    assert "s3cret" not in str(error.value)
+
+
+def test_what_decides_the_replies_is_described_without_an_address() -> None:
+    greedy = ModelSource(endpoints=(URL,), model="m", seed=7)
+    assert greedy.describe() == {"model": "m", "temperature": 0.0, "max_turn_tokens": 1024}
+    sampled = replace(greedy, temperature=0.8, extra_body={"top_k": 5})
+    assert sampled.describe() == greedy.describe() | {
+        "temperature": 0.8,
+        "top_p": 1.0,
+        "seed": 7,
+        "extra_body": {"top_k": 5},
+    }
+
+
+@pytest.mark.parametrize("kind", ["endpoints", "serve"])
+def test_a_server_is_asked_as_the_source_says(
+    checkpoint: Path, serving: FakeServing, kind: str
 ) -> None:
-    source = ModelSource(**{kind: checkpoint if kind == "serve" else serving.server.url})
+    place = {"serve": checkpoint} if kind == "serve" else {"endpoints": (serving.server.url,)}
+    source = ModelSource(
+        **place, model="tiny", temperature=0.8, max_turn_tokens=77, timeout_s=3.0, top_p=0.9
+    )
 
     async def start() -> None:
-        async with source.open(
-            Decoding("judge", 0.8, 77, 3.0), checkpoint.parent / "log"
-        ) as start_episode:
-            first, second = start_episode(7), start_episode(None)
+        async with source.open(checkpoint.parent / "log") as model:
+            first, second = model.for_episode("a AB", 7), model.for_episode("a BA")
             assert first.usage is not second.usage
-            assert (first.config.extra_body, second.config.extra_body) == ({"seed": 7}, {})
+            assert (first.seed, second.seed) == (7, derive_seed(0, "a BA"))
             config = first.config
-            assert (config.model, config.temperature, config.max_turn_tokens) == ("judge", 0.8, 77)
-            assert (config.timeout_s, config.max_retries) == (3.0, max_retries)
-            assert serving.num_running == (kind == "serve")
+            assert (config.model, config.temperature, config.max_turn_tokens) == ("tiny", 0.8, 77)
+            assert (config.timeout_s, config.extra_body) == (3.0, {"top_p": 0.9})
+            assert serving.num_running == (kind == "serve") and model.num_replicas == 1
 
     asyncio.run(start())
     assert serving.num_running == 0
     assert serving.starts == (
-        [(checkpoint, "judge", checkpoint.parent / "log", [])] if kind == "serve" else []
+        [(checkpoint, "tiny", checkpoint.parent / "log", [])] if kind == "serve" else []
     )
+
+
+def test_a_greedy_episode_has_no_seed(serving: FakeServing) -> None:
+    async def start() -> None:
+        async with ModelSource(endpoints=(serving.server.url,), model="tiny").open() as model:
+            assert model.for_episode("a AB").seed is None
+
+    asyncio.run(start())
+
+
+def test_several_servers_share_the_episodes_and_keep_them() -> None:
+    """Each episode asks twice; both times the server that it began on."""
+
+    async def play(servers: list[ScriptedServer]) -> None:
+        urls = tuple(server.url for server in servers)
+        async with ModelSource(endpoints=urls, model="tiny").open() as model:
+            assert model.num_replicas == 3
+
+            async def play_one(number: int) -> None:
+                generate = model.for_episode(f"{number} AB")
+                for _ in range(2):
+                    await generate(make_context(f"number {number}"), [GREY])
+
+            await asyncio.gather(*(play_one(number) for number in range(12)))
+
+    with serve_scripts() as a, serve_scripts() as b, serve_scripts() as c:
+        asyncio.run(play([a, b, c]))
+    for server in (a, b, c):
+        counts = Counter(server.behaviours)
+        assert len(counts) == 4 and set(counts.values()) == {2}
+
+
+def test_a_server_that_fails_gets_no_new_episodes() -> None:
+    async def play(urls: tuple[str, ...], other: ScriptedServer) -> list[str]:
+        async with ModelSource(endpoints=urls, model="tiny").open() as model:
+            failures = []
+            for number in range(8):
+                try:
+                    await model.for_episode(str(number))(make_context("broken"), [GREY])
+                except EpisodeFailure as failure:
+                    failures.append(failure.sample_uid)
+            return failures
+
+    with serve_scripts() as good, serve_scripts() as bad:
+        bad.RequestHandlerClass = type(
+            "Broken",
+            (Handler,),
+            {"behave": lambda self, *_: self.send_json(503, {"error": "busy"})},
+        )
+        failures = asyncio.run(play((good.url, bad.url), bad))
+    assert len(failures) == 1 and len(good.requests) == 7
+
+
+def test_servers_of_different_checkpoints_are_refused() -> None:
+    class RootedHandler(Handler):
+        def do_GET(self) -> None:
+            entry = {"id": "tiny", "owned_by": "vllm", "root": f"/models/{self.server.server_port}"}
+            self.send_json(200, {"data": [entry]})
+
+    async def start(urls: tuple[str, ...]) -> None:
+        async with ModelSource(endpoints=urls, model="tiny").open():
+            pass
+
+    with serve_scripts() as a, serve_scripts() as b:
+        a.RequestHandlerClass = b.RequestHandlerClass = RootedHandler
+        with pytest.raises(ServerUnusable, match="different checkpoints"):
+            asyncio.run(start((a.url, b.url)))
 
 
 def test_a_checkpoint_is_served_for_a_run_and_for_its_probe(
@@ -188,7 +291,7 @@ def test_a_server_that_does_not_come_up_is_one_error(
     def fail(*_: Any) -> None:
         raise ValueError("the model server ended with status 1:\nno memory")
 
-    monkeypatch.setattr(source_module, "serve_checkpoint", fail)
+    monkeypatch.setattr(source_module, "serve_replicas", fail)
     result = run(
         "eval",
         "--benchmark",
