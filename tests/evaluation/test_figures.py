@@ -26,7 +26,9 @@ from verl_videosearch.evaluation.comparison import (
     ImportedFileError,
     JudgePredictions,
     compare,
+    map_shared_pairs,
     read_predictions,
+    rename_pairs,
 )
 from verl_videosearch.evaluation.subsets import find_subsets, longest_tenth
 from verl_videosearch.evaluation.summary import to_plain
@@ -269,6 +271,14 @@ def test_a_fit_rises_and_ignores_the_order(rows: list[tuple[float, bool]], rng: 
 GOLD = {f"{number}": label for number, label in enumerate([1, 2, 0, 1, 2, None])}
 
 
+def label_samples(gold: dict[str, int | None]) -> list[PreferenceSample]:
+    """Return a sample per label, each of its own prompt."""
+    return [
+        make_sample(uid, prompt=f"cat {uid}", labels={"TA": 0, "VQ": 1, "MQ": 0, "OA": label})
+        for uid, label in gold.items()
+    ]
+
+
 def judge(name: str, *verdicts: int | None, **changes: object) -> JudgePredictions:
     return replace(JudgePredictions(name, dict(zip(GOLD, verdicts, strict=False)), {}), **changes)
 
@@ -276,15 +286,14 @@ def judge(name: str, *verdicts: int | None, **changes: object) -> JudgePredictio
 def test_judges_share_their_rows() -> None:
     first = judge("first", 1, 2, 0, 0, None, 1, failed=frozenset({"0"}))
     second = judge("second", 2, 2, 0, 1)  # nothing about pairs 4 and 5
-    found = compare([first, second], GOLD)
+    found = compare([first, second], label_samples(GOLD))
     assert (found.num_pairs, found.num_left_out) == (4, 1)
     assert [(j.overall.with_ties.correct, j.overall.with_ties.total) for j in found.judges] == [
         (2, 4),
         (3, 4),
     ]
-    assert [j.missing for j in found.judges] == [0, 2] and found.judges[
-        1
-    ].overall.unreadable.correct == 1
+    assert [j.missing for j in found.judges] == [0, 2]
+    assert [j.unreadable for j in found.judges] == [1, 0]
     test = found.judges[1].against_first
     assert found.judges[0].against_first is None and (test.only_a, test.only_b, test.p_value) == (
         1,
@@ -298,7 +307,7 @@ def test_judges_share_their_rows() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "verdicts"),
     [
-        ("a.csv", "sample_uid,verdict\n0,1\n1,2.0\n2,tie\n3,\n", [1, 2, None, None]),
+        ("a.csv", "sample_uid,verdict\n0,1\n1,2.0\n2,tie\n3,\n", [1, 2, 0, None]),
         ("a.csv", '\ufeffsample_uid,OA,note\n0,0,"a\nb"\n', [0]),
         (
             "a.csv",
@@ -312,8 +321,8 @@ def test_judges_share_their_rows() -> None:
         ),
         (
             "a.jsonl",
-            '{"sample_uid": "0", "verdict": true}\n{"sample_uid": "1", "verdict": 3}\n',
-            [None, None],
+            '{"sample_uid": "0", "verdict": true}\n{"sample_uid": "1", "verdict": "A"}\n',
+            [None, 1],
         ),
     ],
 )
@@ -330,7 +339,10 @@ def test_predictions_are_read(
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("a.csv", "uid,verdict\n0,1\n", "a row without sample_uid"),
+        ("a.csv", "pair,verdict\n0,1\n", "names no pairs; it needs sample_uid"),
+        ("a.csv", "sample_uid,verdict\n,1\n", "row 1: a row without sample_uid"),
+        ("a.csv", 'sample_uid,verdict\n0,1\n1,"2\n', "line 3: .* a quote is not closed"),
+        ("a.csv", "sample_uid,verdict\n0,good\n1,bad\n", "2 of the 2 words in 'verdict'"),
         ("a.csv", "sample_uid,verdict\n0,1\n0,2\n", "a sample_uid twice"),
         (
             "a.csv",
@@ -340,7 +352,7 @@ def test_predictions_are_read(
         ("a.csv", "sample_uid,verdict\n", "holds no rows"),
         ("a.jsonl", "[1]\n", "holds no rows with named fields"),
         ("a.jsonl", "{\n", "cannot be read"),
-        ("a.txt", "", "neither a run, nor .csv, nor .jsonl"),
+        ("a.txt", "", "is none of .csv, .json, .jsonl, .parquet"),
     ],
 )
 def test_a_bad_file_of_predictions_is_refused(
@@ -349,8 +361,50 @@ def test_a_bad_file_of_predictions_is_refused(
     (tmp_path / name).write_text(text)
     with pytest.raises(ImportedFileError, match=words):
         read_predictions(tmp_path / name)
-    with pytest.raises(ImportedFileError, match="cannot be read|neither"):
+    with pytest.raises(ImportedFileError, match="cannot be read|is none of"):
         read_predictions(tmp_path / f"missing-{name}")
+
+
+SHARED = label_samples(GOLD)
+
+
+def read_csv(tmp_path: Path, text: str, samples: list[PreferenceSample]) -> JudgePredictions:
+    (tmp_path / "a.csv").write_text(text)
+    return read_predictions(tmp_path / "a.csv", samples)
+
+
+def test_rivals_are_joined_by_the_paths_of_the_videos(tmp_path: Path) -> None:
+    rows = ["video_1,video_2,OA,VQ"]
+    for number, words in enumerate(["A,B", "A,tie", "tie,1", "video 1 better,2", ",", "2,0"]):
+        pair = (f"/data/{number}1", f"/data/{number}2")
+        rows.append(",".join([*(pair[::-1] if number == 1 else pair), words]))
+    found = read_csv(tmp_path, "\n".join(rows) + "\n", SHARED)
+    assert found.verdicts == {"0": 1, "1": 2, "2": 0, "3": 1, "4": None, "5": 2}
+    assert found.dimensions["VQ"] == {"0": 2, "1": 0, "2": 1, "3": 2, "4": None, "5": 0}
+    [judge] = compare([found], SHARED).judges
+    assert str(judge.overall.with_ties).endswith("(4/5)") and judge.unreadable == 1
+    assert str(judge.dimensions["VQ"].with_ties).endswith("(1/6)") and not judge.as_published
+
+
+def test_a_rival_that_names_other_pairs_is_an_error_with_both_sides(tmp_path: Path) -> None:
+    rows = "".join(f"genai-{n},1\n" for n in range(6))
+    with pytest.raises(ImportedFileError, match=r"names 0.0 % \(0/6\).*'genai-0'.*called.*'0'"):
+        read_csv(tmp_path, "sample_uid,verdict\n" + rows, SHARED)
+    half = read_csv(tmp_path, "sample_uid,verdict\n0,1\n1,2\n2,0\n", SHARED)
+    [judge] = compare([half], SHARED).judges
+    assert (judge.missing, judge.unreadable, judge.overall.with_ties.correct) == (3, 0, 3)
+
+
+def test_runs_over_overlapping_pairs_share_rows_and_turn_swapped_ones() -> None:
+    others = [swap_videos(replace(SHARED[0], uid="x")), replace(SHARED[2], uid="y")]
+    mapped = map_shared_pairs(SHARED, others)
+    assert mapped == {"x": ("0", True), "y": ("2", False)}
+    other = JudgePredictions(
+        "o", {"x": 2, "y": 0, "z": 1}, {"x": -1.0, "z": 1.0}, orders=[{"x": 2, "y": 1}]
+    )
+    renamed = rename_pairs(other, mapped)
+    assert (renamed.verdicts, renamed.margins) == ({"0": 1, "2": 0}, {"0": 1.0})
+    assert renamed.orders == [{"0": 1, "2": 1}]
 
 
 def test_scores_get_upper_bounds_beside_them(tmp_path: Path) -> None:
@@ -360,7 +414,8 @@ def test_scores_get_upper_bounds_beside_them(tmp_path: Path) -> None:
         "sample_uid,margin\n" + "".join(f"{n},{margin}\n" for n, (_, margin) in enumerate(rows))
     )
     [found] = compare(
-        [read_predictions(path)], {f"{n}": label for n, (label, _) in enumerate(rows)}
+        [read_predictions(path)],
+        label_samples({f"{n}": label for n, (label, _) in enumerate(rows)}),
     ).judges
     assert found.overall.with_ties.correct == 46  # no threshold is chosen for the headline
     assert (found.best_threshold.accuracy.correct, found.best_threshold.threshold) == (86, 0.1)

@@ -17,7 +17,14 @@ from typer.testing import CliRunner, Result
 pytest.importorskip("openai")
 
 from tests.scripted_server import ScriptedServer  # noqa: E402
-from tests.seeing_judge import EPISODE, prefer_first, search, serve_judge, write_pairs  # noqa: E402
+from tests.seeing_judge import (  # noqa: E402
+    EPISODE,
+    make_samples,
+    prefer_first,
+    search,
+    serve_judge,
+    write_pairs,
+)
 from verl_videosearch.cli import app  # noqa: E402
 from verl_videosearch.episode import EpisodeConfig  # noqa: E402
 from verl_videosearch.evaluation.results import RunSettings  # noqa: E402
@@ -463,15 +470,24 @@ def test_runs_are_compared_with_their_costs(pairs: Path, healthy: Path, tmp_path
         "100.0 % [75.8, 100.0] (12/12)",
         "100.0 % [70.1, 100.0] (9/9)",
     ]
-    assert [row.split(" | ")[4:6] for row in table[:2]] == [["12", "400 + 40"], ["16", "200 + 20"]]
+    assert [row.split(" | ")[7:9] for row in table[:2]] == [["12", "400 + 40"], ["16", "200 + 20"]]
     assert "| blind | with ties | -75.0 [-100.0, -50.0] | 0 : 9 | 0.0039 |" in result.output
 
 
-def test_runs_over_other_pairs_are_not_compared(pairs: Path, healthy: Path, tmp_path: Path) -> None:
+def test_runs_are_compared_over_the_pairs_that_they_share(
+    pairs: Path, healthy: Path, tmp_path: Path
+) -> None:
+    write_samples(tmp_path / "other.parquet", make_samples("validation", 40))
     with serve_judge() as server:
         evaluate(pairs, server, tmp_path / "few", "--limit", "3")
+        other = ["--video-root", str(pairs.parent)]
+        evaluate(tmp_path / "other.parquet", server, tmp_path / "other", *other)
     result = run(["compare", str(healthy), str(tmp_path / "few")])
-    assert result.exit_code == 2 and "the runs are over different pairs" in result.output
+    assert result.exit_code == 0, result.output
+    assert "that all runs share, of up to 12" in result.output
+    assert "3 pairs; 0 left out" in result.output
+    result = run(["compare", str(healthy), str(tmp_path / "other")])
+    assert result.exit_code == 2 and "the runs share no pair" in result.output
 
 
 def test_a_wrong_model_name_stops_at_once(pairs: Path, tmp_path: Path) -> None:

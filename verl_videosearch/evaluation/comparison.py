@@ -1,36 +1,58 @@
 """Compare judges on the same pairs: our runs, and the predictions of any other judge.
 
-The one idea: one table, one set of rows. Only pairs that every run has judged are compared; a
-prediction that an imported file lacks is a missing verdict, thus wrong; a pair that failed in one
-of our runs is left out for all judges and counted.
+The one idea: one table, one set of rows. Only pairs that all runs share are compared; a pair that
+failed in one of our runs is left out for all judges and counted; a pair that an imported file lacks
+is a missing prediction, thus wrong, and counted apart from words that cannot be read. A file of
+which fewer than half of the pairs or of the words can be used is refused: its 0 % would be ours.
 
-An imported file is csv or jsonl with `sample_uid` and one of
+An imported file is csv, jsonl, json or parquet. Its rows name the pair by `sample_uid` (or `uid`),
+or by the paths of both videos (`video_1`, `video_2`, or `path_a`, `path_b`; the other order is
+turned around), and what the judge said by
 
 | columns | meaning |
 |---|---|
-| `verdict` (or `OA`) | 0, 1 or 2; anything else is unreadable, thus wrong |
+| `verdict` (or `OA`, `overall`, ...) | a label in any spelling of `sources.label_words` |
+| `TA`, `VQ`, ... | the same per dimension |
 | `score_1`, `score_2` | one score per video: higher wins, equal is a tie |
 | `margin` | a signed score, above 0 for video 1 |
 
-Does not cover: dimensions, and choosing a tie threshold on the reported pairs, except as the upper
-bound named so."""
+Does not cover: choosing a tie threshold on the reported pairs, except as the upper bound named so.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
 from typing import Any
 
 from verl_videosearch import metrics
 from verl_videosearch.evaluation.verdicts import PairVerdicts
-from verl_videosearch.judgement import OVERALL
-from verl_videosearch.metrics import Accuracies, PairedDifference
-from verl_videosearch.sample import PreferenceSample
+from verl_videosearch.judgement import OVERALL, swap_label
+from verl_videosearch.metrics import Accuracies, PairedDifference, Rate
+from verl_videosearch.runs.identity import hash_pair
+from verl_videosearch.sample import Order, PreferenceSample, normalise_prompt
+from verl_videosearch.sources.label_words import (
+    ALLOWED,
+    BadLabel,
+    is_empty,
+    read_label_word,
+)
+from verl_videosearch.sources.source import SourceError
+from verl_videosearch.sources.tables import read_rows
+
+UID_COLUMNS = ("sample_uid", "uid")
+VIDEO_COLUMNS = (
+    ("video_1", "video_2"),
+    ("path_a", "path_b"),
+    ("path_1", "path_2"),
+    ("video_left", "video_right"),
+)
+VERDICT_COLUMNS = ("verdict", "oa", "overall", "overall_label", "prediction", "preference")
+"""Names of the overall verdict, in small letters."""
+MIN_SHARE = 0.5
+"""A file that names fewer of the pairs, or whose words are read less often, is refused."""
 
 
 class ImportedFileError(ValueError):
@@ -39,17 +61,21 @@ class ImportedFileError(ValueError):
 
 @dataclass(frozen=True)
 class JudgePredictions:
-    """What one judge said about many pairs."""
+    """What one judge said about many pairs, in the order of the sample's own videos."""
 
     name: str
     verdicts: Mapping[str, int | None]
-    """Sample uid to overall verdict."""
+    """Sample uid to overall verdict; None: said, but unreadable."""
     margins: Mapping[str, float | None]
     """Sample uid to a signed score; empty for a judge that gives none."""
     failed: frozenset[str] = frozenset()
     """Pairs without a verdict for reasons that are not the judge's."""
     facts: Mapping[str, Any] | None = None
     """What a run knows about its cost: frames, tokens, seconds."""
+    dimensions: Mapping[str, Mapping[str, int | None]] = field(default_factory=dict)
+    """Dimension key to (sample uid to verdict)."""
+    orders: Sequence[Mapping[str, int | None]] = ()
+    """The verdicts of each single order of a run; empty where nobody knows the orders."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +84,13 @@ class ComparedJudge:
 
     name: str
     overall: Accuracies
+    as_published: Accuracies | None
+    """Mean over the single orders; None where nobody knows how the verdicts were made."""
     missing: int
     """Pairs without any prediction in the judge's file; wrong in the figures."""
+    unreadable: int
+    """Pairs with a prediction that is no label; wrong in the figures, too."""
+    dimensions: Mapping[str, Accuracies]
     best_threshold: metrics.CalibratedAccuracy | None
     """Upper bound: the tie threshold that fits these very pairs best; None without scores."""
     videoalign: metrics.CalibratedAccuracy | None
@@ -81,60 +112,102 @@ class Comparison:
     """Pairs that failed in at least one run."""
     judges: tuple[ComparedJudge, ...]
     baselines: metrics.Baselines
+    num_derived: int = 0
+    """Pairs whose overall label was derived from the dimensions'."""
 
 
-def compare(judges: Sequence[JudgePredictions], gold: Mapping[str, int | None]) -> Comparison:
-    """Compare at least one judge on all pairs of `gold` that failed in none of them; the first is
-    the reference."""
-    failed = frozenset().union(*(judge.failed for judge in judges)) & set(gold)
-    uids = sorted(uid for uid in gold if uid not in failed)
-    labels = [gold[uid] for uid in uids]
-    columns = [[judge.verdicts.get(uid) for uid in uids] for judge in judges]
+def compare(judges: Sequence[JudgePredictions], samples: Sequence[PreferenceSample]) -> Comparison:
+    """Compare at least one judge on all samples that failed in none of them; the first is the
+    reference."""
+    failed = frozenset().union(*(judge.failed for judge in judges))
+    kept = sorted((s for s in samples if s.uid not in failed), key=lambda sample: sample.uid)
+    gold = [sample.labels[OVERALL] for sample in kept]
     return Comparison(
-        num_pairs=sum(label is not None for label in labels),
-        num_left_out=len(failed),
+        num_pairs=sum(label is not None for label in gold),
+        num_left_out=len(samples) - len(kept),
         judges=tuple(
-            _compare_one(judge, uids, labels, column, None if judge is judges[0] else columns[0])
-            for judge, column in zip(judges, columns, strict=True)
+            _compare_one(judge, kept, None if judge is judges[0] else judges[0]) for judge in judges
         ),
-        baselines=metrics.score_baselines(labels),
+        baselines=metrics.score_baselines(gold),
+        num_derived=sum(bool(sample.meta.get("overall_is_derived")) for sample in kept),
     )
 
 
 def _compare_one(
     judge: JudgePredictions,
-    uids: Sequence[str],
-    labels: Sequence[int | None],
-    column: Sequence[int | None],
-    reference: Sequence[int | None] | None,
+    samples: Sequence[PreferenceSample],
+    reference: JudgePredictions | None,
 ) -> ComparedJudge:
-    figures = metrics.score_verdicts(labels, column)
+    uids = [sample.uid for sample in samples]
+    gold = [sample.labels[OVERALL] for sample in samples]
+    prompts = [normalise_prompt(sample.prompt) for sample in samples]
+    column = [judge.verdicts.get(uid) for uid in uids]
     margins = [judge.margins.get(uid) for uid in uids]
-    tests = [
-        None
-        if reference is None
-        else metrics.paired_bootstrap(correct(labels, column), correct(labels, reference))
-        for correct in (metrics.correct_with_ties, metrics.correct_without_ties)
-    ]
+    calibrate = metrics.accuracy_with_ties_calibrated
+    videoalign = metrics.accuracy_with_ties_videoalign
     return ComparedJudge(
         name=judge.name,
-        overall=Accuracies(
-            figures.with_ties.with_interval(),
-            figures.without_ties.with_interval(),
-            figures.unreadable,
-            figures.unlabelled,
-        ),
+        overall=metrics.score_verdicts(gold, column, prompts),
+        as_published=_score_orders(judge, uids, gold, prompts),
         missing=sum(uid not in judge.verdicts for uid in uids),
-        best_threshold=metrics.accuracy_with_ties_calibrated(labels, margins)
-        if judge.margins
-        else None,
-        videoalign=metrics.accuracy_with_ties_videoalign(labels, margins)
-        if judge.margins
-        else None,
+        unreadable=sum(judge.verdicts.get(uid, 0) is None for uid in uids),
+        dimensions=_score_dimensions(judge, samples, prompts),
+        best_threshold=calibrate(gold, margins) if judge.margins else None,
+        videoalign=videoalign(gold, margins) if judge.margins else None,
         facts=judge.facts or {},
-        against_first=tests[0],
-        against_first_decided=tests[1],
+        against_first=_test(judge, reference, samples, prompts, is_decided=False),
+        against_first_decided=_test(judge, reference, samples, prompts, is_decided=True),
     )
+
+
+def _score_orders(
+    judge: JudgePredictions,
+    uids: Sequence[str],
+    gold: Sequence[int | None],
+    prompts: Sequence[str],
+) -> Accuracies | None:
+    if not judge.orders:
+        return None
+    column = [verdicts.get(uid) for verdicts in judge.orders for uid in uids]
+    times = len(judge.orders)
+    return metrics.score_verdicts([*gold] * times, column, [*prompts] * times)
+
+
+def _score_dimensions(
+    judge: JudgePredictions, samples: Sequence[PreferenceSample], prompts: Sequence[str]
+) -> dict[str, Accuracies]:
+    """Score the dimensions that the judge speaks about and the samples have labels for."""
+    figures = {}
+    for key, verdicts in judge.dimensions.items():
+        rows = [n for n, sample in enumerate(samples) if sample.labels.get(key) is not None]
+        if rows:
+            figures[key] = metrics.score_verdicts(
+                [samples[n].labels[key] for n in rows],
+                [verdicts.get(samples[n].uid) for n in rows],
+                [prompts[n] for n in rows],
+            )
+    return figures
+
+
+def _test(
+    judge: JudgePredictions,
+    reference: JudgePredictions | None,
+    samples: Sequence[PreferenceSample],
+    prompts: Sequence[str],
+    *,
+    is_decided: bool,
+) -> PairedDifference | None:
+    """Test one judge against the first over the labelled pairs, or over the decided ones."""
+    if reference is None:
+        return None
+    allowed = (1, 2) if is_decided else metrics.LABELS
+    rows = [n for n, sample in enumerate(samples) if sample.labels[OVERALL] in allowed]
+    gold = [samples[n].labels[OVERALL] for n in rows]
+    flags = [
+        [each.verdicts.get(samples[n].uid) == label for n, label in zip(rows, gold, strict=True)]
+        for each in (judge, reference)
+    ]
+    return metrics.paired_bootstrap(*flags, [prompts[n] for n in rows])
 
 
 def predictions_of_run(
@@ -143,56 +216,235 @@ def predictions_of_run(
     pairs: Sequence[PairVerdicts],
     facts: Mapping[str, Any],
 ) -> JudgePredictions:
-    """Return the merged verdicts of one of our runs."""
+    """Return what one of our runs said: merged verdicts, and those of the single orders."""
     judged = {pair.uid for pair in pairs}
+    keys = dict.fromkeys(key for sample in samples for key in sample.dimension_keys)
+    orders = [order for order in Order if pairs and order in pairs[0].episodes]
     return JudgePredictions(
         name,
         verdicts={pair.uid: pair.verdict() for pair in pairs},
         margins={pair.uid: pair.margin for pair in pairs},
         failed=frozenset(sample.uid for sample in samples) - judged,
         facts=facts,
+        dimensions={key: {pair.uid: pair.verdict(key) for pair in pairs} for key in keys},
+        orders=[{pair.uid: _in_own_order(pair, order) for pair in pairs} for order in orders],
     )
 
 
-def read_predictions(path: Path) -> JudgePredictions:
-    """Read a csv or jsonl file of verdicts or scores; raises `ImportedFileError` that says what is
-    wrong with it."""
-    rows = _read_rows(path)
-    uids = [str(row.get("sample_uid", "")) for row in rows]
-    if "" in uids or len(set(uids)) < len(uids):
-        what = "a row without sample_uid" if "" in uids else "a sample_uid twice"
-        raise ImportedFileError(f"{path} has {what}; give every pair exactly one row")
-    columns = {name for row in rows for name in row}
-    key = next((name for name in ("verdict", OVERALL) if name in columns), None)
-    has_scores = "margin" in columns or {"score_1", "score_2"} <= columns
-    if key is None and not has_scores:
-        raise ImportedFileError(
-            f"{path} has the columns {sorted(map(str, columns))}; it needs verdict, or margin, or score_1 and score_2"
-        )
-    margins = (
-        {uid: _read_margin(row) for uid, row in zip(uids, rows, strict=True)} if has_scores else {}
+def _in_own_order(pair: PairVerdicts, order: Order) -> int | None:
+    verdict = pair.raw_verdict(OVERALL, order)
+    return verdict if order is Order.AB else metrics.swap_verdict(verdict)
+
+
+def map_shared_pairs(
+    samples: Sequence[PreferenceSample], others: Sequence[PreferenceSample]
+) -> dict[str, tuple[str, bool]]:
+    """Return the uid of every one of `others` that is a pair of `samples`, to that pair's uid and
+    whether its videos are the other way round."""
+    known = {hash_pair(sample): sample for sample in samples}
+    mapped = {}
+    for other in others:
+        if own := known.get(hash_pair(other)):
+            is_swapped = PurePath(own.video_1).name != PurePath(other.video_1).name
+            mapped[other.uid] = (own.uid, is_swapped)
+    return mapped
+
+
+def rename_pairs(
+    judge: JudgePredictions, mapped: Mapping[str, tuple[str, bool]]
+) -> JudgePredictions:
+    """Return the predictions under the uids and in the orders of other samples; pairs that these
+    lack are left out."""
+
+    def rename(values: Mapping[str, Any], turn: Callable[[Any], Any]) -> dict[str, Any]:
+        return {
+            mapped[uid][0]: turn(value) if mapped[uid][1] else value
+            for uid, value in values.items()
+            if uid in mapped
+        }
+
+    def negate(margin: float | None) -> float | None:
+        return None if margin is None else -margin
+
+    return JudgePredictions(
+        judge.name,
+        rename(judge.verdicts, swap_label),
+        rename(judge.margins, negate),
+        frozenset(mapped[uid][0] for uid in judge.failed if uid in mapped),
+        judge.facts,
+        {key: rename(values, swap_label) for key, values in judge.dimensions.items()},
+        [rename(values, swap_label) for values in judge.orders],
     )
-    if key is None:
-        verdicts = dict(zip(uids, metrics.verdicts_from_margins(margins.values()), strict=True))
-    else:
-        verdicts = {uid: _read_verdict(row.get(key)) for uid, row in zip(uids, rows, strict=True)}
-    return JudgePredictions(path.stem, verdicts, margins)
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]]:
+def read_predictions(
+    path: Path, samples: Sequence[PreferenceSample] | None = None
+) -> JudgePredictions:
+    """Read a file of verdicts or scores; raises `ImportedFileError` that says what is wrong with
+    it. With `samples`, rows are matched to them, by uid or by the paths of the videos."""
     try:
-        text = path.read_text("utf-8-sig")
-        if path.suffix == ".jsonl":
-            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
-        elif path.suffix == ".csv":
-            rows = list(csv.DictReader(io.StringIO(text, newline="")))
-        else:
-            raise ImportedFileError(f"{path} is neither a run, nor .csv, nor .jsonl")
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
-        raise ImportedFileError(f"{path} cannot be read: {error}") from error
-    if not rows or not all(isinstance(row, dict) for row in rows):
+        rows = list(read_rows([path], (), is_own=True))
+    except SourceError as error:
+        raise ImportedFileError(str(error)) from error
+    if not rows or not all(isinstance(row, Mapping) for row in rows):
         raise ImportedFileError(f"{path} holds no rows with named fields")
-    return rows
+    columns = {str(name).strip().casefold(): name for row in rows for name in row}
+    keys = _find_pairs(path, rows, columns, samples)
+    verdict = next((columns[name] for name in VERDICT_COLUMNS if name in columns), None)
+    has_scores = "margin" in columns or {"score_1", "score_2"} <= set(columns)
+    if verdict is None and not has_scores:
+        raise ImportedFileError(
+            f"{path} has the columns {sorted(map(str, columns.values()))}; it needs verdict, or "
+            "margin, or score_1 and score_2"
+        )
+    margins = _read_margins(rows, keys) if has_scores else {}
+    if verdict is None:
+        read = metrics.verdicts_from_margins(margins.values())
+        verdicts: dict[str, int | None] = dict(zip(margins, read, strict=True))
+    else:
+        verdicts = _read_words(path, rows, keys, verdict)
+    dimension_keys = dict.fromkeys(key for s in samples or () for key in s.dimension_keys)
+    dimensions = {
+        key: _read_words(path, rows, keys, columns[key.casefold()])
+        for key in dimension_keys
+        if key.casefold() in columns
+    }
+    return JudgePredictions(path.stem, verdicts, margins, dimensions=dimensions)
+
+
+_Keys = Sequence["tuple[str, bool] | None"]
+"""For every row of a file: the uid of its pair and whether its videos are the other way round; None
+for a pair that is not compared."""
+
+
+def _find_pairs(
+    path: Path,
+    rows: Sequence[Mapping[str, Any]],
+    columns: Mapping[str, Any],
+    samples: Sequence[PreferenceSample] | None,
+) -> _Keys:
+    """Say which pair each row is about; raises `ImportedFileError` if most pairs are not there."""
+    uid_column = next((columns[name] for name in UID_COLUMNS if name in columns), None)
+    video_columns = [c for c in VIDEO_COLUMNS if set(c) <= set(columns)] if samples else []
+    if uid_column is not None:
+        names = [
+            str(row.get(uid_column) if row.get(uid_column) is not None else "") for row in rows
+        ]
+        if "" in names:
+            row = names.index("") + 1
+            raise ImportedFileError(f"{path}, row {row}: a row without {uid_column}")
+        found: _Keys = [(name, False) for name in names]
+        if samples is None or _count_matches(found, samples) or not video_columns:
+            _check_matches(path, found, names, samples)
+            return found
+    if not video_columns:
+        raise ImportedFileError(
+            f"{path} names no pairs; it needs sample_uid, or the paths of both videos as video_1 "
+            "and video_2"
+        )
+    one, two = (columns[name] for name in video_columns[0])
+    videos = [(str(row.get(one)), str(row.get(two))) for row in rows]
+    best: _Keys = max(
+        (_match_videos(videos, samples, name) for name in (str, _last_parts, _file_name)),
+        key=lambda keys: _count_matches(keys, samples),
+    )
+    _check_matches(path, best, [" and ".join(pair) for pair in videos], samples)
+    return best
+
+
+def _file_name(path: str) -> str:
+    return PurePath(path).name
+
+
+def _last_parts(path: str) -> str:
+    return "/".join(PurePath(path).parts[-2:])
+
+
+def _match_videos(
+    videos: Sequence[tuple[str, str]],
+    samples: Sequence[PreferenceSample],
+    shorten: Callable[[str], str],
+) -> _Keys:
+    """Match pairs of paths in either order; names that several samples share match none."""
+    known: dict[tuple[str, str], tuple[str, bool] | None] = {}
+    for sample in samples:
+        pair = (shorten(sample.video_1), shorten(sample.video_2))
+        for key, is_swapped in ((pair, False), (pair[::-1], True)):
+            known[key] = None if key in known else (sample.uid, is_swapped)
+    return [known.get((shorten(one), shorten(two))) for one, two in videos]
+
+
+def _count_matches(keys: _Keys, samples: Sequence[PreferenceSample]) -> int:
+    uids = {sample.uid for sample in samples}
+    return len({key[0] for key in keys if key is not None} & uids)
+
+
+def _check_matches(
+    path: Path,
+    keys: _Keys,
+    names: Sequence[str],
+    samples: Sequence[PreferenceSample] | None,
+) -> None:
+    """Refuse a pair that has two rows, and a file that lacks most of the pairs."""
+    rows_of: dict[str, int] = {}
+    for number, key in enumerate(keys, 1):
+        first = number if key is None else rows_of.setdefault(key[0], number)
+        if first != number:
+            raise ImportedFileError(
+                f"{path}, row {number}: {names[number - 1]!r} has row {first} already (a "
+                "sample_uid twice); give every pair exactly one row"
+            )
+    if not samples:
+        return
+    share = Rate(_count_matches(keys, samples), len(samples))
+    if share.value < MIN_SHARE:
+        uids, named = {sample.uid for sample in samples}, {key[0] for key in keys if key}
+        example = next(sample for sample in samples if sample.uid not in named)
+        unknown = [n for n, k in zip(names, keys, strict=True) if k is None or k[0] not in uids]
+        raise ImportedFileError(
+            f"{path} names {share} of the pairs, so its figures would say nothing; it has for "
+            f"example {(unknown or names)[0]!r}, the pairs are called for example {example.uid!r} "
+            f"(videos {example.video_1!r} and {example.video_2!r})"
+        )
+
+
+def _read_words(
+    path: Path, rows: Sequence[Mapping[str, Any]], keys: _Keys, column: Any
+) -> dict[str, int | None]:
+    """Read one column of verdicts; raises `ImportedFileError` if most of its words are none."""
+    verdicts: dict[str, int | None] = {}
+    said, unread = 0, []
+    for row, key in zip(rows, keys, strict=True):
+        word = row.get(column)
+        try:
+            verdict = read_label_word(word)
+        except BadLabel:
+            verdict = None
+        if not is_empty(word):
+            said += 1
+            unread += [word] if verdict is None else []
+        if key is not None:
+            verdicts[key[0]] = swap_label(verdict) if key[1] else verdict
+    if said and len(unread) > said * (1 - MIN_SHARE):
+        raise ImportedFileError(
+            f"{path}: {len(unread)} of the {said} words in {column!r} are no label, for example "
+            f"{unread[0]!r}; allowed are {ALLOWED}"
+        )
+    return verdicts
+
+
+def _read_margins(rows: Sequence[Mapping[str, Any]], keys: _Keys) -> dict[str, float | None]:
+    margins: dict[str, float | None] = {}
+    for row, key in zip(rows, keys, strict=True):
+        if key is not None:
+            margin = _read_margin(row)
+            margins[key[0]] = -margin if key[1] and margin is not None else margin
+    return margins
+
+
+def list_shared_keys(judges: Iterable[ComparedJudge]) -> list[str]:
+    """Return the dimensions that at least one judge is scored on, in order."""
+    return list(dict.fromkeys(key for judge in judges for key in judge.dimensions))
 
 
 def _read_margin(row: Mapping[str, Any]) -> float | None:
@@ -215,8 +467,3 @@ def _read_number(value: Any) -> float | None:
     except ValueError:
         return None
     return number if math.isfinite(number) else None
-
-
-def _read_verdict(value: Any) -> int | None:
-    number = _read_number(value)
-    return int(number) if number in (0, 1, 2) else None

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from verl_videosearch.evaluation.comparison import Comparison
+from verl_videosearch.evaluation.comparison import (
+    ComparedJudge,
+    Comparison,
+    list_shared_keys,
+)
 from verl_videosearch.evaluation.pages.tables import (
     ACCURACY_CAPTION,
     ACCURACY_COLUMNS,
+    PUBLISHED_CAPTION,
+    PUBLISHED_COLUMNS,
     accuracy_cells,
+    explain_intervals,
     format_difference,
     format_number,
     list_baselines,
@@ -25,14 +32,16 @@ def describe_comparison(comparison: Comparison) -> list[Block]:
         (
             judge.name,
             *accuracy_cells(judge.overall),
-            str(judge.overall.unreadable),
+            *_published_cells(judge),
+            str(judge.unreadable),
+            str(judge.missing),
             *_cost_cells(judge.facts),
         )
         for judge in comparison.judges
     ]
     costs = ("frames", "tokens in + out", "seconds")
     rows += [
-        (n, *accuracy_cells(figures), *[""] * 4)
+        (n, *2 * accuracy_cells(figures), *[""] * 5)
         for n, figures in list_baselines(comparison.baselines)
     ]
     bars = [to_bar(judge.name, judge.overall.with_ties) for judge in comparison.judges]
@@ -40,16 +49,42 @@ def describe_comparison(comparison: Comparison) -> list[Block]:
         to_bar(name, figures.with_ties, True)
         for name, figures in list_baselines(comparison.baselines)
     ]
-    caption = (
-        f"{comparison.num_pairs} pairs; {comparison.num_left_out} left out because an episode of some run failed. "
-        f"Costs are per pair, all orders together. {ACCURACY_CAPTION}"
+    derived = (
+        f" {comparison.num_derived} overall labels are derived from the dimensions', not given."
+        if comparison.num_derived
+        else ""
     )
+    first = comparison.judges[0].overall.with_ties
+    caption = (
+        f"{comparison.num_pairs} pairs; {comparison.num_left_out} left out because an episode of "
+        f"some run failed.{derived} {explain_intervals(first)} No verdict: a reply or word that "
+        "cannot be read; missing: no row in the file; both are wrong. Costs are per pair, all "
+        f"orders together. {ACCURACY_CAPTION} {PUBLISHED_CAPTION} `unknown`: a file of "
+        "predictions does not say how they were made."
+    )
+    columns = ("judge", *ACCURACY_COLUMNS, *PUBLISHED_COLUMNS, "no verdict", "missing", *costs)
     return [
-        Table("Judges", ("judge", *ACCURACY_COLUMNS, "no verdict", *costs), rows, caption),
+        Table("Judges", columns, rows, caption),
         Plot("Accuracy with ties", draw_intervals(bars, "accuracy with ties, 95 % interval")),
         *_paired_table(comparison),
+        *_dimension_tables(comparison),
         *_threshold_table(comparison),
     ]
+
+
+def _published_cells(judge: ComparedJudge) -> tuple[str, str]:
+    return accuracy_cells(judge.as_published) if judge.as_published else ("unknown", "unknown")
+
+
+def _dimension_tables(comparison: Comparison) -> Iterable[Table]:
+    """Yield one table per dimension, of the judges that speak about it."""
+    for key in list_shared_keys(comparison.judges):
+        rows = [
+            (judge.name, *accuracy_cells(judge.dimensions[key]))
+            for judge in comparison.judges
+            if key in judge.dimensions
+        ]
+        yield Table(f"Dimension {key}", ("judge", *ACCURACY_COLUMNS), rows)
 
 
 def _paired_table(comparison: Comparison) -> Iterable[Table]:
@@ -74,7 +109,7 @@ def _paired_table(comparison: Comparison) -> Iterable[Table]:
         "figure",
         "difference in points",
         "only this right : only the first",
-        "p (McNemar, exact)",
+        "p (exact, McNemar's over prompts)",
     )
     if rows:
         yield Table(f"Against {first.name}, pair by pair", columns, rows)
@@ -96,7 +131,8 @@ def _threshold_table(comparison: Comparison) -> Iterable[Table]:
             "Upper bounds: tie threshold chosen on these very pairs",
             ("judge", "with ties, calibrated", "threshold", "by VideoAlign's program"),
             rows,
-            "The last column depends on the order of the rows where scores repeat; it is for that leaderboard only.",
+            "The last column depends on the order of the rows where scores repeat; it is for that "
+            "leaderboard only.",
         )
 
 
