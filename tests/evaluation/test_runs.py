@@ -30,6 +30,7 @@ from verl_videosearch.episode import EpisodeConfig  # noqa: E402
 from verl_videosearch.evaluation.results import RunSettings  # noqa: E402
 from verl_videosearch.recipe import read_episode_settings  # noqa: E402
 from verl_videosearch.runs.play import derive_seed  # noqa: E402
+from verl_videosearch.sample import write_samples  # noqa: E402
 
 FINAL = ["episodes.jsonl", "results.json", "results.md", "index.html", "run.json"]
 """Files that must not depend on how often a run was cut."""
