@@ -21,6 +21,7 @@ from verl_videosearch.video.decode import (
     VideoErrorKind,
     read_candidate_frames,
 )
+from verl_videosearch.video.space import estimate_space
 from verl_videosearch.video.store import FrameStore, FrameStoreStats, default_root
 
 PLAN = FramePlan(frames_per_video=4)
@@ -254,3 +255,215 @@ def test_default_root_can_be_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 def test_bad_limits_are_refused(root: Path, wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         FrameStore(root, **wrong)
+
+
+BOTH = (FramePlan(12, 28 * 56), FramePlan(12, 28 * 28, shown=4))
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    return write_clip(tmp_path / "large.mp4", grey_frames(30, 112, 168))
+
+
+def test_one_decode_makes_an_entry_for_each_plan(large: Path, root: Path) -> None:
+    store = FrameStore(root)
+    video = store.open(large, BOTH)
+    assert store.stats.misses == 1 and len(entries_of(root)) == 2
+    assert [video.size_of(plan.max_pixels) for plan in BOTH] == [(28, 56), (28, 28)]
+    for plan in BOTH:
+        decoded = read_candidate_frames(large, plan)
+        for index, expected in zip(plan.choose(12), decoded.frames, strict=True):
+            found = video.frame(index, plan.max_pixels)
+            assert np.array_equal(found, expected) and isinstance(found, np.memmap)
+    assert store.stats.misses == 1 and FrameStore(root).open(large, BOTH).was_hit
+
+
+def test_a_small_video_has_one_entry(clip: Path, root: Path) -> None:
+    plans = (FramePlan(12, 10**6), FramePlan(12, 2 * 10**6, shown=4))
+    for store in (FrameStore(root), FrameStore(root)):
+        video = store.open(clip, plans)
+        assert video.frame(3, 2 * 10**6).shape == (56, 84, 3)
+    assert len(entries_of(root)) == 1 and store.stats.misses == 0
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 5, 11, 12, 13, 30])
+def test_every_frame_at_every_size_by_reference(
+    tmp_path: Path, root: Path, num_frames: int
+) -> None:
+    path = write_clip(tmp_path / "c.mp4", grey_frames(num_frames, 112, 168))
+    store = FrameStore(root)
+    video = store.open(path, BOTH)
+    other = FrameStore(tmp_path / "another machine's store")
+    for max_pixels in (28 * 56, 28 * 28, None, 56 * 84):
+        plan = FramePlan(12, max_pixels)
+        expected = read_candidate_frames(path, plan).frames
+        assert expected.shape[1:3] == video.size_of(max_pixels)
+        indices = list(range(video.num_frames))[::-1]
+        for reader in (store, other):
+            assert np.array_equal(
+                reader.read_frames(video.key, indices, max_pixels), expected[::-1]
+            )
+        assert np.array_equal(video.frame(0, max_pixels), expected[0])
+
+
+def read_by_text(root: Path, key: str) -> tuple[np.ndarray, FrameStoreStats]:
+    store = FrameStore(root)
+    return store.read_frames(key, [5, 2, 5], 28 * 56), store.stats
+
+
+def test_another_process_reads_from_the_map(large: Path, root: Path) -> None:
+    video = FrameStore(root).open(large, BOTH)
+    large.unlink()  # what is stored needs no video
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        frames, stats = pool.apply(read_by_text, (root, video.key))
+    assert np.array_equal(frames, np.stack([video.frame(index, 28 * 56) for index in (5, 2, 5)]))
+    assert stats.misses == 0 and len(video.key) < 80 + len(str(large))
+
+
+def test_a_reference_to_another_file_is_refused(large: Path, root: Path, tmp_path: Path) -> None:
+    video = FrameStore(root).open(large, BOTH)
+    write_clip(large, grey_frames(7))
+    with pytest.raises(VideoError, match="another file has taken its place"):
+        FrameStore(tmp_path / "empty").read_frames(video.key, [0], 28 * 56)
+
+
+@pytest.mark.parametrize("max_pixels", [28 * 56, 28 * 28, None])
+def test_a_frame_that_is_not_there_is_refused(
+    large: Path, root: Path, max_pixels: int | None
+) -> None:
+    store = FrameStore(root)
+    video = store.open(large, BOTH)
+    with pytest.raises(VideoError, match="12 candidate frames"):
+        store.read_frames(video.key, [3, 12], max_pixels)
+    assert store.open(large, BOTH).was_hit  # the file itself is not broken
+
+
+def no_space(*_: object, **__: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk_serves_without_storing(
+    clip: Path, root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(frame_store, "write_entry", no_space)
+    store = FrameStore(root)
+    for _ in range(3):
+        stored = store.get(clip, PLAN)
+        assert read_levels(stored.frames) == [0, 3, 6, 9] and not stored.frames.flags.writeable
+    assert (store.stats.misses, store.stats.unstored, entries_of(root)) == (3, 3, [])
+    assert caplog.text.count("No space left on device") == 1
+
+
+def test_a_read_only_disk_still_serves_what_it_holds(
+    clip: Path, root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    FrameStore(root).get(clip, PLAN)
+
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(frame_store, "write_entry", read_only)
+    monkeypatch.setattr(Path, "mkdir", read_only)
+    monkeypatch.setattr(os, "utime", read_only)
+    monkeypatch.setattr(FileLock, "acquire", read_only)
+    store = FrameStore(root)
+    assert store.get(clip, PLAN).was_hit
+    other = store.get(clip, FramePlan(frames_per_video=3))
+    assert read_levels(other.frames) == [0, 4, 8] and not other.was_hit
+    assert caplog.text.count("said once") == 3
+
+
+@pytest.mark.parametrize("below", ["file", "nowhere"])
+def test_a_root_that_cannot_be_made(clip: Path, tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").touch()
+    root = tmp_path / "file" / "store" if below == "file" else Path("/proc/none/store")
+    store = FrameStore(root)
+    assert read_levels(store.get(clip, PLAN).frames) == [0, 3, 6, 9]
+    assert store.size_bytes() == 0 and store.limit_bytes() > 0 and "0 entries" in store.describe()
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "no"), OSError(5, "I/O"), OSError(12, "mem")]
+)
+def test_an_entry_that_cannot_be_opened_is_decoded_again(
+    clip: Path, root: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    FrameStore(root).get(clip, PLAN)
+
+    def fail(path: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(frame_store, "open_entry", fail)
+    assert read_levels(FrameStore(root).get(clip, PLAN).frames) == [0, 3, 6, 9]
+
+
+def test_what_is_no_video_is_refused_before_it_is_hashed(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frame_store.xxhash, "xxh3_128", None)  # hashing would crash
+    path = tmp_path / "c.mp4"
+    with path.open("wb") as file:
+        file.write(b"<html>not found</html>")
+    with pytest.raises(VideoError, match="a web page"):
+        FrameStore(root).get(path, PLAN)
+    with path.open("wb") as file:
+        file.write(os.urandom(100))
+        file.truncate(30 * 2**30)  # sparse
+    with pytest.raises(VideoError) as caught:
+        FrameStore(root).get(path, PLAN)
+    assert caught.value.kind is VideoErrorKind.NOT_A_VIDEO
+
+
+def test_hashing_keeps_to_the_time_limit(
+    clip: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frame_store, "_hash_file", lambda reading: time.sleep(5))
+    start = time.monotonic()
+    with pytest.raises(VideoError, match="timeout"):
+        FrameStore(root, timeout_s=0.1).get(clip, PLAN)
+    assert time.monotonic() - start < 3
+
+
+def test_no_memory_is_tried_again(clip: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FrameStore(root)
+
+    def fail(*_: object, **__: object) -> None:
+        raise VideoError(VideoErrorKind.NO_MEMORY, str(clip), "none")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(frame_store, "read_frames", fail)
+        with pytest.raises(VideoError, match="no_memory"):
+            store.get(clip, PLAN)
+    assert read_levels(store.get(clip, PLAN).frames) == [0, 3, 6, 9]
+
+
+def test_entries_of_the_first_format_are_ignored(clip: Path, root: Path) -> None:
+    old = root / "v1" / f"{'0' * 32}.frames"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"VSFRAMES and more")
+    store = FrameStore(root)
+    assert not store.get(clip, PLAN).was_hit
+    assert old.exists() and "of an older format" in store.describe()
+    assert store.prune() == 17 and not old.parent.exists() and store.get(clip, PLAN).was_hit
+
+
+def test_the_limit_comes_from_the_free_disk(
+    clip: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("verl_videosearch.video.space.count_free", lambda root: 1000)
+    store = FrameStore(root)
+    assert store.limit_bytes() == 500
+    store.get(clip, PLAN)
+    assert store.limit_bytes() == (1000 + store.size_bytes()) // 2
+    store.get(clip, FramePlan(frames_per_video=3))
+    assert store.stats.evicted == 1 and len(entries_of(root)) == 1
+
+
+def test_the_need_of_a_run_is_known_before_it(root: Path) -> None:
+    plans = (FramePlan(48, 400 * 784), FramePlan(48, 512 * 784, shown=4))
+    each = 3 * 784 * (48 * 400 + 4 * 512)
+    store = FrameStore(root, max_bytes=10 * each)
+    for num_videos, fits in ((10, True), (11, False)):
+        estimate = estimate_space(num_videos, plans, store)
+        assert (estimate.needed_bytes, estimate.fits) == (num_videos * each, fits)
+    assert "decoded again" in str(estimate)

@@ -6,7 +6,7 @@ but incomplete, 2 refused."""
 
 import typer
 
-from verl_videosearch.cli import episodes, evaluate, figures
+from verl_videosearch.cli import episodes, evaluate, figures, store
 
 app = typer.Typer(
     name="videosearch",
@@ -20,3 +20,4 @@ app.command("compare")(figures.run_compare)
 app.command("baselines")(figures.run_baselines)
 app.command("calibrate")(figures.run_calibrate)
 app.command("episodes")(episodes.run_episodes)
+app.add_typer(store.app, name="store")

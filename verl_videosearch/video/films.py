@@ -33,7 +33,8 @@ from verl_videosearch.video.pixels import (
 from verl_videosearch.video.reading import RawFrame, Reading, Survey
 
 _DECODE_THREADS = 2  # a rollout worker decodes several videos at once: more would fight over cores
-_DEMUXERS = "mov,matroska,webm,avi,mpeg,mpegts,mpegvideo,ogg,gif,flv,asf"  # no playlists: those open other files
+_DEMUXERS = "mov,matroska,webm,avi,mpeg,mpegts,mpegvideo,ogg,gif,flv,asf"
+"""What may be opened: no playlists, for those open other files."""
 _LATE_STREAMS = {"analyzeduration": "100000000", "probesize": "50000000"}
 """Microseconds and bytes to look for streams that a file without a list of them starts late."""
 _NOT_THE_FILM = (

@@ -17,12 +17,11 @@ from __future__ import annotations
 
 import math
 import struct
-from functools import lru_cache
 
 import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
-from PIL import Image, ImageFilter
+from PIL import Image
 
 GROUND = (0, 0, 0)
 """What shows through transparent pixels, RGB."""
@@ -32,7 +31,6 @@ _BICUBIC = int(Interpolation.BICUBIC)
 _EXACT = 0x40000 | 0x80000  # SWS_ACCURATE_RND | SWS_BITEXACT: the same bytes on every machine
 _PQ, _HLG = 16, 18  # transfer characteristics of ITU-T H.273
 _KNEE = 0.85  # of white: darker light is kept as it is, brighter rolled off
-_TABLE_SIDE = 48
 _BT2020_TO_BT709 = np.array(
     [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]]
 )  # ITU-R BT.2087
@@ -46,8 +44,8 @@ _TURNS = {
     (0, 1, 1, 0): Image.Transpose.TRANSPOSE,
     (0, -1, -1, 0): Image.Transpose.TRANSVERSE,
 }
-"""How to put a picture upright, by the signs of (a, b, c, d) of its display matrix: the stored pixel
-(x, y) is shown at (a x + c y, b x + d y)."""
+"""How to put a picture upright, by the signs of (a, b, c, d) of its display matrix: the stored
+pixel (x, y) is shown at (a x + c y, b x + d y)."""
 SIDEWAYS = frozenset(
     {
         Image.Transpose.ROTATE_90,
@@ -150,21 +148,16 @@ def is_hdr(frame: av.VideoFrame) -> bool:
 
 def to_sdr(pixels: np.ndarray, transfer: int) -> np.ndarray:
     """Turn RGB numbers of PQ or HLG light, uint8 (H, W, 3), into SDR."""
-    return np.asarray(Image.fromarray(pixels).filter(_make_table(transfer)))
-
-
-@lru_cache(maxsize=2)
-def _make_table(transfer: int) -> ImageFilter.Color3DLUT:
-    """Compute the SDR colour of every HDR colour on a grid; Pillow interpolates between."""
-    axis = np.linspace(0, 1, _TABLE_SIDE)
-    blue, green, red = np.meshgrid(axis, axis, axis, indexing="ij")  # red runs fastest
-    signal = np.stack([red, green, blue], axis=-1)
-    nits = _light_of_pq(signal) if transfer == _PQ else _light_of_hlg(signal)
-    light = np.maximum(nits / SDR_WHITE_NITS @ _BT2020_TO_BT709.T, 0)
+    steps = np.linspace(0, 1, 256)
+    if transfer == _PQ:
+        light = (_light_of_pq(steps) / SDR_WHITE_NITS).astype(np.float32)[pixels]
+    else:
+        light = _show_hlg(_scene_of_hlg(steps).astype(np.float32)[pixels]) / SDR_WHITE_NITS
+    light = np.maximum(light @ _BT2020_TO_BT709.T.astype(np.float32), 0)
     peak = light.max(axis=-1, keepdims=True)
     light *= _roll_off(peak) / np.maximum(peak, 1e-9)  # all three alike: the hue stays
-    table = light ** (1 / 2.4)  # as an SDR screen shows its numbers (ITU-R BT.1886)
-    return ImageFilter.Color3DLUT(_TABLE_SIDE, table.reshape(-1).astype(np.float32))
+    shown = 255 * light ** (1 / 2.4)  # as an SDR screen shows its numbers (ITU-R BT.1886)
+    return np.rint(shown).astype(np.uint8)
 
 
 def _light_of_pq(signal: np.ndarray) -> np.ndarray:
@@ -174,11 +167,15 @@ def _light_of_pq(signal: np.ndarray) -> np.ndarray:
     return 10_000 * base ** (1 / 0.1593017578125)
 
 
-def _light_of_hlg(signal: np.ndarray) -> np.ndarray:
-    """Return nits on a display of 1,000 nits (ITU-R BT.2100)."""
+def _scene_of_hlg(signal: np.ndarray) -> np.ndarray:
+    """Return the light of the scene, 0 to 1 (ITU-R BT.2100)."""
     bright = (np.exp((signal - 0.55991073) / 0.17883277) + 0.28466892) / 12
-    scene = np.where(signal <= 0.5, signal**2 / 3, bright)
-    luminance = scene @ np.array([0.2627, 0.6780, 0.0593])
+    return np.where(signal <= 0.5, signal**2 / 3, bright)
+
+
+def _show_hlg(scene: np.ndarray) -> np.ndarray:
+    """Return nits on a display of 1,000 nits (ITU-R BT.2100)."""
+    luminance = scene @ np.array([0.2627, 0.6780, 0.0593], np.float32)
     return 1000 * scene * np.maximum(luminance, 1e-9)[..., None] ** 0.2
 
 

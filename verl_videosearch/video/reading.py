@@ -2,8 +2,8 @@
 over all readings of a process.
 
 The one idea: a caller is never held longer than its time limit, and all decodes of a process
-together never need more memory than `DecodeBudget.max_bytes`. A decode says what it will need before
-it starts and waits until so much is free; waiting for others does not count as its own time.
+together never need more memory than `DecodeBudget.max_bytes`. A decode says what it will need
+before it starts and waits until so much is free; waiting for others does not count as its own time.
 
 Covers: Python's and a decoder's own slowness, a disk that hangs, memory of frames and references.
 Does not cover: ending a thread that hangs inside a library: it is left behind, and what it holds of

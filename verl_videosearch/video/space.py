@@ -81,10 +81,15 @@ def _count_bytes(plan: FramePlan, source_pixels: int) -> int:
 
 def count_limit(root: Path, num_own_bytes: int) -> int:
     """Return half of what is free on the disk or the store's own."""
-    folder = root
+    return max(1, (count_free(root) + num_own_bytes) // 2)
+
+
+def count_free(root: Path) -> int:
+    """Return the free bytes of the disk that a folder is on, or will be on."""
+    folder = root.absolute()
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
-    return max(1, (shutil.disk_usage(folder).free + num_own_bytes) // 2)
+    return shutil.disk_usage(folder).free
 
 
 def scan_folder(folder: Path) -> Iterator[StoredFile]:

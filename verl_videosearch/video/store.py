@@ -59,7 +59,9 @@ from verl_videosearch.video.reference import FORMAT_VERSION, VideoKey
 from verl_videosearch.video.space import (
     STALE_AFTER_S,
     StoredFile,
+    count_free,
     count_limit,
+    format_bytes,
     is_abandoned,
     scan_folder,
 )
@@ -254,17 +256,16 @@ class FrameStore:
         """
         wanted = VideoKey.parse(key)
         frames: dict[int, np.ndarray] = {}
-        num_candidates = None
-        if any(plan.max_pixels == max_pixels for plan in wanted.plans):
-            num_candidates = self._collect(frames, wanted, wanted.plans, max_pixels, uid)
+        num_candidates = self._collect(frames, wanted, wanted.plans, max_pixels, uid)
+        outside = [index for index in indices if not 0 <= index < num_candidates]
+        if outside:
+            cause = f"it has {num_candidates} candidate frames, asked for index {outside[0]}"
+            raise VideoError(VideoErrorKind.NO_FRAMES, wanted.path, cause, uid)
         missing = [index for index in dict.fromkeys(indices) if index not in frames]
-        if missing and (num_candidates is None or max(missing) < num_candidates):
+        if missing:
             base = replace(wanted.plans[0], max_pixels=max_pixels)
             singles = [replace(base, shown=(index,)) for index in missing]
-            num_candidates = self._collect(frames, wanted, singles, max_pixels, uid)
-        if any(index not in frames for index in indices):
-            cause = f"it has {num_candidates} candidate frames, asked for {max(indices)}"
-            raise VideoError(VideoErrorKind.NO_FRAMES, wanted.path, cause, uid)
+            self._collect(frames, wanted, singles, max_pixels, uid)
         return np.stack([frames[index] for index in indices])
 
     def _collect(
@@ -476,7 +477,7 @@ class FrameStore:
     def scan(self) -> Iterator[StoredFile]:
         """Yield the entries and the files that are being written; a store that cannot be read has
         none."""
-        with suppress(FileNotFoundError), self._store_errors("cannot be read"):
+        with self._store_errors("cannot be read"), suppress(FileNotFoundError):
             yield from scan_folder(self._entries)
 
     def list_old_files(self) -> list[StoredFile]:
@@ -487,6 +488,20 @@ class FrameStore:
                 with self._store_errors("cannot be read"):
                     files += scan_folder(folder)
         return files
+
+    def describe(self) -> str:
+        """Say in one line where the store is, what it holds and what it may."""
+        files = [file for file in self.scan() if file.path.suffix == SUFFIX]
+        total = sum(file.num_bytes for file in files)
+        old = sum(file.num_bytes for file in self.list_old_files())
+        parts = [
+            f"{self.root}: {len(files)} entries, {format_bytes(total)}",
+            f"limit {format_bytes(self.limit_bytes())}",
+            f"{format_bytes(count_free(self.root))} free",
+        ]
+        if old:
+            parts.append(f"{format_bytes(old)} of an older format (`videosearch store prune`)")
+        return ", ".join(parts)
 
     def prune(self, max_bytes: int | None = None) -> int:
         """Remove entries of older formats, what dead writers left, and the least recently used
@@ -502,22 +517,23 @@ class FrameStore:
                 break
             doomed.append(file)
             total -= file.num_bytes
-        for file in doomed:
-            file.path.unlink(missing_ok=True)
+        freed = 0
+        with self._store_errors("cannot be tidied up"):
+            for file in doomed:
+                file.path.unlink(missing_ok=True)
+                freed += file.num_bytes
         for folder in {file.path.parent for file in doomed} - {self._entries}:
             with suppress(OSError):  # something else lies in it
                 folder.rmdir()
-        return sum(file.num_bytes for file in doomed)
+        return freed
 
     @contextmanager
     def _store_errors(self, what: str) -> Iterator[None]:
         try:
             yield
-        except FileNotFoundError:
+        except Timeout:  # of a lock: an OSError, but no fault of the disk
             raise
         except (OSError, NotImplementedError) as error:
-            if isinstance(error, Timeout):
-                raise
             self._say(what, error)
 
     def _say(self, what: str, error: Exception) -> None:
