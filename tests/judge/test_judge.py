@@ -1,0 +1,279 @@
+"""A verdict for somebody's own two videos: right, explained, remembered, and never invented."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import verl_videosearch
+from tests.judge.episodes import SETTINGS, make_judge
+from tests.seeing_judge import CLIPS, prefer_first, serve_judge, write_clips
+from verl_videosearch import Judge
+from verl_videosearch.episode import EpisodeConfig
+from verl_videosearch.failures import EpisodeFailure, FailureKind, ServerUnusable
+from verl_videosearch.judge.comparison import Comparison
+from verl_videosearch.judgement import Dimension
+from verl_videosearch.sample import Order
+
+CLEAN, OTHER, DEFECT = CLIPS
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    write_clips(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def judge(tmp_path: Path) -> Iterator[Judge]:
+    """A judge that looks."""
+    with serve_judge() as server, make_judge(server, tmp_path) as judge:
+        yield judge
+
+
+def test_the_better_video_wins_wherever_it_stands(judge: Judge, clips: Path) -> None:
+    first = judge.compare("a cat", clips / CLEAN, clips / DEFECT)
+    second = judge.compare("a cat", clips / DEFECT, clips / OTHER)
+    tie = judge.compare("a cat", clips / CLEAN, clips / OTHER)
+    assert [each.overall for each in (first, second, tie)] == [1, 2, 0]
+    assert first.winner == str(clips / CLEAN) and second.winner == str(clips / OTHER)
+    assert first.verdicts == {"TA": 0, "VQ": 1, "MQ": 0, "OA": 1} and first.orders_agree
+    assert str(first) == f"video 1 is better: {CLEAN}" and str(tie) == "a tie"
+
+
+def test_a_comparison_says_what_was_looked_at(judge: Judge, clips: Path) -> None:
+    verdict = judge.compare("a cat", clips / CLEAN, clips / DEFECT)
+    asked = [(f.order, f.turn, f.number, f.video, round(f.time_s, 2)) for f in verdict.frames_asked]
+    assert asked == [
+        (Order.AB, 1, 3, 1, 0.08),
+        (Order.AB, 1, 11, 2, 0.08),
+        (Order.BA, 1, 3, 2, 0.08),  # in the other order the first video is the caller's second
+        (Order.BA, 1, 11, 1, 0.08),
+    ]
+    words = [(r.order, r.turn, r.thought, (r.verdicts or {}).get("OA")) for r in verdict.reasoning]
+    assert words == [
+        (Order.AB, 1, "look", 0),
+        (Order.AB, 2, "look", 1),
+        (Order.BA, 1, "look", 0),
+        (Order.BA, 2, "look", 1),
+    ]
+    assert verdict.stated_confidence == {Order.AB: 1, Order.BA: 1}
+    assert verdict.confidence is None and not verdict.abstains
+    assert (verdict.num_prompt_tokens, verdict.num_reply_tokens) == (400, 40)
+    assert verdict.seconds > 0
+
+
+def test_orders_that_disagree_are_a_tie_and_say_so(tmp_path: Path, clips: Path) -> None:
+    with serve_judge(prefer_first) as server, make_judge(server, tmp_path) as judge:
+        verdict = judge.compare("a cat", clips / CLEAN, clips / DEFECT)
+    assert verdict.overall == 0 and verdict.orders_agree is False and verdict.winner is None
+    assert str(verdict) == "a tie: the two orders disagree"
+    assert {o: v and v["OA"] for o, v in verdict.verdicts_by_order.items()} == {
+        Order.AB: 1,
+        Order.BA: 2,
+    }
+
+
+def test_one_order_costs_half_and_knows_of_no_agreement(tmp_path: Path, clips: Path) -> None:
+    with serve_judge() as server, make_judge(server, tmp_path, orders=(Order.AB,)) as judge:
+        verdict = judge.compare("a cat", clips / CLEAN, clips / DEFECT)
+    assert verdict.overall == 1 and verdict.orders_agree is None and len(server.requests) == 2
+
+
+def test_the_same_pair_is_asked_once_whatever_its_files_are_called(
+    tmp_path: Path, clips: Path
+) -> None:
+    with serve_judge() as server, make_judge(server, tmp_path) as judge:
+        judge.compare("a cat", clips / CLEAN, clips / DEFECT)
+        num_requests = len(server.requests)
+        (clips / CLEAN).rename(clips / "renamed.mp4")
+        again = judge.compare("a cat", clips / "renamed.mp4", clips / DEFECT)
+        turned = judge.compare("a cat", clips / DEFECT, clips / "renamed.mp4")
+        assert len(server.requests) == num_requests
+        assert (again.overall, turned.overall) == (1, 2) and turned.num_cached == 2
+        assert again.records[0].own.video_1 == str(clips / "renamed.mp4")
+        judge.compare("a dog", clips / DEFECT, clips / "renamed.mp4")
+        assert len(server.requests) > num_requests
+
+
+def test_a_cache_file_outlives_the_judge(tmp_path: Path, clips: Path) -> None:
+    cache = tmp_path / "cache.sqlite"
+    with serve_judge() as server:
+        for _ in range(2):
+            with make_judge(server, tmp_path, cache=cache) as judge:
+                verdict = judge.compare("a cat", clips / CLEAN, clips / DEFECT)
+        assert verdict.overall == 1 and verdict.num_cached == 2 and len(server.requests) == 4
+        with make_judge(server, tmp_path, cache=cache, max_turn_tokens=99) as judge:
+            assert judge.compare("a cat", clips / CLEAN, clips / DEFECT).num_cached == 0
+
+
+def test_many_pairs_keep_their_order_and_a_broken_one_its_reason(judge: Judge, clips: Path) -> None:
+    (clips / "torn.mp4").write_bytes((clips / CLEAN).read_bytes()[:200])
+    heard = []
+    outcomes = judge.compare_many(
+        [
+            ("a cat", clips / DEFECT, clips / CLEAN),
+            ("a cat", clips / "torn.mp4", clips / CLEAN),
+            ("a cat", clips / "missing.mp4", clips / CLEAN),
+            ("a cat", clips / CLEAN, clips / DEFECT),
+            ("a cat", clips / DEFECT, clips / CLEAN),
+        ],
+        on_episode=heard.append,
+    )
+    assert [getattr(each, "overall", None) for each in outcomes] == [2, None, None, 1, 2]
+    torn, missing = outcomes[1], outcomes[2]
+    assert isinstance(torn, EpisodeFailure) and torn.label == "video_truncated"
+    assert isinstance(missing, EpisodeFailure) and "missing.mp4" in str(missing)
+    assert len(heard) == 8  # the pair that was given twice is played once
+    with pytest.raises(EpisodeFailure, match="torn.mp4"):
+        judge.compare("a cat", clips / "torn.mp4", clips / CLEAN)
+
+
+def test_async_code_and_a_running_loop_can_use_it(judge: Judge, clips: Path) -> None:
+    async def use() -> list[int | None]:
+        works = [judge.compare_async("a cat", clips / CLEAN, clips / DEFECT) for _ in range(3)]
+        verdicts = [each.overall for each in await asyncio.gather(*works)]
+        plain = await asyncio.to_thread(judge.compare, "a dog", clips / DEFECT, clips / CLEAN)
+        in_notebook = judge.compare("a cow", clips / DEFECT, clips / CLEAN)
+        return [*verdicts, plain.overall, in_notebook.overall]
+
+    assert asyncio.run(use()) == [1, 1, 1, 2, 2]
+
+
+def test_custom_dimensions_reach_the_model_and_the_verdict(tmp_path: Path, clips: Path) -> None:
+    from tests.replies import THOUGHT
+
+    def answer(request: dict) -> str:
+        assert "how much like cheese" in request["messages"][0]["content"]
+        return f"{THOUGHT}<Answer>CH=2, OA=1, CF=3</Answer>"
+
+    dimensions = (Dimension("CH", "Cheese", "how much like cheese it looks"),)
+    settings = {"dimensions": dimensions, "orders": (Order.AB,)}
+    with serve_judge(answer) as server, make_judge(server, tmp_path, **settings) as judge:
+        verdict = judge.compare("brie", clips / CLEAN, clips / OTHER)
+    assert verdict.verdicts == {"CH": 2, "OA": 1} and verdict.stated_confidence[Order.AB] == 3
+
+
+def test_an_unreadable_answer_is_no_verdict_and_says_why(tmp_path: Path, clips: Path) -> None:
+    reply = "I like both."
+    with serve_judge(lambda _: reply) as server, make_judge(server, tmp_path) as judge:
+        verdict = judge.compare("a cat", clips / CLEAN, clips / DEFECT)
+    assert verdict.overall is None and verdict.verdicts is None and verdict.orders_agree is None
+    assert "no_answer" in str(verdict) and verdict.reasoning[0].thought == "I like both."
+
+
+def test_json_holds_everything_and_reads_back(judge: Judge, clips: Path) -> None:
+    verdict = judge.compare("a cat", clips / CLEAN, clips / DEFECT)
+    content = json.loads(json.dumps(verdict.to_json()))
+    assert Comparison.from_json(content) == verdict
+    assert content["overall"] == 1 and content["confidence"] is None
+    assert content["frames_asked"][2] == {
+        "order": "BA",
+        "turn": 1,
+        "number": 3,
+        "video": 2,
+        "time_s": 0.08,
+    }
+
+
+def test_the_page_shows_the_frames_and_escapes_the_words(tmp_path: Path, clips: Path) -> None:
+    def answer(request: dict) -> str:
+        return "<Think><script>alert(1)</script></Think><Answer>TA=0, VQ=0, MQ=0, OA=0</Answer>"
+
+    with serve_judge(answer) as server, make_judge(server, tmp_path) as judge:
+        verdict = judge.compare("<b>cat</b>", clips / CLEAN, clips / DEFECT)
+        page = verdict.to_page(tmp_path / "new" / "page.html").read_text("utf-8")
+    assert "<script" not in page and "&lt;script&gt;" in page and "<b>cat" not in page
+    assert page.count("data:image/jpeg") == 8 and "frame 1, video 2, 0.00 s" in page
+    assert verdict._repr_html_() in page
+    (clips / CLEAN).unlink()
+    assert "cannot be read" in verdict._repr_html_()
+
+
+def test_a_server_that_fails_now_and_then_loses_no_pair(tmp_path: Path, clips: Path) -> None:
+    faults = {2: "http_500", 5: "hangs_up", 7: "half_closed"}
+    with serve_judge(faults=faults) as server, make_judge(server, tmp_path) as judge:
+        outcomes = judge.compare_many(
+            [(f"cat {number}", clips / CLEAN, clips / DEFECT) for number in range(5)]
+        )
+    assert [getattr(each, "overall", each) for each in outcomes] == [1] * 5
+
+
+def test_a_server_that_stays_away_is_an_error_within_the_deadline(
+    tmp_path: Path, clips: Path
+) -> None:
+    with serve_judge() as server:
+        judge = make_judge(server, tmp_path, deadline_s=3.0, max_tries=2)
+        judge.open()
+    with judge, pytest.raises((EpisodeFailure, ServerUnusable)):
+        judge.compare("a cat", clips / CLEAN, clips / DEFECT)
+
+
+def test_a_deadline_ends_a_slow_server(tmp_path: Path, clips: Path) -> None:
+    with serve_judge(delay_s=1.0) as server, make_judge(server, tmp_path, deadline_s=0.5) as judge:
+        judge.open()
+        with pytest.raises(EpisodeFailure, match=r"0\.5 s") as caught:
+            judge.compare("a cat", clips / CLEAN, clips / DEFECT)
+    assert caught.value.kind is FailureKind.TIMEOUT
+
+
+def test_ranking_clips_equals_the_round_robin_and_one_more_costs_only_its_pairs(
+    tmp_path: Path, clips: Path
+) -> None:
+    import numpy as np
+
+    from tests.clips import write_clip
+    from tests.seeing_judge import HIDDEN
+
+    names = []
+    for number, level in enumerate((250, 200, 150, 105, 60)):
+        frames = np.full((8, 56, 84, 3), 60, np.uint8)
+        frames[HIDDEN] = level
+        names.append(str(write_clip(clips / f"{number}.mkv", frames)))
+    with serve_judge() as server, make_judge(server, tmp_path) as judge:
+        ranking = judge.rank("a cat", names[:4])
+        assert ranking.order == tuple(reversed(names[:4])) and ranking.ranks == (4, 3, 2, 1)
+        assert ranking.tournament.num_new == 6 and ranking.cycles == ()
+        more = judge.rank("a cat", names)
+        assert more.tournament.num_new == 4 and more.num_known == 6
+        assert more.order[0] == names[4]
+        short = judge.rank("a dog", names, max_comparisons=7)
+        assert short.tournament.num_new == 7 and set(short.order[:2]) == set(names[3:])
+    content = json.loads(json.dumps(short.to_json()))
+    assert [clip["rank"] for clip in content["clips"]] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"frames": 3}, r"unknown settings \['frames'\]"),
+        ({"concurrency": 0}, "concurrency must be a whole number of at least 1"),
+        ({"orders": ()}, "orders must name at least one order"),
+        ({"episode": {"windows": 1}}, "windows"),
+        ({"temperature": -1.0}, "temperature"),
+    ],
+)
+def test_bad_settings_are_refused(settings: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Judge("http://127.0.0.1:1/v1", "judge", **settings)
+
+
+def test_a_model_must_be_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--endpoint|endpoint"):
+        Judge()
+    with pytest.raises(ValueError, match="config.json"):
+        Judge.local(tmp_path)
+
+
+def test_the_settings_are_those_of_an_episode(tmp_path: Path, clips: Path) -> None:
+    with serve_judge() as server, make_judge(server, tmp_path) as judge:
+        record = judge.compare("a cat", clips / CLEAN, clips / DEFECT).records[0]
+    assert record.episode_config == EpisodeConfig.from_dict(SETTINGS)
+
+
+def test_the_package_exports_it_lazily() -> None:
+    assert "Judge" in dir(verl_videosearch) and verl_videosearch.Judge is Judge
+    with pytest.raises(AttributeError, match="Jugde"):
+        verl_videosearch.Jugde  # noqa: B018
