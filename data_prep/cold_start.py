@@ -1,20 +1,28 @@
 """Let a teacher judge pairs through the same Episode as everything else, keep what is right, and
 write SFT rows.
 
-    python -m data_prep.cold_start --pairs outputs/hide_and_seek/train.parquet --video-root
-    outputs/hide_and_seek \\
-        --out outputs/cold_start --recipe videosearch_cold_start_tiny                     # template teacher
-    OPENAI_API_KEY=... python -m data_prep.cold_start --pairs pairs.parquet --video-root VIDEOS
-    --out outputs/gpt4o \\
-        --teacher https://api.openai.com/v1 --model gpt-4o --price-in 2.5 --price-out 10   # any compatible server
+    python -m data_prep.cold_start --pairs outputs/hide_and_seek/train.parquet \\
+        --video-root outputs/hide_and_seek --out outputs/cold_start \\
+        --recipe videosearch_cold_start_tiny                               # template teacher
+    OPENAI_API_KEY=... python -m data_prep.cold_start --pairs pairs.parquet --video-root VIDEOS \\
+        --out outputs/gpt4o --endpoint https://api.openai.com/v1 --model gpt-4o \\
+        --price-in 2.5 --price-out 10                                      # any compatible server
 
 The one idea: the teacher sees what the student will see, and only what a filter finds well-formed
-and right is taught. Every pair ends as a line of `accepted.jsonl` or `rejected.jsonl`; the same
-command goes on after a kill. `sft.parquet` is written at the end from what was accepted, in the
-order of the pairs.
+and right is taught. Every pair ends as a record of the journal; the same command goes on after a
+kill. `sft.parquet` is written at the end, in the order of the pairs, and only when no pair is left
+to be asked: a teacher that is away or has no quota left ends the program with status 2, and the
+same command goes on with a repaired one.
+
+| file of `--out` | holds |
+|---|---|
+| `run.json`, `samples.parquet` | what the traces are made with, and of |
+| `journal.jsonl` | a record per pair, and per failure |
+| `episodes.jsonl` | the same at the end, in order; `extra.reasons` says why the filter refused one |
+| `sft.parquet` | what is taught, as `VideoSearchSFTDataset` reads it |
 
 Covers: one trace per pair (paper section 4.1). Does not cover: several per pair
-(`rejection_sampling`).
+(`rejection_sampling`). Exit status: as in `verl_videosearch.runs.jobs`.
 """
 
 from __future__ import annotations
@@ -23,40 +31,233 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
+from PIL import Image
 from rich.console import Console
-from rich.progress import Progress
-from verl_videosearch.data_prep.traces.judging import (
-    RunConfig,
-    TeacherFn,
-    TraceLog,
-    claim_folder,
-    judge_pairs,
-)
-from verl_videosearch.data_prep.traces.sft_rows import write_sft_rows
+from verl_videosearch.data_prep.traces.sft_rows import SFT_ROWS, make_sft_row, write_sft_rows
 from verl_videosearch.data_prep.traces.teacher import TeacherConfig, TemplateTeacher
-from verl_videosearch.data_prep.traces.trace_filter import Filter
+from verl_videosearch.data_prep.traces.trace_filter import (
+    Filter,
+    Trace,
+    filter_records,
+    leave_out_unlabelled,
+)
 from verl_videosearch.data_prep.traces.trace_report import (
+    describe_preambles,
     estimate_tokens,
     tabulate_cost,
     tabulate_reasons,
     tabulate_yields,
 )
 
-from verl_videosearch.episode import EpisodeConfig
+from verl_videosearch.episode import EpisodeConfig, Message, Reply
 from verl_videosearch.failures import EpisodeFailure
-from verl_videosearch.models.client import ChatClient, ClientConfig, Usage
+from verl_videosearch.models.options import takes_source
+from verl_videosearch.models.source import ModelSource
 from verl_videosearch.recipe import read_episode
+from verl_videosearch.report.console import explain_errors, say
+from verl_videosearch.runs.folder import EPISODES, RunFolder, RunFolderError
+from verl_videosearch.runs.identity import hash_model, read_commit
+from verl_videosearch.runs.jobs import (
+    MAX_FAILED_SHARE,
+    ExitStatus,
+    Job,
+    PlayFn,
+    RunLimits,
+    RunSummary,
+    check_share,
+    list_waiting,
+    read_summary,
+    run_jobs,
+)
+from verl_videosearch.runs.play import PlaySetup, play_episode
+from verl_videosearch.runs.progress import show_progress
+from verl_videosearch.runs.record import EpisodeRecord, Identity, RecordKind
 from verl_videosearch.sample import PreferenceSample, read_samples
-from verl_videosearch.video.pair import load_pair
+from verl_videosearch.video.pair import PairFrames, load_pair
 from verl_videosearch.video.store import FrameStore
 
 TEMPLATE = "template"
-SFT_ROWS = "sft.parquet"
+_OLD_LOGS = ("accepted.jsonl", "rejected.jsonl")
+"""Of version 0.1.0; they lack what a record needs."""
+
+
+@dataclass(frozen=True)
+class TraceRun:
+    """What `make_traces` has done."""
+
+    summary: RunSummary
+    traces: tuple[Trace, ...]
+    """Of all finished pairs, in their order."""
+    status: ExitStatus
+    num_rows: int | None
+    """Traces in `sft.parquet`; null when it was not written."""
+
+    @property
+    def accepted(self) -> list[Trace]:
+        """The traces that are taught."""
+        return [trace for trace in self.traces if trace.is_accepted]
+
+
+def make_traces(
+    samples: Sequence[PreferenceSample],
+    out: Path,
+    teacher: TeacherConfig | ModelSource,
+    config: EpisodeConfig,
+    *,
+    stages: Filter = Filter.CORRECT,
+    video_root: Path | None = None,
+    store: FrameStore | None = None,
+    limits: RunLimits | None = None,
+    episode_timeout_s: float = 900.0,
+    max_failed_share: float = MAX_FAILED_SHARE,
+) -> TraceRun:
+    """Let a teacher judge pairs, and write what the filter takes to `out`/sft.parquet.
+
+    Goes on with a run of the same settings. The file is written only when every pair has a result
+    or a permanent failure (status 0 or 3). Raises `ValueError` for the user."""
+    check_share(max_failed_share)
+    refuse_old_logs(out)
+    name = TEMPLATE if isinstance(teacher, TeacherConfig) else teacher.name
+    folder = None if isinstance(teacher, TeacherConfig) else teacher.folder
+    identity = Identity(
+        model=name, model_hash=hash_model(folder) if folder else None, commit=read_commit()
+    )
+    setup = PlaySetup(
+        RecordKind.TRACE,
+        config,
+        store or FrameStore(),
+        video_root,
+        episode_timeout_s,
+        identity,
+    )
+    jobs = [Job(sample) for sample in samples]
+    run_folder = RunFolder(out)
+    with run_folder.claim(describe_settings(teacher, config), samples) as journal:
+        before = read_summary(jobs, journal)
+        summary = before
+        if list_waiting(before, forgets_failures=bool(limits and limits.forgets_failures)):
+            with show_progress("pairs", before) as on_record:
+                summary = asyncio.run(
+                    _drive(jobs, teacher, setup, journal, limits or RunLimits(), on_record, out)
+                )
+        return finish(run_folder, samples, summary, stages, max_failed_share)
+
+
+async def _drive(
+    jobs: Sequence[Job],
+    teacher: TeacherConfig | ModelSource,
+    setup: PlaySetup,
+    journal: Any,
+    limits: RunLimits,
+    on_record: Any,
+    out: Path,
+) -> RunSummary:
+    async with open_teacher(teacher, setup, out) as (play, num_replicas):
+        return await run_jobs(
+            jobs,
+            play,
+            journal,
+            replace(limits, concurrency=limits.concurrency * num_replicas),
+            kind=RecordKind.TRACE,
+            identity=setup.identity,
+            server=", ".join(getattr(teacher, "endpoints", ())),
+            on_record=on_record,
+        )
+
+
+@asynccontextmanager
+async def open_teacher(
+    teacher: TeacherConfig | ModelSource, setup: PlaySetup, out: Path
+) -> AsyncIterator[tuple[PlayFn, int]]:
+    """Yield what lets the teacher judge a pair, and how many servers share the pairs."""
+    if isinstance(teacher, TeacherConfig):
+
+        async def play_template(job: Job) -> EpisodeRecord:
+            writer = TemplateWriter(job.sample, setup.config, teacher)
+            return await play_episode(job.sample, job.order, setup, writer, alter=writer.meet)
+
+        yield play_template, 1
+        return
+    async with teacher.open(out / "server.log") as model:
+
+        async def play(job: Job) -> EpisodeRecord:
+            return await play_episode(
+                job.sample, job.order, setup, model.for_episode(job.key, job.seed)
+            )
+
+        yield play, model.num_replicas
+
+
+class TemplateWriter:
+    """The template teacher as a `GenerateFn`: it meets the frames of its pair before it writes."""
+
+    def __init__(
+        self, sample: PreferenceSample, config: EpisodeConfig, choices: TeacherConfig
+    ) -> None:
+        self._sample, self._config, self._choices = sample, config, choices
+        self._teacher: TemplateTeacher | None = None
+
+    def meet(self, pair: PairFrames) -> PairFrames:
+        """Take note of the candidates, and change nothing."""
+        self._teacher = TemplateTeacher(self._sample, pair.candidates, self._config, self._choices)
+        return pair
+
+    async def __call__(self, messages: list[Message], images: Sequence[Image.Image]) -> Reply:
+        assert self._teacher is not None, "play_episode alters the pair before it asks"
+        return await self._teacher(messages, images)
+
+
+def finish(
+    folder: RunFolder,
+    samples: Sequence[PreferenceSample],
+    summary: RunSummary,
+    stages: Filter,
+    max_failed_share: float,
+) -> TraceRun:
+    """Filter what was played, and write the files of a complete run."""
+    by_uid = {record.uid: record for record in summary.done}
+    ordered = [by_uid[sample.uid] for sample in samples if sample.uid in by_uid]
+    traces, status = filter_records(ordered, stages), summary.status(max_failed_share)
+    num_rows = None
+    if status in (ExitStatus.COMPLETE, ExitStatus.TOO_MANY_FAILED):
+        folder.write_records(EPISODES, map(add_reasons, traces))
+        if accepted := [trace.record for trace in traces if trace.is_accepted]:
+            num_rows = write_sft_rows(folder.path / SFT_ROWS, map(make_sft_row, accepted))
+        elif status is ExitStatus.COMPLETE:
+            status = ExitStatus.UNUSABLE  # nothing can be taught
+    return TraceRun(summary, tuple(traces), status, num_rows)
+
+
+def add_reasons(trace: Trace) -> EpisodeRecord:
+    """Write into a record why the filter refused it."""
+    extra = trace.record.extra | {"reasons": list(trace.reasons)}
+    return msgspec.structs.replace(trace.record, extra=extra)
+
+
+def describe_settings(
+    teacher: TeacherConfig | ModelSource, config: EpisodeConfig
+) -> dict[str, Any]:
+    """Return what decides the traces of a run, as plain data."""
+    if isinstance(teacher, TeacherConfig):
+        how: dict[str, Any] = {"teacher": TEMPLATE, "choices": asdict(teacher)}
+    else:
+        how = {"teacher": teacher.name, "source": teacher.describe()}
+    return how | {"episode": asdict(config)}
+
+
+def refuse_old_logs(out: Path) -> None:
+    """Raise `RunFolderError` for a folder of traces that an older version has begun."""
+    if old := [name for name in _OLD_LOGS if (out / name).exists()]:
+        raise RunFolderError(
+            f"{out} holds traces of verl-videosearch 0.1.0 ({', '.join(old)}), which lack what a "
+            "record needs; its sft.parquet stays usable, but to go on choose another --out"
+        )
 
 
 def read_weights(text: str) -> tuple[float, ...]:
@@ -73,102 +274,81 @@ def read_weights(text: str) -> tuple[float, ...]:
         ) from error
 
 
-def read_pairs(files: Sequence[Path], limit: int | None) -> list[PreferenceSample]:
-    """Read the pairs that can be judged right or wrong: those with a gold label."""
+def read_pairs(
+    files: Sequence[Path], limit: int | None = None, stages: Filter = Filter.CORRECT
+) -> tuple[list[PreferenceSample], str]:
+    """Read the pairs whose traces can be judged right or wrong; returns them, and what was left out
+    in words (empty: nothing)."""
     samples = [sample for file in files for sample in read_samples(file)]
     twice = [uid for uid, count in Counter(sample.uid for sample in samples).items() if count > 1]
     if twice:
         raise ValueError(
             f"sample_uid must be unique, {len(twice)} come more than once, such as {twice[0]!r}"
         )
-    return [each for each in samples if any(label is not None for label in each.labels.values())][
-        :limit
-    ]
+    labelled = [each for each in samples if any(x is not None for x in each.labels.values())]
+    kept, note = leave_out_unlabelled(labelled, stages)
+    if not kept:
+        raise ValueError(f"no pair can be checked: {note or 'none has a gold label'}")
+    return kept[:limit], note
 
 
 def print_cost(
     samples: Sequence[PreferenceSample],
+    config: EpisodeConfig,
     store: FrameStore,
-    config: RunConfig,
+    video_root: Path | None,
     prices: tuple[float, float] | None,
     console: Console,
 ) -> None:
     """Estimate tokens and price from the first pair whose videos can be read."""
-    counts = sorted({0, min(1, config.episode.max_tool_calls), config.episode.max_tool_calls})
+    counts = sorted({0, min(1, config.max_tool_calls), config.max_tool_calls})
     for sample in samples:
         try:
-            pair = load_pair(sample, store, config.episode, config.video_root)
+            pair = load_pair(sample, store, config, video_root)
         except EpisodeFailure:
             continue
-        estimates = {f"{n} calls": estimate_tokens(sample, pair, config.episode, n) for n in counts}
+        estimates = {f"{n} calls": estimate_tokens(sample, pair, config, n) for n in counts}
         console.print(tabulate_cost(estimates, len(samples), prices))
         return
 
 
-@asynccontextmanager
-async def open_teacher(
-    teacher: TeacherConfig | ClientConfig, episode: EpisodeConfig
-) -> AsyncIterator[tuple[TeacherFn, Usage]]:
-    """Yield what gives each pair its teacher, and what that consumes."""
-    if isinstance(teacher, ClientConfig):
-        async with ChatClient(teacher) as client:
-            yield (
-                lambda sample, candidates: client.for_episode(name=sample.uid),
-                client.endpoint.usage,
-            )
+def print_run(run: TraceRun, out: Path, max_failed_share: float, console: Console) -> None:
+    """Show yields, reasons, cost, and where the result lies."""
+    if run.traces:
+        console.print(tabulate_yields(run.traces))
+    failures = [*run.summary.passing, *run.summary.permanent]
+    if failures or len(run.accepted) < len(run.traces):
+        console.print(tabulate_reasons(run.traces, failures))
+    if note := describe_preambles(run.traces):
+        say(note)
+    counted = [trace.record.usage for trace in run.traces]
+    if any(usage.num_prompt_tokens for usage in counted):
+        prompt = sum(usage.num_prompt_tokens or 0 for usage in counted)
+        reply = sum(usage.num_reply_tokens or 0 for usage in counted)
+        say(f"{prompt:,} prompt tokens and {reply:,} reply tokens in all finished episodes")
+    for line in run.summary.lines(max_failed_share):
+        say(line)
+    if run.num_rows is not None:
+        say(f"{run.num_rows} traces in {out / SFT_ROWS}")
+    elif run.traces and not run.accepted:
+        say(f"error: no trace was accepted, so {SFT_ROWS} is not written; the reasons are above")
     else:
-        yield (
-            lambda sample, candidates: TemplateTeacher(sample, candidates, episode, teacher),
-            Usage(),
-        )
+        say(f"{SFT_ROWS} is not written: pairs are left")
 
 
-async def run(
-    samples: Sequence[PreferenceSample],
-    teacher: TeacherConfig | ClientConfig,
-    store: FrameStore,
-    config: RunConfig,
-    out: Path,
-    console: Console,
-) -> None:
-    """Judge the pairs, write the rows, print the tables."""
-    log = TraceLog(out)
-    try:
-        async with open_teacher(teacher, config.episode) as (teacher_of, usage):
-            with Progress(console=console) as progress:
-                task = progress.add_task(
-                    "judging pairs", total=len({s.uid for s in samples} - log.done)
-                )
-                failures = await judge_pairs(
-                    samples, teacher_of, store, config, log, on_done=lambda: progress.advance(task)
-                )
-    finally:
-        log.close()
-    traces = log.in_order(samples)
-    num_rows = write_sft_rows(out / SFT_ROWS, [trace for trace in traces if trace.is_accepted])
-    console.print(tabulate_yields(traces))
-    if failures or num_rows < len(traces):
-        console.print(tabulate_reasons(traces, failures))
-    if usage.num_requests:
-        prompt, reply = usage.num_prompt_tokens, usage.num_reply_tokens
-        console.print(
-            f"{usage.num_requests:,} requests, {prompt:,} prompt tokens, {reply:,} reply tokens in this run"
-        )
-    console.print(f"{num_rows} traces in {out / SFT_ROWS}", highlight=False)
-
-
+@takes_source(is_optional=True, alias="teacher", no_alias=TEMPLATE)
 def main(
     pairs: Annotated[
         list[Path], typer.Option(help="Parquet file of pairs; may be given more than once.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for the logs and sft.parquet.")],
+    source: ModelSource | None = None,
     video_root: Annotated[
         Path | None, typer.Option(help="Folder that relative video paths start from.")
     ] = None,
     teacher: Annotated[
-        str, typer.Option(help="template, or the URL of an OpenAI-compatible server.")
+        str, typer.Option(help="template, or a URL: the same as --endpoint URL.")
     ] = TEMPLATE,
-    model: Annotated[str, typer.Option(help="The teacher's name on that server.")] = "",
     recipe: Annotated[
         str | None, typer.Option(help="Take the episode settings of this recipe.")
     ] = None,
@@ -183,20 +363,16 @@ def main(
         Path | None, typer.Option(help="Frame store; default: $VIDEOSEARCH_FRAME_STORE.")
     ] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Episodes at the same time.")] = 8,
-    key_variable: Annotated[
-        str, typer.Option(help="Environment variable with the key.")
-    ] = ClientConfig.key_variable,
-    temperature: Annotated[
-        float, typer.Option(help="Of the served teacher.")
-    ] = ClientConfig.temperature,
-    max_turn_tokens: Annotated[
-        int, typer.Option(help="Most tokens of one reply.")
-    ] = ClientConfig.max_turn_tokens,
-    timeout_s: Annotated[
-        float, typer.Option(help="Most seconds of one request.")
-    ] = ClientConfig.timeout_s,
-    max_retries: Annotated[int, typer.Option(help="Further tries of a request.")] = 5,
-    rate: Annotated[float | None, typer.Option(help="Most requests per minute.")] = None,
+    episode_timeout_s: Annotated[float, typer.Option(help="Most seconds of one episode.")] = 900.0,
+    max_retries: Annotated[
+        int, typer.Option(min=0, help="Further tries of an episode that failed in passing.")
+    ] = 2,
+    max_failed_share: Annotated[
+        float, typer.Option(help="Share of the pairs that may fail for good.")
+    ] = MAX_FAILED_SHARE,
+    forget_failures: Annotated[
+        bool, typer.Option("--forget-failures", help="Ask again about pairs that failed for good.")
+    ] = False,
     price_in: Annotated[
         float | None, typer.Option(help="Price of a million prompt tokens.")
     ] = None,
@@ -218,70 +394,56 @@ def main(
     detour: Annotated[
         float, typer.Option(help="Template: weight of looking elsewhere, then behind the cue.")
     ] = TeacherConfig.detour,
-    one_cue: Annotated[
-        float, typer.Option(help="Template: weight of looking behind the first of two cues only.")
-    ] = TeacherConfig.one_cue,
     looks: Annotated[
         str, typer.Option(help="Template: weights of 0, 1, ... calls without a cue.")
     ] = "0.4,0.3,0.3",
     max_calls: Annotated[
         int | None, typer.Option(help="Template: most calls; default: the episode's limit.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Template: the same seed gives the same words.")] = 0,
+    one_cue: Annotated[
+        float, typer.Option(help="Template: weight of looking behind the first of two cues only.")
+    ] = TeacherConfig.one_cue,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same words.")] = 0,
 ) -> None:
     """Make cold-start traces."""
     console = Console()
-    try:
-        samples = read_pairs(pairs, limit)
-        if teacher == TEMPLATE:
-            chosen = TeacherConfig(
-                direct,
-                cued_gap,
-                wrong_gap,
-                detour,
-                read_weights(looks),
-                max_calls,
-                one_cue=one_cue,
-                seed=seed,
-            )
-            name = TEMPLATE
-        else:
-            limits = {
-                "timeout_s": timeout_s,
-                "max_requests_per_minute": rate,
-            }
-            chosen = ClientConfig(
-                teacher, model, key_variable, temperature, max_turn_tokens, **limits
-            )
-            name = model
-        config = RunConfig(
-            read_episode(recipe, episode or ()), stages, video_root, name, concurrency=concurrency
+    with explain_errors():
+        samples, note = read_pairs(pairs, limit, stages)
+        if note:
+            say(note)
+        choices = TeacherConfig(
+            direct,
+            cued_gap,
+            wrong_gap,
+            detour,
+            read_weights(looks),
+            max_calls,
+            one_cue=one_cue,
+            seed=seed,
         )
-        frame_store = FrameStore(store)
-        if teacher != TEMPLATE or estimate_only:
+        config, frame_store = read_episode(recipe, episode or ()), FrameStore(store)
+        if source is not None or estimate_only:
             prices = None if price_in is None or price_out is None else (price_in, price_out)
-            print_cost(samples, frame_store, config, prices, console)
-        if not estimate_only:
-            claim_folder(out, describe_run(config, chosen))
-            asyncio.run(run(samples, chosen, frame_store, config, out, console))
-    except (
-        ValueError,
-        ImportError,
-    ) as error:  # a wrong option or file, a server that refuses this model
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from error
-
-
-def describe_run(config: RunConfig, teacher: TeacherConfig | ClientConfig) -> dict[str, Any]:
-    """Return what decides the traces of a run, as plain data."""
-    how = {
-        "teacher": config.teacher_name,
-        "filter": config.stages.value,
-        "episode": asdict(config.episode),
-    }
-    if isinstance(teacher, TeacherConfig):
-        return how | {"choices": asdict(teacher)}
-    return how | {"temperature": teacher.temperature, "max_turn_tokens": teacher.max_turn_tokens}
+            print_cost(samples, config, frame_store, video_root, prices, console)
+        if estimate_only:
+            return
+        run = make_traces(
+            samples,
+            out,
+            source or choices,
+            config,
+            stages=stages,
+            video_root=video_root,
+            store=frame_store,
+            limits=RunLimits(
+                concurrency, max_tries=max_retries + 1, forgets_failures=forget_failures
+            ),
+            episode_timeout_s=episode_timeout_s,
+            max_failed_share=max_failed_share,
+        )
+    print_run(run, out, max_failed_share, console)
+    if run.status:
+        raise typer.Exit(int(run.status))
 
 
 if __name__ == "__main__":

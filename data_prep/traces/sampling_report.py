@@ -4,11 +4,11 @@ group.
 | column | counts |
 |---|---|
 | inputs | pairs in one order of their videos |
-| episodes | finished attempts; failures stand apart, by kind |
+| episodes | finished episodes; failures stand apart, by kind |
 | accepted | of them, passed the filter |
 | right | per dimension and overall, of the episodes with a gold label: verdict equal to it |
-| solved | inputs with an accepted attempt |
-| chosen, taken | attempts chosen per input; of those, left by balance and target |
+| solved | inputs with an accepted episode |
+| chosen, taken | episodes chosen per input; of those, left by caps and target |
 """
 
 from __future__ import annotations
@@ -20,23 +20,28 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
-from verl_videosearch.data_prep.traces.attempts import Attempt, AttemptLogs
-from verl_videosearch.data_prep.traces.selection import Selection, group_by, read_verdict
+from verl_videosearch.data_prep.traces.selection import (
+    Selection,
+    group_by,
+    input_of,
+    read_verdict,
+)
+from verl_videosearch.data_prep.traces.trace_filter import Trace
 
-from verl_videosearch.judgement import OVERALL
+from verl_videosearch.runs.record import EpisodeRecord
 
-GROUPS: dict[str, Callable[[Attempt], Any]] = {
-    "source": lambda attempt: attempt.trace.sample.source,
-    "order": lambda attempt: attempt.key.order.value,
+GROUPS: dict[str, Callable[[Trace], Any]] = {
+    "source": lambda trace: trace.record.own.source,
+    "order": lambda trace: trace.record.order.value,
     "verdict": read_verdict,
-    "turns": lambda attempt: len(attempt.trace.replies),
+    "turns": lambda trace: len(trace.replies),
 }
 """Verdict is the gold one of overall."""
 
 
 @dataclass(frozen=True)
 class AuditRow:
-    """The figures of one group of attempts."""
+    """The figures of one group of episodes."""
 
     group: str
     num_inputs: int
@@ -49,70 +54,69 @@ class AuditRow:
     num_taken: int
 
 
-def audit(attempts: Sequence[Attempt], selection: Selection) -> list[AuditRow]:
-    """Return the figures of all attempts, then of every group."""
-    rows = [_describe("all", attempts, selection)]
+def audit(traces: Sequence[Trace], selection: Selection) -> list[AuditRow]:
+    """Return the figures of all traces, then of every group."""
+    rows = [_describe("all", traces, selection)]
     for name, value_of in GROUPS.items():
-        groups = group_by(attempts, value_of)
+        groups = group_by(traces, value_of)
         for value in sorted(groups, key=lambda value: (value is None, value)):
             rows.append(_describe(f"{name} {value}", groups[value], selection))
     return rows
 
 
-def _describe(group: str, attempts: Sequence[Attempt], selection: Selection) -> AuditRow:
-    accepted = [attempt for attempt in attempts if attempt.trace.is_accepted]
-    members = {attempt.key for attempt in attempts}
-    keys = dict.fromkeys(key for a in attempts for key in (*a.trace.sample.dimension_keys, OVERALL))
+def _describe(group: str, traces: Sequence[Trace], selection: Selection) -> AuditRow:
+    accepted = [trace for trace in traces if trace.is_accepted]
+    members = {id(trace.record) for trace in traces}
+    keys = dict.fromkeys(key for trace in traces for key in trace.record.own.labels)
     return AuditRow(
         group=group,
-        num_inputs=len({attempt.key.input for attempt in attempts}),
-        num_episodes=len(attempts),
+        num_inputs=len({input_of(trace.record) for trace in traces}),
+        num_episodes=len(traces),
         num_accepted=len(accepted),
-        right={key: _share_right(attempts, key) for key in keys},
-        num_solved=len({attempt.key.input for attempt in accepted}),
-        num_chosen=sum(attempt.key in members for attempt in selection.chosen),
-        num_taken=sum(attempt.key in members for attempt in selection.taken),
+        right={key: share_right(traces, key) for key in keys},
+        num_solved=len({input_of(trace.record) for trace in accepted}),
+        num_chosen=sum(id(trace.record) in members for trace in selection.chosen),
+        num_taken=sum(id(trace.record) in members for trace in selection.taken),
     )
 
 
-def _share_right(attempts: Sequence[Attempt], key: str) -> float | None:
-    rated = [
-        attempt.trace for attempt in attempts if attempt.trace.sample.labels.get(key) is not None
-    ]
-    return (
-        sum(t.wrong is not None and key not in t.wrong for t in rated) / len(rated)
-        if rated
-        else None
-    )
+def share_right(traces: Sequence[Trace], key: str) -> float | None:
+    """Return the share of the traces with a gold label that have its verdict; None without any."""
+    rated = [trace for trace in traces if trace.record.own.labels.get(key) is not None]
+    right = sum(trace.wrong is not None and key not in trace.wrong for trace in rated)
+    return right / len(rated) if rated else None
 
 
-def count_reasons(attempts: Sequence[Attempt], failures: Sequence[str]) -> dict[str, int]:
-    """Count why attempts were refused (one may have several reasons), then the failures by kind."""
-    reasons = Counter(reason for attempt in attempts for reason in attempt.trace.reasons)
-    kinds = Counter(f"failed: {kind}" for kind in failures)
+def count_reasons(traces: Sequence[Trace], failures: Sequence[EpisodeRecord]) -> dict[str, int]:
+    """Count why traces were refused (one may have several reasons), then the failures by kind."""
+    reasons = Counter(reason for trace in traces for reason in trace.reasons)
+    kinds = Counter(f"failed: {each.failure.label}" for each in failures if each.failure)
     return {name: count for counts in (reasons, kinds) for name, count in sorted(counts.items())}
 
 
-def describe_run(keys: Sequence[str], logs: AttemptLogs, selection: Selection) -> dict[str, Any]:
-    """Return the whole audit as plain data; every planned episode is finished, failed or not played
-    yet."""
-    attempts = [logs.attempts[key] for key in keys if key in logs.attempts]
-    failures = [logs.failures[key] for key in keys if key in logs.failures]
+def describe_run(
+    num_planned: int,
+    traces: Sequence[Trace],
+    failures: Sequence[EpisodeRecord],
+    selection: Selection,
+) -> dict[str, Any]:
+    """Return the whole audit as plain data; a planned episode is finished, failed, or was never
+    asked for because the target was full."""
     return {
-        "planned": len(keys),
-        "finished": len(attempts),
+        "planned": num_planned,
+        "finished": len(traces),
         "failed": len(failures),
-        "not_planned": len(logs.attempts) - len(attempts),
-        "repeated": logs.num_repeated,
-        "groups": [asdict(row) for row in audit(attempts, selection)],
-        "not_accepted": count_reasons(attempts, failures),
+        "not_asked": num_planned - len(traces) - len(failures),
+        "groups": [asdict(row) for row in audit(traces, selection)],
+        "not_accepted": count_reasons(traces, failures),
     }
 
 
-def find_missing_verdicts(attempts: Sequence[Attempt], selection: Selection) -> list[int | None]:
+def find_missing_verdicts(traces: Sequence[Trace], selection: Selection) -> list[int]:
     """Return the gold verdicts of which nothing is taught: what is taught then is one-sided."""
-    taken = {read_verdict(attempt) for attempt in selection.taken}
-    return [verdict for verdict in group_by(attempts, read_verdict) if verdict not in taken]
+    taken = {read_verdict(trace) for trace in selection.taken}
+    known = [verdict for verdict in group_by(traces, read_verdict) if verdict is not None]
+    return [verdict for verdict in known if verdict not in taken]
 
 
 def tabulate_audit(content: Mapping[str, Any]) -> list[Table]:

@@ -1,34 +1,57 @@
-"""Choose what is taught from many attempts: the shortest right ones per input, as many of each
-verdict.
+"""Choose what is taught from many attempts: one right one of each input, drawn at random, in the
+pairs' own shares of verdicts.
 
-The one idea: a selection is a pure function of the set of attempts. Neither the order in which
+The one idea: a selection is a pure function of the set of traces. Neither the order in which
 episodes finished nor the number of processes counts, so the same logs give the same bytes.
 
-1. *Per input* (a pair in one order): of the accepted attempts at most `keep`, the shortest first (characters of all
-   replies), then the lowest index; equal replies count once.
-2. *Per verdict*: shares are filled evenly up to the target; none gets more than `max_per_verdict`, nor more than
-   `max_ratio` times the traces of the scarcest verdict that has any.
-3. *Per turn count*, inside a verdict's share: filled evenly, so rare turn counts stay and frequent ones give way.
-   Which ones of equal rank stay is drawn by the seed.
+1. *Per input* (a pair in one order): of the accepted traces at most `keep`, drawn by the seed; equal
+   replies count once. Not the shortest ones, which teach not to search (measured, docs/tiny.md);
+   `Choice.SHORTEST` takes the shortest among those of a drawn one's number of turns.
+2. *Per verdict*, only where a `target` is exceeded: each gold overall verdict gets its share among
+   the pairs, and what one cannot fill the others get. A scarce verdict never starves the rest.
+   `max_per_verdict` and `max_ratio` are caps. Without a gold overall verdict a trace counts in no
+   share: it is taken last.
+3. *Per turn count*, inside a verdict's share: filled evenly, so rare turn counts stay and frequent
+   ones give way. Which ones of equal rank stay is drawn by the seed.
 
->>> fill_evenly({0: 10, 1: 100, 2: 100}, 90)
+>>> fill_shares({0: 10, 1: 100, 2: 100}, {0: 1, 1: 2, 2: 2}, 90)
 {0: 10, 1: 40, 2: 40}
 
 Covers: method section 8. Does not cover: what is right (`trace_filter`)."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+import math
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from enum import Enum
+from typing import NamedTuple, TypeVar
 
 import xxhash
-from verl_videosearch.data_prep.traces.attempts import Attempt
+from verl_videosearch.data_prep.traces.trace_filter import Trace
 
+from verl_videosearch.config import above, at_least, check
 from verl_videosearch.judgement import OVERALL
+from verl_videosearch.runs.record import EpisodeRecord
+from verl_videosearch.sample import Order
 
 K = TypeVar("K", bound=Hashable)
+
+
+class Input(NamedTuple):
+    """What is sampled several times: a pair, in one order of its videos."""
+
+    uid: str
+    order: Order
+
+
+class Choice(str, Enum):
+    """Which of the right traces of an input are taken."""
+
+    RANDOM = "random"
+    SHORTEST = "shortest"
+    """The shortest of those with as many turns as a drawn one."""
 
 
 @dataclass(frozen=True)
@@ -38,114 +61,170 @@ class SelectionConfig:
     keep: int = 1
     """Most traces per input."""
     target: int | None = None
-    """Most traces in all; null takes all that balance allows."""
+    """Most traces in all; null takes all that the caps allow."""
     max_per_verdict: int | None = None
     """Most traces of one overall verdict."""
-    max_ratio: float = 1.0
-    """Most traces of a verdict per trace of the scarcest one; 1 is exact balance, inf takes
-    everything."""
+    max_ratio: float = math.inf
+    """Most traces of one overall verdict, in even shares of the target (or of all there are): 1 is
+    exact balance as far as there are traces, inf keeps the pairs' own shares."""
+    choice: Choice = Choice.RANDOM
     seed: int = 0
-    """Draws among equals."""
+    """Of all draws."""
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name} must be at least 1, got {getattr(self, name)!r}"
-            for name in ("keep", "target", "max_per_verdict", "max_ratio")
-            if getattr(self, name) is not None and not getattr(self, name) >= 1
-        ]
-        if problems:
-            raise ValueError("bad selection: " + "; ".join(problems))
+        check(
+            self,
+            keep=at_least(1),
+            target=at_least(1),
+            max_per_verdict=at_least(1),
+            max_ratio=above(0),
+        )
 
 
 @dataclass(frozen=True)
 class Selection:
     """What came out, and of what."""
 
-    chosen: tuple[Attempt, ...]
+    chosen: tuple[Trace, ...]
     """At most `keep` per input."""
-    taken: tuple[Attempt, ...]
-    """Of those, what balance and target left, in the order of the attempts."""
+    taken: tuple[Trace, ...]
+    """Of those, what caps and target left, in the order of uid, order and attempt."""
+
+    def is_full(self, config: SelectionConfig) -> bool:
+        """True when the target is reached."""
+        return config.target is not None and len(self.taken) >= config.target
 
 
-def select(attempts: Iterable[Attempt], config: SelectionConfig) -> Selection:
-    """Choose per input, then balance; attempts are taken in the order of their keys, whatever order
-    they come in."""
-    ordered = sorted(attempts, key=lambda attempt: attempt.key)
-    by_input = group_by(ordered, lambda attempt: attempt.key.input)
-    chosen = [best for group in by_input.values() for best in choose(group, config.keep)]
-    taken = {attempt.key for attempt in balance(chosen, config)}
-    return Selection(tuple(chosen), tuple(attempt for attempt in chosen if attempt.key in taken))
+def select(traces: Iterable[Trace], config: SelectionConfig) -> Selection:
+    """Choose per input, then fill the shares; traces are taken in the order of their keys, whatever
+    order they come in."""
+    ordered = sorted(traces, key=lambda trace: sort_key(trace.record))
+    by_input = group_by(ordered, lambda trace: input_of(trace.record))
+    shares = Counter(read_verdict(group[0]) for group in by_input.values())
+    chosen = [best for group in by_input.values() for best in choose(group, config)]
+    taken = {id(trace.record) for trace in fill(chosen, shares, config)}
+    return Selection(tuple(chosen), tuple(trace for trace in chosen if id(trace.record) in taken))
 
 
-def choose(attempts: Sequence[Attempt], keep: int) -> list[Attempt]:
-    """Return the shortest accepted attempts of one input, each text once."""
-    best: dict[tuple[str, ...], Attempt] = {}
-    for attempt in sorted(
-        attempts, key=lambda attempt: (count_characters(attempt), attempt.key.index)
-    ):
-        if attempt.trace.is_accepted:
-            best.setdefault(attempt.trace.replies, attempt)
-    return list(best.values())[:keep]
+def choose(traces: Sequence[Trace], config: SelectionConfig) -> list[Trace]:
+    """Return accepted traces of one input, each text once."""
+    distinct: dict[tuple[str, ...], Trace] = {}
+    for trace in traces:
+        if trace.is_accepted:
+            distinct.setdefault(trace.replies, trace)
+    drawn = sorted(distinct.values(), key=lambda trace: _draw(trace, config.seed))
+    if config.choice is Choice.RANDOM:
+        return drawn[: config.keep]
+    by_turns = group_by(sorted(drawn, key=count_characters), lambda trace: len(trace.replies))
+    return [by_turns[len(trace.replies)].pop(0) for trace in drawn[: config.keep]]
 
 
-def balance(attempts: Sequence[Attempt], config: SelectionConfig) -> list[Attempt]:
-    """Return as many of each verdict as the config allows, their turn counts filled evenly."""
-    by_verdict = group_by(attempts, read_verdict)
-    if not by_verdict:
-        return []
-    limit = min(map(len, by_verdict.values())) * config.max_ratio
-    limit = limit if config.max_per_verdict is None else min(limit, config.max_per_verdict)
-    sizes = {verdict: int(min(len(group), limit)) for verdict, group in by_verdict.items()}
-    shares = fill_evenly(sizes, config.target)
-    taken = []
+def fill(
+    traces: Sequence[Trace], shares: Mapping[int | None, int], config: SelectionConfig
+) -> list[Trace]:
+    """Return as many traces of each verdict as shares, caps and target allow, their turn counts
+    filled evenly."""
+    by_verdict = group_by(traces, read_verdict)
+    unlabelled = by_verdict.pop(None, [])
+    total = len(traces) if config.target is None else min(config.target, len(traces))
+    cap = total * config.max_ratio / max(1, len(by_verdict))
+    cap = cap if config.max_per_verdict is None else min(cap, config.max_per_verdict)
+    sizes = {
+        verdict: math.ceil(cap) if cap < len(group) else len(group)
+        for verdict, group in by_verdict.items()
+    }
+    counts = fill_shares(sizes, {verdict: shares[verdict] for verdict in sizes}, total)
+    taken: list[Trace] = []
     for verdict, group in by_verdict.items():
-        by_turns = group_by(group, lambda attempt: len(attempt.trace.replies))
-        counts = fill_evenly(
-            {turns: len(each) for turns, each in by_turns.items()}, shares[verdict]
-        )
-        for turns, each in by_turns.items():
-            taken += sorted(each, key=lambda attempt: _draw(attempt, config.seed))[: counts[turns]]
+        taken += _fill_turn_counts(group, counts[verdict], config.seed)
+    return taken + _fill_turn_counts(unlabelled, total - len(taken), config.seed)
+
+
+def _fill_turn_counts(traces: Sequence[Trace], total: int, seed: int) -> list[Trace]:
+    """Draw so many traces, as many of each number of turns as there are."""
+    by_turns = group_by(traces, lambda trace: len(trace.replies))
+    sizes = {turns: len(group) for turns, group in by_turns.items()}
+    counts = fill_shares(sizes, dict.fromkeys(sizes, 1), total)
+    taken: list[Trace] = []
+    for turns, group in by_turns.items():
+        taken += sorted(group, key=lambda trace: _draw(trace, seed))[: counts[turns]]
     return taken
 
 
-def fill_evenly(sizes: Mapping[K, int], total: int | None) -> dict[K, int]:
-    """Share `total` out as evenly as the sizes allow; a remainder goes to the smallest, then to the
-    first.
+def fill_shares(sizes: Mapping[K, int], weights: Mapping[K, float], total: int) -> dict[K, int]:
+    """Share `total` out in proportion to the weights, as far as the sizes allow; what one cannot
+    fill the others get, and a remainder goes to the largest fraction, then to the smallest.
 
-    >>> fill_evenly({"a": 1, "b": 5, "c": 5}, 8)
+    >>> fill_shares({"a": 1, "b": 5, "c": 5}, {"a": 1, "b": 1, "c": 1}, 8)
     {'a': 1, 'b': 4, 'c': 3}
-    >>> fill_evenly({"a": 1, "b": 5}, None)
-    {'a': 1, 'b': 5}
+    >>> fill_shares({"a": 9, "b": 9}, {"a": 1, "b": 2}, 9)
+    {'a': 3, 'b': 6}
     """
-    left = sum(sizes.values()) if total is None else min(total, sum(sizes.values()))
-    shares = {}
-    smallest_first = sorted(
-        sizes, key=lambda key: sizes[key]
-    )  # what a small one leaves, the others get
-    for place, key in enumerate(smallest_first):
-        shares[key] = min(sizes[key], -(-left // (len(sizes) - place)))
-        left -= shares[key]
-    return {key: shares[key] for key in sizes}
+    shares, open_names, left = dict.fromkeys(sizes, 0), list(sizes), total
+    while open_names:
+        weight = sum(weights[name] for name in open_names)
+        full = [
+            name for name in open_names if sizes[name] * weight <= left * weights[name]
+        ]  # its share is more than it has
+        if not full:
+            break
+        for name in full:
+            shares[name] = sizes[name]
+        left -= sum(sizes[name] for name in full)
+        open_names = [name for name in open_names if name not in full]
+    weight = sum(weights[name] for name in open_names)
+    exact = {name: left * weights[name] / weight for name in open_names}
+    shares |= {name: math.floor(share) for name, share in exact.items()}
+    by_fraction = sorted(exact, key=lambda name: (shares[name] - exact[name], sizes[name]))
+    remainder = left - sum(shares[name] for name in exact) if exact else 0
+    for name in by_fraction[:remainder]:
+        shares[name] += 1
+    return shares
 
 
-def read_verdict(attempt: Attempt) -> int | None:
-    """Return the gold overall verdict, which an accepted attempt shares; None where overall was not
-    judged."""
-    return attempt.trace.sample.labels[OVERALL]
+def find_shortfall(selection: Selection, config: SelectionConfig) -> str:
+    """Say that less than half of the target was reached; empty when it was."""
+    if config.target is None or 2 * len(selection.taken) >= config.target:
+        return ""
+    return (
+        f"only {len(selection.taken)} of --target {config.target} traces: fewer than half; more "
+        "pairs or a larger --samples give more"
+    )
 
 
-def count_characters(attempt: Attempt) -> int:
-    """Return the length of an attempt."""
-    return sum(map(len, attempt.trace.replies))
+def read_verdict(trace: Trace) -> int | None:
+    """Return the gold overall verdict of the pair as shown; None where overall was not judged."""
+    return trace.record.shown.labels[OVERALL]
 
 
-def group_by(attempts: Iterable[Attempt], name: Callable[[Attempt], K]) -> dict[K, list[Attempt]]:
-    """Sort attempts into groups, in order of first appearance."""
-    groups: defaultdict[K, list[Attempt]] = defaultdict(list)
-    for attempt in attempts:
-        groups[name(attempt)].append(attempt)
+def input_of(record: EpisodeRecord) -> Input:
+    """Return what was sampled several times."""
+    return Input(record.uid, record.order)
+
+
+def sort_key(record: EpisodeRecord) -> tuple[str, str, int, int, int]:
+    """Return what records are sorted by: the pair, its order, and which of its episodes it is."""
+    numbers = record.step or 0, record.attempt or 0, record.seed or 0
+    return record.uid, record.order.value, *numbers
+
+
+def count_characters(trace: Trace) -> int:
+    """Return the length of a trace."""
+    return sum(map(len, trace.replies))
+
+
+def group_by(items: Iterable[Trace], name: Callable[[Trace], K]) -> dict[K, list[Trace]]:
+    """Sort traces into groups, in order of first appearance."""
+    groups: defaultdict[K, list[Trace]] = defaultdict(list)
+    for item in items:
+        groups[name(item)].append(item)
     return dict(groups)
 
 
-def _draw(attempt: Attempt, seed: int) -> int:
-    return xxhash.xxh3_64_intdigest(f"{seed} {attempt.key}".encode())
+def draw_rank(seed: int, name: str) -> int:
+    """Return a number that orders names at random, the same in every run."""
+    return xxhash.xxh3_64_intdigest(f"{seed} {name}".encode())
+
+
+def _draw(trace: Trace, seed: int) -> int:
+    return draw_rank(seed, " ".join(map(str, sort_key(trace.record))))

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from rich.markup import escape
 from rich.table import Column, Table
-from verl_videosearch.data_prep.traces.sft_rows import Trace
+from verl_videosearch.data_prep.traces.sampling_report import share_right
+from verl_videosearch.data_prep.traces.trace_filter import Trace
 
 from verl_videosearch.episode import Episode, EpisodeConfig, Reply, images_of
-from verl_videosearch.judgement import OVERALL
 from verl_videosearch.prompts import TOOL_ARGUMENT, TOOL_NAME
+from verl_videosearch.runs.record import EpisodeRecord
 from verl_videosearch.sample import PreferenceSample
 from verl_videosearch.video.pair import PairFrames
 
 CHARS_PER_TOKEN = 3
 """Of text with many numbers, roughly."""
+OUTSIDE_TEXT = "text_outside_tags"
+"""The fault of a turn with text that no tag holds."""
 TOKENS_PER_REPLY = 250
 """Of a full turn with a snapshot, thoughts and a call, roughly."""
 
@@ -96,52 +100,61 @@ def tabulate_cost(
 def tabulate_yields(traces: Sequence[Trace]) -> Table:
     """Show per source, and for all: traces, share accepted, share right per dimension, turns,
     calls, evictions."""
-    sources = {
-        source: [t for t in traces if t.sample.source == source]
-        for source in {t.sample.source for t in traces}
-    }
-    groups = dict(sorted(sources.items())) | ({} if len(sources) == 1 else {"all": list(traces)})
+    groups = _group_by_source(traces)
     table = Table("", *(Column(name, justify="right") for name in groups), title="yields")
     table.add_row("traces", *(str(len(group)) for group in groups.values()))
     table.add_row(
         "accepted", *(_share([trace.is_accepted for trace in group]) for group in groups.values())
     )
-    for key in dict.fromkeys(
-        key for trace in traces for key in (*trace.sample.dimension_keys, OVERALL)
-    ):
-        rated = [
-            [t for t in group if t.sample.labels.get(key) is not None] for group in groups.values()
-        ]
-        table.add_row(
-            f"{key} right", *(_share([_is_right(trace, key) for trace in group]) for group in rated)
-        )
-    for name, count in {
+    for key in dict.fromkeys(key for trace in traces for key in trace.record.own.labels):
+        shares = [share_right(group, key) for group in groups.values()]
+        table.add_row(f"{key} right", *(_write(share) for share in shares))
+    counts: dict[str, Callable[[Trace], int]] = {
         "turns": lambda trace: len(trace.replies),
-        "calls": lambda trace: trace.num_calls,
-        "evictions": lambda trace: trace.num_evictions,
-    }.items():
-        table.add_row(
-            name,
-            *(f"{fmean(map(count, group)):.2f}" if group else "-" for group in groups.values()),
-        )
+        "calls": lambda trace: trace.record.num_calls,
+        "evictions": lambda trace: trace.record.num_evictions,
+    }
+    for name, count in counts.items():
+        means = [f"{fmean(map(count, group)):.2f}" if group else "-" for group in groups.values()]
+        table.add_row(name, *means)
     return table
 
 
-def tabulate_reasons(traces: Sequence[Trace], failures: Mapping[str, int]) -> Table:
+def _group_by_source(traces: Sequence[Trace]) -> dict[str, list[Trace]]:
+    groups: dict[str, list[Trace]] = {}
+    for trace in sorted(traces, key=lambda trace: trace.record.own.source):
+        groups.setdefault(trace.record.own.source, []).append(trace)
+    return groups if len(groups) == 1 else groups | {"all": list(traces)}
+
+
+def tabulate_reasons(traces: Sequence[Trace], failures: Sequence[EpisodeRecord]) -> Table:
     """Count why traces were refused (a trace may have several reasons) and which episodes failed
     and have none."""
     table = Table("reason", "count", "first sample", title="not accepted")
-    counts = Counter(reason for trace in traces for reason in trace.reasons)
-    first = {reason: trace.sample.uid for trace in reversed(traces) for reason in trace.reasons}
-    for reason, count in counts.most_common():
-        table.add_row(reason, str(count), first[reason])
-    for label, count in failures.items():
-        table.add_row(f"failed: {label}", str(count), "tried again by the next run")
+    first: dict[str, str] = {}
+    for trace in traces:
+        for reason in trace.reasons:
+            first.setdefault(reason, trace.record.uid)
+    for reason, count in Counter(r for trace in traces for r in trace.reasons).most_common():
+        table.add_row(reason, str(count), escape(first[reason]))
+    labels = Counter(
+        (each.failure.label, each.failure.is_passing) for each in failures if each.failure
+    )
+    for (label, is_passing), count in sorted(labels.items()):
+        what = "tried again by the next run" if is_passing else "fails the same way again"
+        table.add_row(f"failed: {label}", str(count), what)
     return table
 
 
-def _is_right(trace: Trace, key: str) -> bool:
-    return trace.wrong is not None and key not in trace.wrong
+def describe_preambles(traces: Sequence[Trace]) -> str:
+    """Say how many traces were lost only because text stands outside the tags; empty for none."""
+    lost = sum(trace.reasons == (OUTSIDE_TEXT,) for trace in traces)
+    if not lost:
+        return ""
+    return (
+        f"{lost} of {len(traces)} traces were lost only to text outside the tags, such as a "
+        "preamble: the teacher has to be told (a prompt pack), or another teacher taken"
+    )
 
 
 def _share(flags: Sequence[bool]) -> str:
@@ -150,4 +163,8 @@ def _share(flags: Sequence[bool]) -> str:
     >>> _share([True, False]), _share([])
     ('50 %', '-')
     """
-    return f"{100 * sum(flags) / len(flags):.0f} %" if flags else "-"
+    return _write(sum(flags) / len(flags) if flags else None)
+
+
+def _write(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.0f} %"

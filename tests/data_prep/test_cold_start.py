@@ -10,17 +10,19 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner, Result
 from verl_videosearch.data_prep.cold_start import main
-from verl_videosearch.data_prep.traces.sft_rows import Trace, read_traces
+from verl_videosearch.data_prep.traces.trace_filter import Filter, Trace, filter_record
 from verl_videosearch.data_prep.traces.trace_report import TokenEstimate, estimate_tokens
 
-from tests.scripted_server import ScriptedServer, serve_scripts
+from tests.scripted_server import Handler, ScriptedServer, serve_scripts
 from verl_videosearch.episode import EpisodeConfig
 from verl_videosearch.recipe import find_recipes, read_episode, read_episode_settings
+from verl_videosearch.runs.record_file import read_records
 from verl_videosearch.sample import PreferenceSample, read_samples, write_samples
 from verl_videosearch.video.lossless import write_lossless
 from verl_videosearch.video.pair import load_pair
@@ -88,14 +90,20 @@ def run(arguments: list[str]) -> Result:
     return CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
 
 
-def read_logs(out: Path) -> dict[str, Trace]:
-    """Return all logged traces by uid; each stands in the log where it belongs, once."""
-    logs = {name: list(read_traces(out / f"{name}.jsonl")) for name in ("accepted", "rejected")}
-    assert all(trace.is_accepted for trace in logs["accepted"])
-    assert not any(trace.is_accepted for trace in logs["rejected"])
-    uids = Counter(trace.sample.uid for log in logs.values() for trace in log)
-    assert set(uids.values()) <= {1}
-    return {trace.sample.uid: trace for log in logs.values() for trace in log}
+def read_logs(out: Path, stages: Filter = Filter.CORRECT) -> dict[str, Trace]:
+    """Return all traces of the journal by uid; each pair has one result."""
+    records = [each for each in read_records(out / "journal.jsonl").records if each.has_result]
+    assert set(Counter(record.uid for record in records).values()) <= {1}
+    return {record.uid: filter_record(record, stages) for record in records}
+
+
+def read_plain(out: Path) -> list[dict]:
+    """Return the results of the journal without what differs from run to run, sorted by key."""
+    records = [each for each in read_records(out / "journal.jsonl").records if each.has_result]
+    plain = [msgspec.to_builtins(record) for record in records]
+    return sorted(
+        (each | {"seconds": None, "usage": None} for each in plain), key=lambda each: each["key"]
+    )
 
 
 ACCEPTED, FAILED = "accepted", "failed"
@@ -103,12 +111,19 @@ OUTCOMES: dict[str, set[str] | str] = {
     "good": ACCEPTED,
     "chatter": ACCEPTED,
     "http_500_once": ACCEPTED,
-    "wrong_tags": {"no_snapshot", "no_think", "no_call_nor_answer", "ending_no_answer"},
+    "wrong_tags": {
+        "no_snapshot",
+        "no_think",
+        "no_call_nor_answer",
+        "text_outside_tags",
+        "ending_no_answer",
+    },
     "no_snapshot": {"no_snapshot"},
     "wrong_labels": {"wrong_OA"},
     "endless_calls": {"call_call_limit", "ending_call_limit"},
     "refused_call": {"call_out_of_range"},
     "empty": {"no_snapshot", "no_think", "no_call_nor_answer", "ending_no_answer"},
+    "null": {"no_snapshot", "no_think", "no_call_nor_answer", "ending_no_answer"},
     "control_token": {"control_token"},
     "truncated": {"unclosed_tag", "no_call_nor_answer", "unreadable_verdict", "ending_truncated"},
     "unreadable": {"unreadable_verdict", "ending_unreadable"},
@@ -118,7 +133,6 @@ OUTCOMES: dict[str, set[str] | str] = {
     "hangs_up": FAILED,
     "not_json": FAILED,
     "no_choices": FAILED,
-    "null": FAILED,
     "aborted": FAILED,
     "too_slow": FAILED,
 }
@@ -152,23 +166,119 @@ def test_each_behaviour_is_accepted_rejected_or_failed(
 
 def test_nothing_crashes_and_everything_is_counted(bad_teacher_run: tuple[Path, Result]) -> None:
     out, result = bad_teacher_run
-    assert result.exit_code == 0, result.output
-    rows = read_samples(out / "sft.parquet")
-    assert [row.uid for row in rows] == [
-        name for name, outcome in OUTCOMES.items() if outcome == ACCEPTED
-    ]
+    assert result.exit_code == 1, result.output
     table = " ".join(result.output.split())
     for line in (
-        "traces │ 12",
-        "accepted │ 25 %",
-        "OA right │ 50 %",
-        "no_snapshot │ 3",
+        "traces │ 13",
+        "accepted │ 23 %",
+        "OA right │ 46 %",
+        "no_snapshot │ 4",
         "wrong_OA │ 1",
-        "failed: video_missing │ 1",
-        "failed: timeout │ 1",
+        "failed: video_missing │ 1 │ fails the same way again",
+        "failed: timeout │ 1 │ tried again by the next run",
     ):
         assert line in table
-    assert sum("failed: server" in line for line in result.output.splitlines()) == 5  # by cause
+    assert sum("│ failed: server" in line for line in result.output.splitlines()) == 6  # by cause
+    assert "13 of 22 episodes done, 7 to be repeated, 2 failed for good" in table
+    assert "sft.parquet is not written" in table and not (out / "sft.parquet").exists()
+
+
+def test_what_is_taught_is_in_the_order_of_the_pairs(tmp_path: Path, videos: Path) -> None:
+    names = ["slow", "wrong_labels", "good", "chatter", "good_at_once"]
+    pairs = [make_pair(name, prompt=name) for name in names]
+    with serve_scripts() as server:
+        result = run(list_arguments(tmp_path / "out", videos, pairs, *list_server_options(server)))
+    assert result.exit_code == 0, result.output
+    rows = read_samples(tmp_path / "out/sft.parquet")
+    assert [row.uid for row in rows] == ["slow", "good", "chatter", "good_at_once"]
+    reasons = {
+        record.uid: record.extra["reasons"]
+        for record in read_records(tmp_path / "out/episodes.jsonl").records
+    }
+    assert reasons["wrong_labels"] == ["wrong_OA"] and reasons["good"] == []
+
+
+def test_a_dead_teacher_completes_nothing(tmp_path: Path, videos: Path) -> None:
+    pairs = [make_pair(f"pair-{i}", prompt="good") for i in range(6)]
+    out = tmp_path / "out"
+    dead = ["--teacher", "http://127.0.0.1:9/v1", "--model", "tiny"]
+    result = run(list_arguments(out, videos, pairs, *dead))
+    assert result.exit_code == 2 and "http://127.0.0.1:9/v1" in result.output
+    assert not (out / "sft.parquet").exists()
+    with serve_scripts() as server:
+        repaired = run(list_arguments(out, videos, pairs, *list_server_options(server)))
+    assert repaired.exit_code == 0, repaired.output
+    assert len(read_samples(out / "sft.parquet")) == 6
+
+
+class QuotaHandler(Handler):
+    """Answers twice; then the quota has ended."""
+
+    def behave(self, behaviour: str, turn: int) -> None:
+        if len(self.server.requests) <= 2:
+            super().behave(behaviour, turn)
+        else:
+            error = {"code": "insufficient_quota", "message": "You exceeded your current quota"}
+            self.send_json(429, {"error": error})
+
+
+def test_a_quota_that_ends_is_no_end(tmp_path: Path, videos: Path) -> None:
+    pairs = [make_pair(f"pair-{i}", prompt="good_at_once") for i in range(6)]
+    out = tmp_path / "out"
+    with serve_scripts() as server:
+        server.RequestHandlerClass = QuotaHandler
+        options = [*list_server_options(server), "--concurrency", "1"]
+        result = run(list_arguments(out, videos, pairs, *options))
+        assert result.exit_code == 2 and "You exceeded your current quota" in result.output
+        assert "2 of 6 episodes done" in result.output and not (out / "sft.parquet").exists()
+        num_requests, server.RequestHandlerClass = len(server.requests), Handler
+        repaired = run(list_arguments(out, videos, pairs, *options))
+        assert repaired.exit_code == 0, repaired.output
+        assert len(server.requests) == num_requests + 4
+    assert len(read_samples(out / "sft.parquet")) == 6
+
+
+def test_permanent_failures_are_allowed_up_to_a_share(tmp_path: Path, videos: Path) -> None:
+    pairs = [make_pair(f"pair-{i}", prompt="good_at_once") for i in range(3)]
+    pairs.append(replace(make_pair("broken"), video_2="gone.mkv"))
+    out = tmp_path / "out"
+    with serve_scripts() as server:
+        arguments = list_arguments(out, videos, pairs, *list_server_options(server))
+        first = run(arguments)
+        assert first.exit_code == 3 and "25.0% of the pairs cannot be judged" in first.output
+        num_requests = len(server.requests)
+        second = run([*arguments, "--max-failed-share", "0.25"])
+        assert second.exit_code == 0 and len(server.requests) == num_requests
+    assert len(read_samples(out / "sft.parquet")) == 3
+
+
+def test_nothing_to_teach_is_no_success(tmp_path: Path, videos: Path) -> None:
+    pairs = [make_pair("a", prompt="wrong_labels")]
+    with serve_scripts() as server:
+        result = run(list_arguments(tmp_path / "out", videos, pairs, *list_server_options(server)))
+    assert result.exit_code == 2 and "no trace was accepted" in result.output
+    assert not (tmp_path / "out/sft.parquet").exists()
+
+
+def test_traces_of_an_older_version_are_not_lost(tmp_path: Path, videos: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "accepted.jsonl").write_text("{}\n")
+    result = run(list_arguments(out, videos, [make_pair("a")]))
+    assert result.exit_code == 2 and "choose another --out" in result.output
+    assert (out / "accepted.jsonl").read_text() == "{}\n"
+
+
+def test_a_dimension_without_a_label_is_not_taken_as_right(tmp_path: Path, videos: Path) -> None:
+    pairs = [make_pair("a"), replace(make_pair("b"), labels=LABELS | {"VQ": None})]
+    result = run(list_arguments(tmp_path / "strict", videos, pairs))
+    assert result.exit_code == 0 and "1 of 2 pairs lack a gold label (VQ 1)" in result.output
+    assert [row.uid for row in read_samples(tmp_path / "strict/sft.parquet")] == ["a"]
+    loose = list_arguments(tmp_path / "loose", videos, pairs, "--filter", "labelled")
+    assert run(loose).exit_code == 0
+    assert [row.uid for row in read_samples(tmp_path / "loose/sft.parquet")] == ["a", "b"]
+    none = run(list_arguments(tmp_path / "none", videos, pairs[1:]))
+    assert none.exit_code == 2 and "--filter labelled takes them" in none.output
 
 
 def test_failures_are_tried_again(bad_teacher_run: tuple[Path, Result], videos: Path) -> None:
@@ -191,7 +301,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, videos: Path) -> None
         command = [
             sys.executable,
             "-m",
-            "data_prep.cold_start",
+            "verl_videosearch.data_prep.cold_start",
             *list_arguments(out, videos, pairs, *options),
         ]
         process = subprocess.Popen(
@@ -204,20 +314,19 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, videos: Path) -> None
         process.wait()
         num_done = count_lines(out)
         assert 8 <= num_done < len(pairs)
-        with (out / "accepted.jsonl").open("ab") as file:
-            file.write(
-                b'{"sample": {"sample_uid": "pair-'
-            )  # what a kill in the middle of a write leaves
+        with (out / "journal.jsonl").open("ab") as file:
+            file.write(b'{"format": 1, "kind": "tr')  # what a kill in a write leaves
         num_requests = len(server.requests)
         assert run(list_arguments(out, videos, pairs, *options)).exit_code == 0
         assert len(server.requests) - num_requests == len(pairs) - num_done
         assert run(list_arguments(undisturbed, videos, pairs, *options)).exit_code == 0
-    assert read_logs(out) == read_logs(undisturbed)
+    assert read_plain(out) == read_plain(undisturbed)
     assert (out / "sft.parquet").read_bytes() == (undisturbed / "sft.parquet").read_bytes()
 
 
 def count_lines(out: Path) -> int:
-    return sum(path.read_bytes().count(b"\n") for path in out.glob("*.jsonl"))
+    path = out / "journal.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def test_the_template_teacher_needs_no_server(tmp_path: Path, videos: Path) -> None:
@@ -225,7 +334,7 @@ def test_the_template_teacher_needs_no_server(tmp_path: Path, videos: Path) -> N
     result = run(list_arguments(tmp_path / "out", videos, pairs))
     assert result.exit_code == 0 and "accepted │ 100 %" in " ".join(result.output.split())
     traces = read_logs(tmp_path / "out").values()
-    assert {trace.num_evictions for trace in traces} == {0, 1}
+    assert {trace.record.num_evictions for trace in traces} == {0, 1}
 
 
 def make_hidden_pair(uid: str) -> PreferenceSample:
@@ -261,18 +370,20 @@ def test_each_choice_of_the_template_teacher_is_an_option(
         ).exit_code
         == 0
     )
-    trace = read_logs(tmp_path / "out")["hidden"]
-    assert trace.is_accepted
-    assert (trace.num_calls, trace.num_evictions, trace.wrong) == (num_calls, num_evictions, wrong)
+    trace = read_logs(tmp_path / "out", Filter.WELL_FORMED)["hidden"]
+    assert trace.is_accepted and trace.wrong == wrong
+    assert (trace.record.num_calls, trace.record.num_evictions) == (num_calls, num_evictions)
 
 
 def test_wrong_answers_are_kept_only_on_request(tmp_path: Path, videos: Path) -> None:
-    for stages, num_rows in (("correct", 0), ("well_formed", 1)):
-        out = tmp_path / stages
-        weak = ["--direct", "1", "--cued-gap", "0", "--filter", stages]
-        assert run(list_arguments(out, videos, [make_hidden_pair("hidden")], *weak)).exit_code == 0
-        assert len(read_samples(out / "sft.parquet")) == num_rows
-        assert read_logs(out)["hidden"].wrong == ("VQ", "OA")
+    out = tmp_path / "out"
+    weak = list_arguments(
+        out, videos, [make_hidden_pair("hidden")], "--direct", "1", "--cued-gap", "0"
+    )
+    assert run(weak).exit_code == 2 and not (out / "sft.parquet").exists()
+    assert run([*weak, "--filter", "well_formed"]).exit_code == 0  # filtered again, asked nobody
+    assert len(read_samples(out / "sft.parquet")) == 1
+    assert read_logs(out)["hidden"].wrong == ("VQ", "OA")
 
 
 def test_a_server_that_refuses_ends_the_run_at_once(tmp_path: Path, videos: Path) -> None:
@@ -283,7 +394,7 @@ def test_a_server_that_refuses_ends_the_run_at_once(tmp_path: Path, videos: Path
                 tmp_path / "out", videos, pairs, *list_server_options(server), "--concurrency", "4"
             )
         )
-    assert result.exit_code == 1 and "check the URL" in result.output
+    assert result.exit_code == 2 and "key" in result.output
     assert len(server.requests) <= 8
 
 
@@ -291,7 +402,7 @@ def test_a_server_that_refuses_ends_the_run_at_once(tmp_path: Path, videos: Path
     ("options", "words"),
     [
         (["--episode", "windw=2"], "unknown setting 'windw'"),
-        (["--episode", "window"], "takes name=value"),
+        (["--episode", "window"], "is name=value"),
         (["--recipe", "grpo"], "unknown recipe 'grpo'"),
         (["--direct", "-1"], "must be at least 0"),
         (["--detour", "-1"], "direct, cued_gap, wrong_gap, detour must be at least 0"),
@@ -303,7 +414,7 @@ def test_a_server_that_refuses_ends_the_run_at_once(tmp_path: Path, videos: Path
         ),
         (["--looks", ""], "--looks takes numbers"),
         (["--looks", "1,-1"], "looks must be at least 0"),
-        (["--teacher", "localhost:8000", "--model", "m"], "base_url must start with http"),
+        (["--teacher", "localhost:8000", "--model", "m"], "must be a URL that starts with http"),
         (["--teacher", "http://localhost:1/v1"], "model is empty"),
         (["--pairs", "missing.parquet"], "no such file"),
     ],
@@ -312,19 +423,19 @@ def test_a_wrong_option_is_one_line(
     tmp_path: Path, videos: Path, options: list[str], words: str
 ) -> None:
     result = run(list_arguments(tmp_path / "out", videos, [make_pair("a")], *options))
-    assert result.exit_code == 1 and words in result.output and "Traceback" not in result.output
+    assert result.exit_code == 2 and words in result.output and "Traceback" not in result.output
 
 
 def test_a_folder_keeps_to_its_settings(tmp_path: Path, videos: Path) -> None:
     pairs = [make_pair("a")]
     assert run(list_arguments(tmp_path / "out", videos, pairs)).exit_code == 0
     result = run(list_arguments(tmp_path / "out", videos, pairs, "--seed", "1"))
-    assert result.exit_code == 1 and "was begun with another choices" in result.output
+    assert result.exit_code == 2 and "choices.seed: 0 there, 1 now" in result.output
 
 
 def test_uids_must_be_unique(tmp_path: Path, videos: Path) -> None:
     result = run(list_arguments(tmp_path / "out", videos, [make_pair("a"), make_pair("a")]))
-    assert result.exit_code == 1 and "sample_uid must be unique" in result.output
+    assert result.exit_code == 2 and "sample_uid 'a' is that of row 1, too" in result.output
 
 
 def test_pairs_without_any_label_are_left_out(tmp_path: Path, videos: Path) -> None:

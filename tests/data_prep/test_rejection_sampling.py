@@ -18,26 +18,31 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import typer
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 from verl_videosearch.data_prep.rejection_sampling import main
-from verl_videosearch.data_prep.traces.attempts import Attempt, Key, from_row, to_row
-from verl_videosearch.data_prep.traces.players import find_endpoint, hash_served
 from verl_videosearch.data_prep.traces.selection import (
+    Choice,
     SelectionConfig,
-    fill_evenly,
+    fill_shares,
+    find_shortfall,
     read_verdict,
     select,
 )
-from verl_videosearch.data_prep.traces.sft_rows import Trace
+from verl_videosearch.data_prep.traces.trace_filter import Trace
 
 from tests.replies import ANSWER, call_frames
 from tests.scripted_server import BEHAVIOURS, Handler, ScriptedServer, serve_scripts
-from verl_videosearch.episode import EpisodeConfig, Reply
+from verl_videosearch.episode import Reply
 from verl_videosearch.models.client import ChatClient, ClientConfig
 from verl_videosearch.models.serve import list_arguments
 from verl_videosearch.models.server import run_server, serve_checkpoint, wait_until_healthy
 from verl_videosearch.recipe import read_episode
 from verl_videosearch.runs.identity import hash_model
+from verl_videosearch.runs.play import make_key
+from verl_videosearch.runs.record import EpisodeRecord, PlayedTurn, RecordKind
+from verl_videosearch.runs.record_file import read_records
 from verl_videosearch.sample import Order, PreferenceSample, read_samples, write_samples
 from verl_videosearch.video.lossless import write_lossless
 
@@ -52,118 +57,194 @@ EPISODE = [
 ]
 
 
-def make_pair(uid: str, prompt: str = "good", overall: int = 1) -> PreferenceSample:
+def make_pair(uid: str, prompt: str = "good", overall: int | None = 1) -> PreferenceSample:
     return PreferenceSample(uid, prompt, "1.mkv", "2.mkv", LABELS | {"OA": overall}, source="made")
 
 
-def make_attempt(
+def make_trace(
     uid: str,
     index: int = 0,
     replies: Sequence[str] = ("hm",),
-    overall: int = 1,
+    overall: int | None = 1,
     reasons: Sequence[str] = (),
-) -> Attempt:
-    trace = Trace(
-        make_pair(uid, overall=overall),
-        tuple(replies),
-        EpisodeConfig(),
-        "policy",
-        reasons=tuple(reasons),
+    order: Order = Order.AB,
+) -> Trace:
+    record = EpisodeRecord(
+        kind=RecordKind.SAMPLE,
+        key=make_key(uid, order, index),
+        uid=uid,
+        sample=make_pair(uid, overall=overall),
+        order=order,
+        attempt=index,
+        turns=tuple(PlayedTurn(reply=reply) for reply in replies),
     )
-    return Attempt(Key(uid, Order.AB, index), trace, {"seed": index})
+    return Trace(record, tuple(reasons), ())
 
 
 # Choosing
 
 
 @pytest.mark.parametrize(
-    ("replies", "keep", "indices"),
+    ("replies", "keep", "num_taken"),
     [
-        (["aaa", "a", "aa"], 1, [1]),
-        (["aa", "bb"], 1, [0]),  # a draw goes to the lowest index
-        (["aaa", "a", "aa"], 2, [1, 2]),
-        (["a", "a", "bb"], 2, [0, 2]),  # equal replies count once
-        (["a", "b", "a", "c"], 3, [0, 1, 3]),
-        (["a"], 9, [0]),
-        ([None, "aa", None], 1, [1]),
-        ([None], 1, []),
+        (["aaa", "a", "aa"], 1, 1),
+        (["aaa", "a", "aa"], 2, 2),
+        (["a", "a", "bb"], 3, 2),  # equal replies count once
+        (["a"], 9, 1),
+        ([None, "aa", None], 1, 1),
+        ([None], 1, 0),
     ],
 )
-def test_the_shortest_right_attempts_of_an_input(
-    replies: list[str | None], keep: int, indices: list[int]
-) -> None:
-    attempts = [
-        make_attempt("a", index, [text or ""], reasons=() if text else ["wrong_OA"])
+def test_right_traces_of_an_input(replies: list[str | None], keep: int, num_taken: int) -> None:
+    traces = [
+        make_trace("a", index, [text or ""], reasons=() if text else ["wrong_OA"])
         for index, text in enumerate(replies)
     ]
-    selection = select(attempts, SelectionConfig(keep=keep))
-    assert sorted(attempt.key.index for attempt in selection.chosen) == sorted(indices)
+    chosen = select(traces, SelectionConfig(keep=keep)).chosen
+    assert len(chosen) == num_taken and all(trace.is_accepted for trace in chosen)
+
+
+def test_right_traces_are_drawn_and_not_the_shortest() -> None:
+    """Always the shortest would teach not to search."""
+    traces = [
+        make_trace(f"{number}", index, ["hm" * (1 + index)] * (1 + index))
+        for number in range(300)
+        for index in range(3)
+    ]
+    turns = Counter(len(trace.replies) for trace in select(traces, SelectionConfig()).taken)
+    assert sum(turns.values()) == 300 and all(70 < count < 130 for count in turns.values())
+    others = select(traces, SelectionConfig(seed=1)).taken
+    assert others != select(traces, SelectionConfig(seed=0)).taken
+
+
+def test_the_shortest_is_one_within_an_equal_number_of_turns() -> None:
+    replies = [["long"], ["x"], ["longer"] * 2, ["y"] * 2]
+    traces = [
+        make_trace(f"{number}", index, each)
+        for number in range(200)
+        for index, each in enumerate(replies)
+    ]
+    taken = select(traces, SelectionConfig(choice=Choice.SHORTEST)).taken
+    counts = Counter(trace.record.attempt for trace in taken)
+    assert set(counts) == {1, 3} and all(70 < count < 130 for count in counts.values())
+    both = select(traces, SelectionConfig(choice=Choice.SHORTEST, keep=4)).taken
+    assert len(both) == 800
 
 
 @pytest.mark.parametrize(
-    ("sizes", "total", "shares"),
+    ("sizes", "weights", "total", "shares"),
     [
-        ({}, 5, {}),
-        ({1: 3}, 5, {1: 3}),
-        ({0: 10, 1: 10, 2: 10}, 10, {0: 4, 1: 3, 2: 3}),
-        ({0: 1, 1: 9, 2: 9}, 9, {0: 1, 1: 4, 2: 4}),
-        ({0: 9, 1: 1, 2: 2}, 100, {0: 9, 1: 1, 2: 2}),
-        ({0: 9, 1: 2}, None, {0: 9, 1: 2}),
+        ({}, {}, 5, {}),
+        ({1: 3}, {1: 1}, 5, {1: 3}),
+        ({0: 10, 1: 10, 2: 10}, {0: 1, 1: 1, 2: 1}, 10, {0: 4, 1: 3, 2: 3}),
+        ({0: 1, 1: 9, 2: 9}, {0: 1, 1: 1, 2: 1}, 9, {0: 1, 1: 4, 2: 4}),
+        ({0: 9, 1: 1, 2: 2}, {0: 1, 1: 1, 2: 1}, 100, {0: 9, 1: 1, 2: 2}),
+        ({0: 90, 1: 90, 2: 90}, {0: 1, 1: 2, 2: 2}, 100, {0: 20, 1: 40, 2: 40}),
+        ({0: 90, 1: 10, 2: 90}, {0: 1, 1: 2, 2: 2}, 100, {0: 30, 1: 10, 2: 60}),
     ],
 )
-def test_shares_are_filled_evenly(
-    sizes: dict[int, int], total: int | None, shares: dict[int, int]
+def test_shares_are_filled(
+    sizes: dict[int, int], weights: dict[int, int], total: int, shares: dict[int, int]
 ) -> None:
-    assert fill_evenly(sizes, total) == shares
+    assert fill_shares(sizes, weights, total) == shares
+
+
+@given(
+    st.dictionaries(
+        st.integers(0, 5), st.tuples(st.integers(0, 50), st.integers(1, 9)), max_size=6
+    ),
+    st.integers(0, 300),
+)
+def test_shares_are_all_that_can_be_given(groups: dict, total: int) -> None:
+    sizes = {name: size for name, (size, _) in groups.items()}
+    shares = fill_shares(sizes, {name: weight for name, (_, weight) in groups.items()}, total)
+    assert sum(shares.values()) == min(total, sum(sizes.values()))
+    assert all(0 <= shares[name] <= sizes[name] for name in sizes)
 
 
 COUNTS = {(1, 1): 30, (1, 2): 6, (2, 1): 20, (0, 3): 10}
-"""Attempts by (verdict, turns)."""
+"""Traces by (verdict, turns)."""
 
 
 @pytest.mark.parametrize(
     ("config", "taken"),
     [
-        (SelectionConfig(), {(1, 1): 5, (1, 2): 5, (2, 1): 10, (0, 3): 10}),
-        (SelectionConfig(max_ratio=float("inf")), COUNTS),
-        (SelectionConfig(max_ratio=2), {(1, 1): 14, (1, 2): 6, (2, 1): 20, (0, 3): 10}),
-        (SelectionConfig(target=9), {(1, 1): 1, (1, 2): 2, (2, 1): 3, (0, 3): 3}),
-        (SelectionConfig(max_ratio=9, target=50), {(1, 1): 14, (1, 2): 6, (2, 1): 20, (0, 3): 10}),
+        (SelectionConfig(), COUNTS),
+        (SelectionConfig(target=33), {(1, 1): 12, (1, 2): 6, (2, 1): 10, (0, 3): 5}),
+        (SelectionConfig(max_ratio=1), {(1, 1): 16, (1, 2): 6, (2, 1): 20, (0, 3): 10}),
+        (SelectionConfig(max_ratio=1, target=9), {(1, 1): 1, (1, 2): 2, (2, 1): 3, (0, 3): 3}),
         (SelectionConfig(max_per_verdict=4), {(1, 1): 2, (1, 2): 2, (2, 1): 4, (0, 3): 4}),
     ],
 )
-def test_verdicts_and_turn_counts_are_balanced(
+def test_verdicts_and_turn_counts(
     config: SelectionConfig, taken: dict[tuple[int, int], int]
 ) -> None:
-    attempts = [
-        make_attempt(f"{verdict}-{turns}-{number}", replies=["hm"] * turns, overall=verdict)
+    traces = [
+        make_trace(f"{verdict}-{turns}-{number}", replies=["hm"] * turns, overall=verdict)
         for (verdict, turns), count in COUNTS.items()
         for number in range(count)
     ]
-    selection = select(attempts, config)
-    assert Counter((read_verdict(a), len(a.trace.replies)) for a in selection.taken) == taken
-    random.Random(0).shuffle(attempts)
-    assert select(attempts, config) == selection  # whatever the order of the log
+    selection = select(traces, config)
+    assert Counter((read_verdict(a), len(a.replies)) for a in selection.taken) == taken
+    random.Random(0).shuffle(traces)
+    assert select(traces, config) == selection  # whatever the order of the log
+
+
+@pytest.mark.parametrize(
+    ("counts", "least"),
+    [
+        ({None: 1, 0: 50, 1: 5000, 2: 5000}, 10_051),  # was 4: one trace without an overall label
+        ({0: 50, 1: 5000, 2: 5000}, 10_050),  # was 150: few ties
+    ],
+)
+def test_a_scarce_verdict_starves_nobody(counts: dict[int | None, int], least: int) -> None:
+    traces = [
+        make_trace(f"{verdict}-{number}", overall=verdict)
+        for verdict, count in counts.items()
+        for number in range(count)
+    ]
+    assert len(select(traces, SelectionConfig()).taken) == least
+    full = select(traces, SelectionConfig(target=10_000)).taken
+    assert len(full) == 10_000 and None not in Counter(map(read_verdict, full))
+    even = select(traces, SelectionConfig(target=9000, max_ratio=1)).taken
+    found = Counter(map(read_verdict, even))
+    assert found[0] == 50 and found[1] == found[2] == 3000
+
+
+def test_own_shares_are_those_of_the_pairs_and_not_of_the_right_ones() -> None:
+    """Of 100 pairs each, all of one verdict are solved and a third of the other."""
+    traces = [
+        make_trace(
+            f"{verdict}-{number}",
+            overall=verdict,
+            reasons=["wrong_OA"] if verdict == 2 and number % 3 else [],
+        )
+        for verdict in (1, 2)
+        for number in range(100)
+    ]
+    taken = Counter(map(read_verdict, select(traces, SelectionConfig(target=60)).taken))
+    assert taken == {1: 30, 2: 30}
+
+
+def test_a_shortfall_is_told() -> None:
+    traces = [make_trace(str(number)) for number in range(4)]
+    for target, words in ((9, "only 4 of --target 9"), (8, ""), (None, "")):
+        config = SelectionConfig(target=target)
+        assert find_shortfall(select(traces, config), config).startswith(words)
+        assert bool(words) == bool(find_shortfall(select(traces, config), config))
 
 
 def test_another_seed_draws_others() -> None:
-    attempts = [make_attempt(str(number)) for number in range(50)]
+    traces = [make_trace(str(number)) for number in range(50)]
     first, same, other = (
-        select(attempts, SelectionConfig(target=10, seed=seed)).taken for seed in (0, 0, 1)
+        select(traces, SelectionConfig(target=10, seed=seed)).taken for seed in (0, 0, 1)
     )
     assert first == same != other
 
 
 def test_a_wrong_selection_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"keep must be at least 1, got 0; max_ratio must be at least 1, got 0\.5"
-    ):
-        SelectionConfig(keep=0, max_ratio=0.5)
-
-
-def test_an_attempt_survives_its_line() -> None:
-    attempt = make_attempt("a b", 3, ["x", "é"], reasons=["wrong_OA"])
-    assert from_row(json.loads(json.dumps(to_row(attempt)))) == attempt
+    with pytest.raises(ValueError, match=r"keep must be .* at least 1, got 0; max_ratio must be"):
+        SelectionConfig(keep=0, max_ratio=0)
 
 
 # Playing
@@ -181,6 +262,14 @@ class ChangingHandler(Handler):
             self.send_reply(replies[min(turn, len(replies) - 1)], "stop")
         else:
             super().behave(behaviour, turn)
+
+
+class MendedHandler(ChangingHandler):
+    """Answers well what failed before."""
+
+    def behave(self, behaviour: str, turn: int) -> None:
+        mended = {"http_500": "good", "too_slow": "good"}
+        super().behave(mended.get(behaviour, behaviour), turn)
 
 
 @pytest.fixture(scope="module")
@@ -234,10 +323,8 @@ def run(arguments: list[str]) -> Result:
 
 def read_keys(out: Path) -> Counter[str]:
     """Count the finished episodes in the logs by key."""
-    lines = [
-        json.loads(line) for path in out.glob("shard-*/journal.jsonl") for line in path.open("rb")
-    ]
-    return Counter(line["key"] for line in lines if "row" in line)
+    files = [read_records(path) for path in out.glob("shard-*/journal.jsonl")]
+    return Counter(record.key for file in files for record in file.records if record.has_result)
 
 
 def read_results(out: Path) -> dict[str, bytes]:
@@ -251,31 +338,33 @@ def test_one_trace_per_input_and_nothing_is_lost(
     prompts = ["changing"] * 6 + ["wrong_labels", "http_500", "too_slow"]
     pairs = [make_pair(f"{i}", prompt) for i, prompt in enumerate(prompts)]
     pairs.append(replace(make_pair("broken"), video_2="gone.mkv"))
-    options = ["--samples", "4", "--episode-timeout-s", "1"]
+    options = ["--samples", "4", "--request-timeout-s", "1"]
     result = run(list_arguments_of(out, videos, pairs, *options, servers=[server]))
+    assert result.exit_code == 1 and not (out / "sft.parquet").exists(), result.output
+    assert "28 of 40 episodes done, 8 to be repeated, 4 failed for good" in result.output
+    server.RequestHandlerClass = MendedHandler
+    result = run(
+        list_arguments_of(
+            out, videos, pairs, *options, "--max-failed-share", "0.1", servers=[server]
+        )
+    )
     assert result.exit_code == 0, result.output
     content = json.loads((out / "audit.json").read_text())
-    assert (content["planned"], content["finished"], content["failed"]) == (40, 28, 12)
+    assert (content["planned"], content["finished"], content["failed"]) == (40, 36, 4)
     reasons = content["not_accepted"]
-    assert {name.split("_")[0] for name in reasons if name.startswith("failed")} == {
-        "failed: server",
-        "failed: timeout",
-        "failed: video",
-    }
-    assert sum(count for name, count in reasons.items() if name.startswith("failed")) == 12
+    assert {name for name in reasons if name.startswith("failed")} == {"failed: video_missing"}
     everything = content["groups"][0]
-    assert everything["num_accepted"] == 28 - reasons["wrong_OA"]
+    assert everything["num_accepted"] == 36 - reasons["wrong_OA"]
     assert everything["num_solved"] == everything["num_chosen"] == everything["num_taken"]
     assert [row["group"] for row in content["groups"]][1:4] == [
         "source made",
         "order AB",
         "verdict 1",
     ]
-    assert "12 of 40 episodes are not finished" in result.output
     assert "no episode of gold verdict" not in result.output
     rows = read_samples(out / "sft.parquet")
     assert len(rows) == everything["num_taken"] > 2 and all(
-        row.prompt == "changing" for row in rows
+        row.prompt in ("changing", "http_500", "too_slow") for row in rows
     )
 
 
@@ -305,8 +394,6 @@ def test_the_request_says_how_to_sample(
         "temperature": 0.9,
         "top_p": 0.95,
         "max_tokens": 77,
-        "top_k": 0,
-        "repetition_penalty": 1,
     }
     assert all(request[name] == value for request in sent for name, value in expected.items())
     seeds = Counter(request["seed"] for request in sent)
@@ -323,7 +410,7 @@ def test_each_row_says_where_it_comes_from(
     run(list_arguments_of(out, videos, [make_pair("a")], *options, servers=[server]))
     (line,) = map(json.loads, (out / "provenance.jsonl").read_text().splitlines())
     assert line["checkpoint"] == hash_model(checkpoint)
-    assert (line["model"], line["server"], line["temperature"]) == ("tiny", server.url, 1.0)
+    assert (line["model"], line["sampling"]["temperature"]) == ("tiny", 1.0)
     assert (line["sample_uid"], line["order"], line["index"]) == ("a", "AB", 0)
     assert line["seed"] in {request["seed"] for request in server.requests}
     assert line["num_reply_tokens"] == 20 and line["episode"]["frames_per_video"] == 8
@@ -370,7 +457,7 @@ def test_a_killed_run_goes_on_where_it_was(
     options = ["--concurrency", "2", "--samples", "3"]
     command = list_arguments_of(out, videos, pairs, *options, servers=[server])
     process = subprocess.Popen(
-        [sys.executable, "-m", "data_prep.rejection_sampling", *command],
+        [sys.executable, "-m", "verl_videosearch.data_prep.rejection_sampling", *command],
         stdout=subprocess.DEVNULL,
         cwd=Path(__file__).parents[2],
     )
@@ -435,15 +522,81 @@ def test_shards_give_what_one_process_gives(
     assert read_results(tmp_path / "parts") == read_results(tmp_path / "whole")
 
 
+def test_no_more_is_asked_than_the_target_needs(
+    tmp_path: Path, videos: Path, server: ScriptedServer
+) -> None:
+    pairs = [make_pair(f"{i:02d}", "good_at_once") for i in range(40)]
+    options = ["--samples", "2", "--target", "10"]
+    out = tmp_path / "out"
+    result = run(list_arguments_of(out, videos, pairs, *options, servers=[server]))
+    assert result.exit_code == 0 and len(server.requests) == 20, result.output
+    assert "60 episodes were not needed: the target is full" in result.output
+    asked = {key.split()[0] for key in read_keys(out)}
+    assert len(asked) == 10 and asked != {pair.uid for pair in pairs[:10]}  # drawn, not the first
+    assert len(read_samples(out / "sft.parquet")) == 10
+    before = read_results(out)
+    more = [*options[:2], "--target", "25"]
+    assert run(list_arguments_of(out, videos, pairs, *more, servers=[server])).exit_code == 0
+    assert len(server.requests) == 50
+    again = run(list_arguments_of(out, videos, pairs, *options, servers=[server]))
+    assert again.exit_code == 0 and len(server.requests) == 50
+    assert read_results(out) == before  # what was played beyond the target changes nothing
+
+
+def test_it_goes_on_as_long_as_too_few_are_right(
+    tmp_path: Path, videos: Path, server: ScriptedServer
+) -> None:
+    pairs = [
+        make_pair(f"{i:02d}", "good_at_once" if i % 4 == 0 else "wrong_labels") for i in range(60)
+    ]
+    out = tmp_path / "out"
+    options = ["--samples", "1", "--target", "6"]
+    result = run(list_arguments_of(out, videos, pairs, *options, servers=[server]))
+    assert result.exit_code == 0 and 6 < len(server.requests) < 60
+    assert len(read_samples(out / "sft.parquet")) == 6
+    short = run(
+        list_arguments_of(tmp_path / "short", videos, pairs[:8], *options, servers=[server])
+    )
+    assert short.exit_code == 0 and "only 2 of --target 6 traces" in short.output
+
+
+def test_a_dead_server_completes_nothing(tmp_path: Path, videos: Path) -> None:
+    pairs = [make_pair(f"{i}", "good_at_once") for i in range(4)]
+    out = tmp_path / "out"
+    with serve_scripts("vllm") as first:
+        first.RequestHandlerClass = DyingHandler
+        options = ["--concurrency", "1", "--samples", "1"]
+        result = run(list_arguments_of(out, videos, pairs, *options, servers=[first]))
+        assert result.exit_code == 2 and not (out / "sft.parquet").exists()
+        assert "nothing is lost" in result.output
+        assert 1 <= sum(read_keys(out).values()) < 4
+    with serve_scripts("vllm") as repaired:
+        result = run(list_arguments_of(out, videos, pairs, *options, servers=[repaired]))
+        assert result.exit_code == 0, result.output
+        assert len(repaired.requests) + 2 == 4
+    assert len(read_samples(out / "sft.parquet")) == 4
+
+
+class DyingHandler(Handler):
+    """Answers twice, and never again."""
+
+    def behave(self, behaviour: str, turn: int) -> None:
+        if len(self.server.requests) <= 2:
+            super().behave(behaviour, turn)
+        else:
+            error = {"code": "insufficient_quota", "message": "the quota has ended"}
+            self.send_json(429, {"error": error})
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         (["--shard", "4/4"], "--shard takes i/n"),
-        (["--keep", "0"], "keep must be at least 1"),
-        (["--serve", "folder"], "give either --endpoint URL"),
-        (["--model", "huge"], "serves ['tiny'], got --model 'huge'"),
-        (["--endpoint", "localhost:8000"], "base_url must start with http"),
-        (["--endpoint", "http://127.0.0.1:9/v1"], "is the server up?"),
+        (["--keep", "0"], "keep must be a whole number of at least 1"),
+        (["--serve", "folder"], "give one of --endpoint URL"),
+        (["--model", "huge"], "'huge'"),
+        (["--endpoint", "localhost:8000"], "must be a URL that starts with http"),
+        (["--endpoint", "http://127.0.0.1:9/v1"], "http://127.0.0.1:9/v1"),
         (["--episode", "windw=2"], "unknown setting 'windw'"),
     ],
 )
@@ -453,7 +606,7 @@ def test_a_wrong_option_is_one_line(
     result = run(
         list_arguments_of(tmp_path / "out", videos, [make_pair("a")], *options, servers=[server])
     )
-    assert result.exit_code == 1 and words in result.output and "Traceback" not in result.output
+    assert result.exit_code == 2 and words in result.output and "Traceback" not in result.output
 
 
 def test_a_log_keeps_to_its_settings_and_pairs(
@@ -464,9 +617,9 @@ def test_a_log_keeps_to_its_settings_and_pairs(
     other = run(
         list_arguments_of(out, videos, [make_pair("a")], "--temperature", "0.5", servers=[server])
     )
-    assert other.exit_code == 1 and "was begun with other settings" in other.output
+    assert other.exit_code == 2 and "was begun with other settings" in other.output
     other = run(list_arguments_of(out, videos, [make_pair("a", overall=2)], servers=[server]))
-    assert other.exit_code == 1 and "an episode of another pair 'a'" in other.output
+    assert other.exit_code == 2 and "an episode of another pair 'a'" in other.output
 
 
 @pytest.mark.parametrize("size", ["", "_tiny"])

@@ -26,7 +26,7 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopWorker
 from verl.utils.dataset.dataset_utils import SFTTensorCollator
 from verl.utils.tokenizer import hf_processor, hf_tokenizer
 from verl_videosearch.data_prep.captions import CAPTION_SCHEMA
-from verl_videosearch.data_prep.traces.sft_rows import Trace, write_sft_rows
+from verl_videosearch.data_prep.traces.sft_rows import SftRow, write_sft_rows
 
 from tests.engine import ANSWER, GUESS, THOUGHT, ScriptedEngine, call_frames, model_dir
 from verl_videosearch.episode import Episode, EpisodeConfig
@@ -75,7 +75,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> PreferenceSample:
     return PreferenceSample("pair", "a cat", str(paths[0]), str(paths[1]), labels)
 
 
-def make_dataset(path: Path, traces: list[Trace], **data: Any) -> VideoSearchSFTDataset:
+def make_dataset(path: Path, traces: list[SftRow], **data: Any) -> VideoSearchSFTDataset:
     """Write the traces and open them as verl's SFT trainer does."""
     write_sft_rows(path, traces)
     return open_dataset(str(path), **data)
@@ -93,8 +93,8 @@ def open_dataset(files: str | list[str], **data: Any) -> VideoSearchSFTDataset:
     )
 
 
-def make_trace(sample: PreferenceSample, replies: list[str], **episode: Any) -> Trace:
-    return Trace(sample, tuple(replies), EpisodeConfig.from_dict(EPISODE | episode), "script")
+def make_trace(sample: PreferenceSample, replies: list[str], **episode: Any) -> SftRow:
+    return SftRow(sample, tuple(replies), EpisodeConfig.from_dict(EPISODE | episode))
 
 
 def write_captions(

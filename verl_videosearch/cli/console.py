@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
-import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -18,25 +16,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from verl_videosearch.report.plain_text import clean_text
+from verl_videosearch.report.console import REFUSED, explain_errors, say
 
-INCOMPLETE, REFUSED = 1, 2
-
-
-@contextmanager
-def explain_errors() -> Iterator[None]:
-    """Turn what the user can mend into one line and exit status 2."""
-    try:
-        yield
-    except (ValueError, ImportError) as error:
-        text = clean_text(f"error: {error}")
-        Console(stderr=True).print(text, markup=False, soft_wrap=True, highlight=False)
-        raise typer.Exit(REFUSED) from error
-
-
-def say(text: str) -> None:
-    """Print one line as it is."""
-    Console().print(clean_text(text), markup=False, soft_wrap=True, highlight=False)
+__all__ = ["REFUSED", "explain_errors", "say"]
+INCOMPLETE = 1
 
 
 def make_progress() -> Progress:

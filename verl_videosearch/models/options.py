@@ -85,10 +85,14 @@ _KINDS: dict[str, Any] = {
 """How each field of ModelSource is written on the command line."""
 
 
-def takes_source(**defaults: Any) -> Callable[[Function], Function]:
+def takes_source(
+    is_optional: bool = False, alias: str = "", no_alias: str = "", **defaults: Any
+) -> Callable[[Function], Function]:
     """Replace a command's parameter `source` by its options; `defaults` are this program's own.
 
-    The seed is the program's: a parameter `seed` of the command is passed on to the source."""
+    The seed is the program's: a parameter `seed` of the command is passed on to the source. With
+    `is_optional` the source is None where none is named. `alias` is a parameter of the command that
+    may hold a URL, another word for --endpoint; `no_alias` is its value that is none."""
     from verl_videosearch.models.source import ModelSource
 
     if unknown := sorted(set(defaults) - set(_KINDS)):
@@ -107,8 +111,11 @@ def takes_source(**defaults: Any) -> Callable[[Function], Function]:
             values = {each.name: given.pop(each.name) for each in options}
             if "seed" in given:
                 values["seed"] = given["seed"]
+            if alias and given[alias] != no_alias:
+                values["endpoints"] = [*(values["endpoints"] or ()), given[alias]]
+            is_named = any(values[name] for name in ("endpoints", "serve", "local"))
             try:
-                source = read_source(ModelSource, values)
+                source = None if is_optional and not is_named else read_source(ModelSource, values)
             except ValueError as error:
                 typer.echo(f"error: {quote(error, 4000)}", err=True)
                 raise typer.Exit(_REFUSED) from error
