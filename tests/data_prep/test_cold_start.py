@@ -405,9 +405,9 @@ def test_a_server_that_refuses_ends_the_run_at_once(tmp_path: Path, videos: Path
         (["--episode", "window"], "is name=value"),
         (["--recipe", "grpo"], "unknown recipe 'grpo'"),
         (["--direct", "-1"], "must be at least 0"),
-        (["--detour", "-1"], "direct, cued_gap, wrong_gap, detour must be at least 0"),
+        (["--detour", "-1"], "detour, one_cue must be at least 0"),
         (["--detour", "nan"], "must be at least 0, finite and not all 0"),
-        (["--cued-gap", "0"], "not all 0, got (0.0, 0.0, 0.0, 0.0)"),
+        (["--cued-gap", "0"], "not all 0, got (0.0, 0.0, 0.0, 0.0, 0.0)"),
         (
             ["--looks", "a,b"],
             "--looks takes numbers with commas between, such as 0.4,0.3,0.3; got 'a,b'",

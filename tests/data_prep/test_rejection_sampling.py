@@ -35,9 +35,9 @@ from verl_videosearch.data_prep.traces.trace_filter import Trace
 from tests.replies import ANSWER, call_frames
 from tests.scripted_server import BEHAVIOURS, Handler, ScriptedServer, serve_scripts
 from verl_videosearch.episode import Reply
-from verl_videosearch.models.client import ChatClient, ClientConfig
 from verl_videosearch.models.serve import list_arguments
 from verl_videosearch.models.server import run_server, serve_checkpoint, wait_until_healthy
+from verl_videosearch.models.source import ModelSource
 from verl_videosearch.recipe import read_episode
 from verl_videosearch.runs.identity import hash_model
 from verl_videosearch.runs.play import make_key
@@ -672,24 +672,27 @@ def test_vllm_serves_a_checkpoint_and_stops(tmp_path: Path) -> None:
         "--max-model-len=1024",
         "--max-num-batched-tokens=64",
     ]  # so a prompt is read in parts
-    with serve_checkpoint(checkpoint, "policy", tmp_path / "log", options) as url:
-        endpoint = find_endpoint(url, "policy", "NO_KEY")
-        assert endpoint.is_vllm and hash_served([endpoint]) == hash_model(checkpoint)
-        first, same, other = asyncio.run(sample_replies(url, seeds=[1, 1, 2]))
-        assert first == same != other and first.text
-    with pytest.raises(ValueError, match="is the server up"):
-        find_endpoint(url, "policy", "NO_KEY")
+    source = ModelSource(
+        serve=checkpoint,
+        model="policy",
+        serve_options=tuple(options),
+        temperature=1.0,
+        max_turn_tokens=16,
+    )
+    first, same, other = asyncio.run(sample_replies(source, tmp_path / "log", seeds=[1, 1, 2]))
+    assert first == same != other and first.text
 
 
-async def sample_replies(url: str, seeds: Sequence[int]) -> list[Reply]:
+async def sample_replies(source: ModelSource, log: Path, seeds: Sequence[int]) -> list[Reply]:
     """Ask for replies to one prompt of some hundred tokens, all at once."""
-    config = ClientConfig(url, "policy", temperature=1.0, max_turn_tokens=16)
     message = {
         "role": "user",
         "content": [{"type": "text", "text": "which video is better? " * 40}],
     }
-    async with ChatClient(config) as client:
-        return await asyncio.gather(*(client.for_episode(seed)([message], []) for seed in seeds))
+    async with source.open(log) as model:
+        assert model.model_root == str(source.folder)
+        asked = (model.for_episode(str(seed), seed)([message], []) for seed in seeds)
+        return await asyncio.gather(*asked)
 
 
 def test_a_server_that_does_not_come_up_says_why(tmp_path: Path) -> None:
