@@ -594,7 +594,7 @@ class DyingHandler(Handler):
         (["--shard", "4/4"], "--shard takes i/n"),
         (["--keep", "0"], "keep must be a whole number of at least 1"),
         (["--serve", "folder"], "give one of --endpoint URL"),
-        (["--model", "huge"], "'huge'"),
+        (["--model", "unheard-of"], "does not know model 'unheard-of'"),
         (["--endpoint", "localhost:8000"], "must be a URL that starts with http"),
         (["--endpoint", "http://127.0.0.1:9/v1"], "http://127.0.0.1:9/v1"),
         (["--episode", "windw=2"], "unknown setting 'windw'"),
