@@ -38,7 +38,7 @@ lint: $(INSTALLED) ## check the style only
 	$(VENV)/bin/ruff check
 
 lock: $(INSTALLED) ## choose all versions again and write requirements/cpu.lock
-	UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile setup.py --extra cpu --extra judge --extra demo --extra dev --upgrade --quiet \
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile setup.py --extra cpu --extra judge --extra demo --extra plots --extra dev --upgrade --quiet \
 	  --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	  --override requirements/overrides.txt --excludes requirements/excludes.txt --output-file $(LOCK)
 

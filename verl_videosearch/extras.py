@@ -22,6 +22,7 @@ class Extra(str, Enum):
     JUDGE = "judge"
     BENCH = "bench"
     DEMO = "demo"
+    PLOTS = "plots"
     DEV = "dev"
 
 

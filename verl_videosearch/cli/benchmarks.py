@@ -14,13 +14,11 @@ from pathlib import Path
 from random import Random
 
 from verl_videosearch.sample import PreferenceSample, read_samples
+from verl_videosearch.sources import BENCHMARKS
 from verl_videosearch.sources.read import choose_split, read_samples_of
 from verl_videosearch.sources.source import DropReason, ReadOptions, ReadReport
 from verl_videosearch.sources.video_finder import VideoFinder
 
-SOURCES = {"videogen": "videogen_rewardbench", "genai": "genai_bench", "mj": "mj_bench_video"}
-"""Short name to source in data_prep; the split is the one that papers report on."""
-SPLITS = {"videogen": "eval", "genai": "test", "mj": "test"}
 _NUM_NAMED = 5
 
 
@@ -50,13 +48,15 @@ def load_benchmark(
     `ValueError` for the user."""
     if name.endswith(".parquet"):
         return _load_file(Path(name), video_root, needs_videos, allows_missing)
-    if name not in SOURCES:
+    if name not in BENCHMARKS:
         raise ValueError(
-            f"unknown benchmark {name!r}; choose {', '.join(SOURCES)}, or give a PATH.parquet of samples"
+            f"unknown benchmark {name!r}; choose {', '.join(BENCHMARKS)}, or give a PATH.parquet of "
+            "samples"
         )
     if root is None:
         raise ValueError(f"benchmark {name} needs --root, the folder of its label file")
-    source, split_name = choose_split(SOURCES[name], split or SPLITS[name])
+    benchmark = BENCHMARKS[name]
+    source, split_name = choose_split(benchmark.name, split or benchmark.benchmark_splits[0])
     report = ReadReport()
     finder = VideoFinder(video_root or root, source.video_folders)
     keeps_missing = not (needs_videos and allows_missing)
@@ -92,8 +92,8 @@ def _refuse_missing(missing: Sequence[str], root: Path | None) -> None:
     if missing:
         named = ", ".join(missing[:_NUM_NAMED]) + (", ..." if len(missing) > _NUM_NAMED else "")
         raise ValueError(
-            f"{len(missing)} videos are missing below {root}: {named}; give their folder, or --allow-missing to leave "
-            "such pairs out (the header of every table will say so)"
+            f"{len(missing)} videos are missing below {root}: {named}; give their folder, or "
+            "--allow-missing to leave such pairs out (the header of every table will say so)"
         )
 
 

@@ -35,7 +35,9 @@ def run_compare(
 ) -> None:
     """Put judges in one table: intervals, paired tests, baselines, costs."""
     from verl_videosearch.evaluation.comparison import compare, read_predictions
+    from verl_videosearch.evaluation.pages.comparison_plots import draw_comparison
     from verl_videosearch.evaluation.pages.comparison_tables import describe_comparison
+    from verl_videosearch.evaluation.pages.leaderboard import write_leaderboard
     from verl_videosearch.evaluation.results import read_run, write_pages
     from verl_videosearch.evaluation.summary import to_plain
     from verl_videosearch.report.page import render_markdown
@@ -67,12 +69,17 @@ def run_compare(
             folder = RunFolder(out)
             folder.write_json("results.json", to_plain(comparison))
             write_pages(folder, "Comparison of judges", blocks, facts)
+            for name, text in write_leaderboard(comparison).items():
+                folder.write_text(name, text)
+            for name, picture in draw_comparison(comparison).items():
+                folder.write_bytes(name, picture)
     typer.echo(render_markdown("Comparison of judges", blocks, facts))
 
 
 def run_baselines(
     benchmark: Annotated[
-        str, typer.Option(help="videogen, genai, mj, or a PATH.parquet of samples.")
+        str,
+        typer.Option(help="Short name of a public set, such as genai, or a PATH.parquet."),
     ],
     root: Annotated[
         Path | None, typer.Option(help="Folder of the label file; no video is needed.")

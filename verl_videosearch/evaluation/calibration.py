@@ -30,10 +30,9 @@ from verl_videosearch import metrics
 from verl_videosearch.evaluation.verdicts import PairVerdicts
 from verl_videosearch.runs.identity import UNKNOWN_MODEL, hash_pair
 from verl_videosearch.sample import PreferenceSample
+from verl_videosearch.sources import TEST_SPLITS
 
 FORMAT = 1
-TEST_SPLITS = ("test", "test_v1", "eval")
-"""Splits of public benchmarks that are there to be reported on."""
 NEVER = 1.01
 """A confidence above every confidence: the judge always abstains."""
 

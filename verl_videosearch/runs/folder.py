@@ -181,12 +181,16 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a file in one step: a reader sees the old one or the whole new one."""
+        self.write_bytes(name, text.encode())
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Write a file in one step: a reader sees the old one or the whole new one."""
         partial = self.path / f".{name}.partial"
         with explain_disk(self.path / name):
             self.path.mkdir(parents=True, exist_ok=True)
             try:
-                with partial.open("w", encoding="utf-8", newline="\n") as file:
-                    file.write(text)
+                with partial.open("wb") as file:
+                    file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
             except OSError:
