@@ -6,7 +6,7 @@ but incomplete, 2 refused."""
 
 import typer
 
-from verl_videosearch.cli import episodes, evaluate, figures, store
+from verl_videosearch.cli import episodes, evaluate, figures, judge, rank, store
 
 app = typer.Typer(
     name="videosearch",
@@ -14,6 +14,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
+app.command("judge")(judge.run_judge)
+app.command("rank")(rank.run_rank)
 app.command("eval")(evaluate.run_eval)
 app.command("probe")(evaluate.run_probe)
 app.command("compare")(figures.run_compare)

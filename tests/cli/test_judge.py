@@ -1,0 +1,137 @@
+"""`videosearch judge` and `rank`: a verdict that can be read, a list of ways without a model."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from tests.judge.episodes import SETTINGS
+from tests.scripted_server import ScriptedServer
+from tests.seeing_judge import CLIPS, serve_judge, write_clips
+from verl_videosearch.cli import app
+from verl_videosearch.cli.judge import list_ways
+from verl_videosearch.judge.comparison import Comparison
+
+CLEAN, OTHER, DEFECT = CLIPS
+EPISODE = [word for name, value in SETTINGS.items() for word in ("--set", f"{name}={value}")]
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(each) for each in arguments], env={"COLUMNS": "200"})
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    write_clips(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def server() -> Iterator[ScriptedServer]:
+    with serve_judge() as server:
+        yield server
+
+
+def model(server: ScriptedServer) -> list[str]:
+    return ["--endpoint", server.url, "--model", "tiny", *EPISODE]
+
+
+def test_a_verdict_says_who_why_and_what_was_looked_at(clips: Path, server: ScriptedServer) -> None:
+    page = clips / "verdict.html"
+    videos = (clips / DEFECT, clips / CLEAN)
+    result = run("judge", *videos, "--prompt", "a cat", "--out", page, *model(server))
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert lines[0] == f"video 2 is better: {CLEAN}"
+    assert "Visual Quality: video 2" in result.output and "overall: video 2" in result.output
+    assert "orders agree; stated confidence AB 1, BA 1" in result.output
+    assert "looked at frames 3 (video 1, 0.08 s), 11 (video 2, 0.08 s)" in result.output
+    assert "order BA (its video 1 is your video 2)" in result.output
+    assert page.read_text("utf-8").startswith("<!doctype html>")
+
+
+def test_json_is_one_object_and_nothing_else(clips: Path, server: ScriptedServer) -> None:
+    options = ("--prompt", "a cat", "--json", "--one-order", *model(server))
+    result = run("judge", clips / DEFECT, clips / CLEAN, *options)
+    comparison = Comparison.from_json(json.loads(result.stdout))
+    assert comparison.overall == 2 and len(comparison.records) == 1
+
+
+def test_without_a_model_there_are_three_ways_to_paste(clips: Path) -> None:
+    result = run("judge", clips / CLEAN, clips / DEFECT, "--prompt", "a cat")
+    assert result.exit_code == 2
+    assert all(f" --{way} " in result.output for way in ("local", "serve", "endpoint"))
+    assert run("rank", "a cat", clips / CLEAN, clips / DEFECT).exit_code == 2
+    ways = list_ways(["judge", "a b.mp4", "c.mp4", "--prompt", "it's"])
+    assert """videosearch judge 'a b.mp4' c.mp4 --prompt 'it'"'"'s' --serve CHECKPOINT""" in ways
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["a.mp4"], "give two videos"),
+        (["a.mp4", "b.mp4"], "--prompt TEXT"),
+        (["a.mp4", "--pairs", "p.csv"], "--pairs names videos"),
+        (["--pairs", "p.csv"], "no such file"),
+        (["a.mp4", "b.mp4", "--prompt", "x", "--set", "windows=1"], "windows"),
+    ],
+)
+def test_wrong_use_is_one_line(arguments: list[str], words: str, server: ScriptedServer) -> None:
+    result = run("judge", *arguments, "--endpoint", server.url, "--model", "tiny")
+    assert result.exit_code == 2 and words in result.output
+    assert len(result.output.splitlines()) == 1
+
+
+def test_a_missing_video_is_no_verdict(clips: Path, server: ScriptedServer) -> None:
+    videos = (clips / CLEAN, clips / "gone.mp4")
+    result = run("judge", *videos, "--prompt", "a cat", *model(server))
+    assert (
+        result.exit_code == 1 and "gone.mp4" in result.output and "Traceback" not in result.output
+    )
+
+
+def test_a_server_that_is_not_there_is_one_line(clips: Path) -> None:
+    where = ("--endpoint", "http://127.0.0.1:9/v1", "--model", "tiny")
+    result = run("judge", clips / CLEAN, clips / DEFECT, "--prompt", "a cat", *where)
+    assert result.exit_code == 2 and "127.0.0.1:9" in result.output
+
+
+def test_a_file_of_pairs_without_labels(clips: Path, server: ScriptedServer) -> None:
+    rows = [
+        {"prompt": "a cat", "video_1": CLEAN, "video_2": DEFECT},
+        {"prompt": "a cat", "video_1": "gone.mp4", "video_2": CLEAN, "anything": 3},
+        {"prompt": "a dog", "video_1": CLEAN, "video_2": OTHER},
+    ]
+    pairs, out = clips / "pairs.jsonl", clips / "results.jsonl"
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = run("judge", "--pairs", pairs, "--out", out, *model(server))
+    assert result.exit_code == 1 and "2 of 3 pairs judged, 1 failed" in result.output
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["overall"] for row in found] == [1, None, 0]
+    assert found[1]["error_kind"] == "video_missing" and found[0]["error"] is None
+
+
+def test_what_a_model_says_cannot_steer_the_terminal(clips: Path) -> None:
+    evil = "<Think>\x1b[2J[bold]\u202egood</Think><Answer>TA=0, VQ=0, MQ=0, OA=0</Answer>"
+    with serve_judge(lambda request: evil) as server:
+        result = run("judge", clips / CLEAN, clips / OTHER, "--prompt", "a", *model(server))
+    assert result.exit_code == 0 and "\x1b" not in result.output and "\u202e" not in result.output
+    assert "[bold]" in result.output
+
+
+def test_a_ranking_is_a_table_and_the_cache_makes_it_free(
+    clips: Path, server: ScriptedServer
+) -> None:
+    videos = (clips / DEFECT, clips / CLEAN, clips / OTHER)
+    cache = ("--cache", clips / "cache.sqlite")
+    result = run("rank", "a cat", *videos, *cache, *model(server))
+    assert result.exit_code == 0, result.output
+    assert "3 comparisons, 3 of them new, 0 remembered" in result.output
+    num_requests = len(server.requests)
+    again = run("rank", "a cat", *videos, *cache, "--json", *model(server))
+    content = json.loads(again.stdout)
+    assert len(server.requests) == num_requests and content["num_known"] == 3
+    assert [clip["rank"] for clip in content["clips"]] == [1, 1, 3]
+    assert content["clips"][2]["video"].endswith(DEFECT)

@@ -1,0 +1,274 @@
+"""`videosearch judge`: which of my two videos is better, why, and what was looked at.
+
+    videosearch judge a.mp4 b.mp4 --prompt "a cat jumps" --local outputs/demo/models/grpo
+    videosearch judge a.mp4 b.mp4 --prompt "a cat jumps" --serve CHECKPOINT --out verdict.html
+    videosearch judge --pairs pairs.csv --endpoint http://localhost:8000/v1 --model judge --json
+
+The one idea: without a model it lists the three ways to get one, each with a line to paste."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from verl_videosearch.cli.console import INCOMPLETE, REFUSED, explain_errors, say
+from verl_videosearch.models.options import takes_source
+from verl_videosearch.models.source import ModelSource  # takes_source looks it up
+from verl_videosearch.report.plain_text import clean_text
+
+if TYPE_CHECKING:
+    from verl_videosearch.judge.comparison import Comparison
+    from verl_videosearch.judge.judge import Judge, Outcome
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Json = Annotated[bool, typer.Option("--json", help="Print everything as JSON, one object a line.")]
+OneOrder = Annotated[
+    bool, typer.Option("--one-order", help="Ask once instead of in both orders: half the cost.")
+]
+Recipe = Annotated[
+    str | None, typer.Option(help="Episode settings of this recipe; default: the model's own.")
+]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="Episode setting as name=value; repeatable.")
+]
+Cache = Annotated[
+    Path | None, typer.Option(help="SQLite file that remembers episodes between commands.")
+]
+Calibration = Annotated[
+    Path | None, typer.Option(help="File of `videosearch calibrate`; default: beside the model.")
+]
+Concurrency = Annotated[int, typer.Option(min=1, help="Episodes in flight.")]
+EpisodeTimeout = Annotated[float, typer.Option(help="Most seconds of one episode.")]
+Deadline = Annotated[
+    float | None, typer.Option(help="Most seconds of all of it, retries included.")
+]
+Store = Annotated[Path | None, typer.Option(help="Frame store; default: $VIDEOSEARCH_FRAME_STORE.")]
+
+
+def offers_models(command: Command) -> Command:
+    """Answer a command without a model with the three ways to get one, instead of a bare error."""
+
+    @functools.wraps(command)
+    def ask_first(**given: Any) -> Any:
+        if not any(given.get(name) for name in ("endpoints", "serve", "local")):
+            typer.echo(clean_text(list_ways()), err=True)
+            raise typer.Exit(REFUSED)
+        return command(**given)
+
+    ask_first.__signature__ = command.__signature__  # type: ignore[attr-defined]
+    ask_first.__annotations__ = command.__annotations__
+    del ask_first.__wrapped__  # typer must see the options, not what is behind them
+    return ask_first  # type: ignore[return-value]
+
+
+def list_ways(given: Sequence[str] | None = None) -> str:
+    """Say how to name a model, with this very command completed in three ways."""
+    import sys
+
+    words = list(sys.argv[1:] if given is None else given)
+    begun = " ".join(["videosearch", *map(shlex.quote, words)])
+    return f"""error: which model shall judge? Three ways, each a line to paste:
+
+  a small model, in this process (for example the one that `make demo` trains):
+    {begun} --local outputs/demo/models/grpo
+
+  a checkpoint of yours or from a hub, served by vLLM for the length of the command:
+    {begun} --serve CHECKPOINT
+
+  a server that runs already (vLLM, or anything that speaks OpenAI's API):
+    {begun} --endpoint http://localhost:8000/v1 --model NAME"""
+
+
+@offers_models
+@takes_source()
+def run_judge(
+    video_1: Annotated[Path | None, typer.Argument(help="The first video.")] = None,
+    video_2: Annotated[Path | None, typer.Argument(help="The second video.")] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="Text prompt that both videos were made from.")
+    ] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(
+            help="Many pairs without labels: a csv or jsonl file with the columns prompt, video_1, "
+            "video_2 (paths relative to the file), or a .parquet of samples."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Page (.html) of one pair; with --pairs: results (.jsonl).")
+    ] = None,
+    as_json: Json = False,
+    one_order: OneOrder = False,
+    recipe: Recipe = None,
+    set_: Set = None,
+    calibration: Calibration = None,
+    cache: Cache = None,
+    concurrency: Concurrency = 8,
+    episode_timeout_s: EpisodeTimeout = 600.0,
+    deadline_s: Deadline = None,
+    store: Store = None,
+    *,
+    source: ModelSource,
+) -> None:
+    """Judge two videos of one prompt, or a file of such pairs; no label is needed."""
+    with explain_errors():
+        _check_use(video_1, video_2, prompt, pairs)
+        settings = {
+            "one_order": one_order,
+            "recipe": recipe,
+            "assignments": set_ or [],
+            "calibration": calibration,
+            "cache": cache,
+            "concurrency": concurrency,
+            "timeout_s": episode_timeout_s,
+            "deadline_s": deadline_s,
+            "store": store,
+        }
+        with make_judge(source, **settings) as judge:
+            if pairs is not None:
+                _judge_pairs(judge, pairs, out, as_json)
+            else:
+                _judge_one(judge, str(prompt), (video_1, video_2), out, as_json)
+
+
+def make_judge(
+    source: ModelSource,
+    *,
+    one_order: bool = False,
+    recipe: str | None = None,
+    assignments: Sequence[str] = (),
+    **settings: Any,
+) -> Judge:
+    """Make a judge of a command's options; raises `ValueError`."""
+    from verl_videosearch.cli.console import read_assignments
+    from verl_videosearch.episode import EpisodeConfig
+    from verl_videosearch.judge.judge import BOTH_ORDERS, Judge, JudgeConfig
+    from verl_videosearch.recipe import read_episode_settings
+    from verl_videosearch.sample import Order
+
+    values = {} if recipe is None else read_episode_settings(recipe)
+    values = dict(values) | read_assignments(assignments)
+    config = JudgeConfig(
+        episode=EpisodeConfig.from_dict(values) if values else None,
+        orders=(Order.AB,) if one_order else BOTH_ORDERS,
+        **settings,
+    )
+    return Judge(source=source, config=config)
+
+
+def _check_use(*given: Path | str | None) -> None:
+    video_1, video_2, prompt, pairs = given
+    if pairs is not None and (video_1 or prompt):
+        raise ValueError("--pairs names videos and prompts itself; leave out the others")
+    if pairs is None and not (video_1 and video_2):
+        raise ValueError("give two videos: videosearch judge A.mp4 B.mp4 --prompt TEXT")
+    if pairs is None and not prompt:
+        raise ValueError(
+            "give the text prompt that both videos were made from: --prompt TEXT "
+            "(how well a video follows it is a part of the verdict)"
+        )
+
+
+def _judge_one(
+    judge: Judge, prompt: str, videos: tuple[Any, Any], out: Path | None, as_json: bool
+) -> None:
+    from verl_videosearch.failures import EpisodeFailure
+
+    try:
+        comparison = judge.compare(prompt, *videos)
+    except EpisodeFailure as failure:
+        typer.echo(clean_text(f"error: no verdict: {failure.detail}"), err=True)
+        raise typer.Exit(INCOMPLETE) from failure
+    if as_json:
+        typer.echo(json.dumps(comparison.to_json()))
+    else:
+        say("\n".join(describe_comparison(comparison)))
+    if out is not None:
+        typer.echo(f"page: {comparison.to_page(out)}", err=as_json)
+
+
+def describe_comparison(comparison: Comparison) -> list[str]:
+    """Say a comparison in lines for a terminal: verdict, why, frames."""
+    names = {dimension.key: dimension.name for dimension in comparison.dimensions}
+    words = {0: "a tie", 1: "video 1", 2: "video 2"}
+    lines = [
+        str(comparison),
+        f"  video 1: {comparison.video_1}",
+        f"  video 2: {comparison.video_2}",
+    ]
+    verdicts = [
+        f"{names.get(key, 'overall')}: {words[verdict]}"
+        for key, verdict in (comparison.verdicts or {}).items()
+    ]
+    lines += ["", "verdicts   " + "; ".join(verdicts)] if verdicts else []
+    lines += ["", *_describe_certainty(comparison)]
+    for record in comparison.records:
+        swapped = " (its video 1 is your video 2)" if record.order.value == "BA" else ""
+        lines += ["", f"order {record.order.value}{swapped}"]
+        for reasoning in comparison.reasoning:
+            if reasoning.order is not record.order:
+                continue
+            said = " ".join(f"{reasoning.snapshot} {reasoning.thought}".split())
+            lines.append(f"  turn {reasoning.turn}: {said or '(no reasoning)'}")
+            frames = [
+                f"{f.number} (video {f.video}, {f.time_s:.2f} s)"
+                for f in comparison.frames_asked
+                if (f.order, f.turn) == (reasoning.order, reasoning.turn)
+            ]
+            lines += [f"    looked at frames {', '.join(frames)}"] if frames else []
+    return lines
+
+
+def _describe_certainty(comparison: Comparison) -> list[str]:
+    stated = ", ".join(
+        f"{order.value} {'unsaid' if value is None else value}"
+        for order, value in comparison.stated_confidence.items()
+    )
+    agree = {True: "agree", False: "disagree", None: "cannot be compared"}
+    lines = [f"certainty  orders {agree[comparison.orders_agree]}; stated confidence {stated}"]
+    if comparison.confidence is not None:
+        lines[0] += f"; right in {comparison.confidence:.0%} of such pairs (calibrated)"
+    read, written = comparison.num_prompt_tokens, comparison.num_reply_tokens
+    cost = f"{read} tokens read, {written} written, " if read is not None else ""
+    return [
+        *lines,
+        f"cost       {cost}{comparison.seconds:.1f} s, {comparison.num_cached} remembered",
+    ]
+
+
+def _judge_pairs(judge: Judge, path: Path, out: Path | None, as_json: bool) -> None:
+    from verl_videosearch.judge.pair_file import read_pairs
+    from verl_videosearch.runs.progress import make_bar
+
+    pairs = read_pairs(path)
+    with make_bar() as bar:
+        total = len(pairs) * len(judge.config.orders)
+        task = bar.add_task("episodes", total=total, figures="")
+        outcomes = judge.compare_many(pairs, on_episode=lambda record: bar.advance(task))
+    lines = [describe_outcome(*each) for each in zip(pairs, outcomes, strict=True)]
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    for number, (line, outcome) in enumerate(zip(lines, outcomes, strict=True), start=1):
+        typer.echo(json.dumps(line)) if as_json else say(f"{number}: {line['error'] or outcome}")
+    failed = sum(line["error"] is not None for line in lines)
+    typer.echo(f"{len(lines) - failed} of {len(lines)} pairs judged, {failed} failed", err=True)
+    if failed:
+        raise typer.Exit(INCOMPLETE)
+
+
+def describe_outcome(pair: tuple[str, Any, Any], outcome: Outcome) -> dict[str, Any]:
+    """Return what became of one pair as plain data; `error` is null for a comparison."""
+    from verl_videosearch.failures import EpisodeFailure
+
+    if isinstance(outcome, EpisodeFailure):
+        prompt, video_1, video_2 = pair
+        given = {"prompt": prompt, "video_1": str(video_1), "video_2": str(video_2)}
+        return given | {"overall": None, "error": outcome.detail, "error_kind": outcome.label}
+    return outcome.to_json() | {"error": None}

@@ -1,0 +1,114 @@
+"""`videosearch rank`: the clips of one prompt from best to worst.
+
+    videosearch rank "a cat jumps" clips/*.mp4 --local outputs/demo/models/grpo
+    videosearch rank "a cat jumps" clips/*.mp4 --max-comparisons 16 --cache judge.sqlite ...
+
+The one idea: comparisons that are in the cache are free, so one more clip costs only its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from verl_videosearch.cli.console import INCOMPLETE, explain_errors, say
+from verl_videosearch.cli.judge import (
+    Cache,
+    Calibration,
+    Concurrency,
+    Deadline,
+    EpisodeTimeout,
+    Json,
+    OneOrder,
+    Recipe,
+    Set,
+    Store,
+    make_judge,
+    offers_models,
+)
+from verl_videosearch.models.options import takes_source
+from verl_videosearch.models.source import ModelSource  # takes_source looks it up
+from verl_videosearch.report.plain_text import clean_text
+
+if TYPE_CHECKING:
+    from verl_videosearch.judge.clip_ranking import ClipRanking
+
+
+@offers_models
+@takes_source()
+def run_rank(
+    prompt: Annotated[str, typer.Argument(help="Text prompt of all clips.")],
+    videos: Annotated[list[Path], typer.Argument(help="Two clips or more.")],
+    max_comparisons: Annotated[
+        int | None, typer.Option(min=1, help="Most new comparisons; default: every pair.")
+    ] = None,
+    as_json: Json = False,
+    one_order: OneOrder = False,
+    recipe: Recipe = None,
+    set_: Set = None,
+    calibration: Calibration = None,
+    cache: Cache = None,
+    concurrency: Concurrency = 8,
+    episode_timeout_s: EpisodeTimeout = 600.0,
+    deadline_s: Deadline = None,
+    store: Store = None,
+    *,
+    source: ModelSource,
+) -> None:
+    """Rank the clips of one prompt by comparing two at a time."""
+    from verl_videosearch.failures import EpisodeFailure
+    from verl_videosearch.runs.progress import make_bar
+
+    with explain_errors():
+        judge = make_judge(
+            source,
+            one_order=one_order,
+            recipe=recipe,
+            assignments=set_ or [],
+            calibration=calibration,
+            cache=cache,
+            concurrency=concurrency,
+            timeout_s=episode_timeout_s,
+            deadline_s=deadline_s,
+            store=store,
+        )
+        num_pairs = len(videos) * (len(videos) - 1) // 2
+        with judge, make_bar() as bar:
+            total = min(max_comparisons or num_pairs, num_pairs)
+            task = bar.add_task("comparisons", total=total, figures="")
+            try:
+                ranking = judge.rank(prompt, videos, max_comparisons, lambda: bar.advance(task))
+            except EpisodeFailure as failure:
+                raise ValueError(f"no ranking: {failure.detail}") from failure
+    if as_json:
+        typer.echo(json.dumps(ranking.to_json()))
+    else:
+        _show(ranking)
+    if ranking.tournament.failed:
+        raise typer.Exit(INCOMPLETE)
+
+
+def _show(ranking: ClipRanking) -> None:
+    content = ranking.to_json()
+    table = Table("rank", "clip", "wins", "strength, 95 %")
+    for clip in content["clips"]:
+        low, high = clip["interval"]
+        strength = f"{clip['strength']:+.2f} [{low:+.2f}, {high:+.2f}]"
+        name = escape(clean_text(clip["video"]))
+        table.add_row(str(clip["rank"]), name, f"{clip['win_rate']:.0%}", strength)
+    Console().print(table)
+    say(
+        f"{content['num_comparisons']} comparisons, {content['num_new']} of them new, "
+        f"{content['num_known']} remembered"
+    )
+    for cycle in ranking.cycles:
+        say("in a circle, each beats the next: " + " > ".join([*cycle, cycle[0]]))
+    for first, second in content["undecided"]:
+        say(f"no readable verdict: {first} and {second}")
+    for first, second, reason in content["failed"]:
+        say(f"failed: {first} and {second}: {reason}")
