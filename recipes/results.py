@@ -32,17 +32,16 @@ from verl_videosearch.recipes.rows import (
     join_episodes,
     make_bare_row,
     make_row,
-    replace_lines,
+    replace_records,
 )
 from verl_videosearch.recipes.stage import TIMES
 
-from verl_videosearch.evaluation.old_jobs import OldRunFolder as RunFolder
 from verl_videosearch.judgement import OVERALL
 from verl_videosearch.metrics.baselines import majority_label
 from verl_videosearch.report.chart import Bar, Line, draw_intervals, draw_lines
 from verl_videosearch.report.page import Block, Note, Plot, render_markdown, render_page
 from verl_videosearch.report.table import Table
-from verl_videosearch.runs.folder import RunFolderError
+from verl_videosearch.runs.folder import RunFolder, RunFolderError
 from verl_videosearch.verl_plugin.alarms import PREFIX, AlarmConfig, find_alarms
 
 STAGES = ("start", "cold_start", "rft", "grpo")
@@ -107,14 +106,16 @@ class Pipeline:
     def read_episodes(self, run: str) -> list[Episode]:
         """Read a finished `videosearch eval`."""
         source = RunFolder(self.folder / "runs" / run)
-        return join_episodes(source.read_samples(), source.read_lines())
+        return join_episodes(source.read_samples(), source.read_records().records)
 
     def replace_frames(self, run: str, replacement: str) -> list[Episode]:
         """Return a run as it went on when its calls brought other frames."""
         source, probe = (RunFolder(self.folder / "runs" / name) for name in (run, f"{run}-probe"))
         return join_episodes(
             source.read_samples(),
-            replace_lines(source.read_lines(), probe.read_lines(), replacement),
+            replace_records(
+                source.read_records().records, probe.read_records().records, replacement
+            ),
         )
 
     def read_training(self) -> list[dict[str, float]]:

@@ -20,24 +20,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from verl_videosearch.evaluation.summary import has_searched
-from verl_videosearch.frames import CandidateFrames
+from verl_videosearch.evaluation.probes import PROBED, REPLACEMENT
 from verl_videosearch.judgement import OVERALL
 from verl_videosearch.metrics import PairedDifference, Rate, paired_bootstrap
-from verl_videosearch.runs.folder import Line
-from verl_videosearch.sample import PreferenceSample
+from verl_videosearch.runs.record import EpisodeRecord
+from verl_videosearch.sample import Order, PreferenceSample
 
 
 @dataclass(frozen=True)
 class Episode:
-    """One line of `episodes.jsonl` with the truth about its pair."""
+    """One record of `episodes.jsonl` with the truth about its pair."""
 
     sample: PreferenceSample
-    line: Line
+    record: EpisodeRecord
 
-    def is_right(self, key: str = OVERALL, field: str = "verdicts") -> bool:
+    def is_right(self, key: str = OVERALL) -> bool:
         """Compare a verdict with its label; no verdict is wrong."""
-        verdict = (self.line[field] or {}).get(key)
+        return self._is_right(self.record.own_verdicts, key)
+
+    def is_right_at_first(self, key: str = OVERALL) -> bool:
+        """Compare the first readable verdict with its label; none is wrong."""
+        return self._is_right(self.record.own_first_verdicts, key)
+
+    def _is_right(self, verdicts: Mapping[str, int] | None, key: str) -> bool:
+        verdict = (verdicts or {}).get(key)
         return verdict is not None and verdict == self.sample.labels[key]
 
     @property
@@ -47,25 +53,24 @@ class Episode:
     @property
     def asked(self) -> set[tuple[int, int]]:
         """Return (video, frame index) of every frame that a call brought."""
-        candidates = CandidateFrames(*((0.0,) * num for num in self.line["num_candidates"]))
-        places = [
-            candidates.locate(number) for turn in self.line["turns"] for number in turn["frames"]
-        ]
+        candidates = self.record.candidates
+        assert candidates is not None, "a record with a result has candidates"
+        places = [candidates.locate(number) for turn in self.record.turns for number in turn.shown]
         return {(place.video, place.index) for place in places}
 
     @property
     def num_calls(self) -> int:
-        return sum(bool(turn["frames"] or turn["call_fault"]) for turn in self.line["turns"])
+        return self.record.num_calls
 
     @property
     def num_invalid_calls(self) -> int:
-        return sum(turn["call_fault"] is not None for turn in self.line["turns"])
+        return sum(turn.call_fault is not None for turn in self.record.turns)
 
     @property
     def num_tokens(self) -> int | None:
         """Tokens read and written, over all turns; None where nobody counted, as in a replay."""
-        counts = [self.line.get(name) for name in ("num_prompt_tokens", "num_reply_tokens")]
-        return None if None in counts else sum(counts)
+        read, written = self.record.usage.num_prompt_tokens, self.record.usage.num_reply_tokens
+        return None if read is None or written is None else read + written
 
     @property
     def has_hidden_defect(self) -> bool:
@@ -96,12 +101,21 @@ class Episode:
                     )
 
 
-def join_episodes(samples: Sequence[PreferenceSample], lines: Sequence[Line]) -> list[Episode]:
-    """Join lines with their pairs, in the order of the samples; every pair has one line, judged as
-    the file has it."""
-    by_uid = {line["sample_uid"]: line for line in lines}
+def join_episodes(
+    samples: Sequence[PreferenceSample], records: Sequence[EpisodeRecord]
+) -> list[Episode]:
+    """Join records with their pairs, in the order of the samples; every pair has one result, judged
+    as the file has it, or has failed for good and is left out."""
+    lines = [record for record in records if record.has_result]
+    failed = {record.uid for record in records if not record.has_result}
+    samples = [sample for sample in samples if sample.uid not in failed]
+    by_uid = {record.uid: record for record in lines}
     missing = [sample.uid for sample in samples if sample.uid not in by_uid]
-    if missing or len(lines) != len(samples) or any(line["order"] != "AB" for line in lines):
+    if (
+        missing
+        or len(lines) != len(samples)
+        or any(record.order is not Order.AB for record in lines)
+    ):
         raise ValueError(
             f"expected one episode of order AB for each of {len(samples)} pairs, got {len(lines)} episodes; "
             f"{len(missing)} pairs have none, such as {missing[:1]}: repeat `videosearch eval`"
@@ -109,29 +123,25 @@ def join_episodes(samples: Sequence[PreferenceSample], lines: Sequence[Line]) ->
     return [Episode(sample, by_uid[sample.uid]) for sample in samples]
 
 
-def replace_lines(lines: Sequence[Line], probed: Sequence[Line], replacement: str) -> list[Line]:
-    """Return a run's lines as they would have been if calls had brought other frames (`videosearch
+def replace_records(
+    records: Sequence[EpisodeRecord], probed: Sequence[EpisodeRecord], replacement: str
+) -> list[EpisodeRecord]:
+    """Return a run's records as they would have been if calls had brought other frames (`videosearch
     probe`).
 
     Episodes that never searched stay as they are; `ValueError` if one that searched was not
     probed."""
     changed = {
-        (line["sample_uid"], line["order"]): line
-        for line in probed
-        if line["replacement"] == replacement
+        record.extra[PROBED]: record
+        for record in probed
+        if record.has_result and record.extra[REPLACEMENT] == replacement
     }
-    missing = [
-        line["sample_uid"] for line in lines if has_searched(line) and _name(line) not in changed
-    ]
+    missing = [each.uid for each in records if each.has_searched and each.key not in changed]
     if missing:
         raise ValueError(
             f"{len(missing)} episodes were not probed with {replacement} frames, such as {missing[0]!r}"
         )
-    return [changed.get(_name(line), line) for line in lines]
-
-
-def _name(line: Line) -> tuple[str, str]:
-    return line["sample_uid"], line["order"]
+    return [changed.get(record.key, record) for record in records]
 
 
 def make_row(episodes: Sequence[Episode]) -> dict[str, Any]:
@@ -143,13 +153,13 @@ def make_row(episodes: Sequence[Episode]) -> dict[str, Any]:
     keys = [key for key in episodes[0].sample.labels if key != OVERALL]
     tokens = [each.num_tokens for each in episodes]
     gain = paired_bootstrap(
-        [e.is_right() for e in episodes], [e.is_right(field="first_verdicts") for e in episodes]
+        [e.is_right() for e in episodes], [e.is_right_at_first() for e in episodes]
     )
     rates = {
         "search_rate": Rate.of(bool(each.asked) for each in episodes),
         "aim_rate": Rate.of(each.has_aimed for each in episodes if each.asked),
         "hit_rate": Rate.of(each.has_hit for each in episodes if each.has_hidden_defect),
-        "unreadable": Rate.of(each.line["verdicts"] is None for each in episodes),
+        "unreadable": Rate.of(each.record.verdicts is None for each in episodes),
     }
     plain = {name: describe_accuracy(rate) for name, rate in rates.items()}
     return {
@@ -166,7 +176,7 @@ def make_row(episodes: Sequence[Episode]) -> dict[str, Any]:
         "gain": gain.value,
         "calls": _mean([each.num_calls for each in episodes]),
         "invalid_calls": _mean([each.num_invalid_calls for each in episodes]),
-        "evictions": _mean([each.line["num_evictions"] for each in episodes]),
+        "evictions": _mean([each.record.num_evictions for each in episodes]),
         "tokens": None if None in tokens else _mean(tokens),
         "intervals": {
             name: {end: each[end] for end in ("low", "high", "n")} for name, each in plain.items()

@@ -11,7 +11,6 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # From the bottom up. A room imports only rooms further down.
 ORDER = """
-__init__
 extras
 failures
 config

@@ -25,41 +25,46 @@ from verl_videosearch.evaluation.calibration import (
 from verl_videosearch.evaluation.comparison import (
     ImportedFileError,
     JudgePredictions,
-    compare,
+    compare_judges,
     map_shared_pairs,
     read_predictions,
     rename_pairs,
 )
 from verl_videosearch.evaluation.subsets import find_subsets, longest_tenth
 from verl_videosearch.evaluation.summary import to_plain
-from verl_videosearch.evaluation.verdicts import PairVerdicts, merge_lines
+from verl_videosearch.evaluation.verdicts import PairVerdicts, merge_records
+from verl_videosearch.frames import CandidateFrames
 from verl_videosearch.metrics import Rate
 from verl_videosearch.report.chart import Bar, Line, draw_intervals, draw_lines
 from verl_videosearch.report.page import Note, Plot, render_page
 from verl_videosearch.report.table import Table
 from verl_videosearch.runs.identity import CALIBRATION_NAME, hash_model, hash_pair, hash_pairs
+from verl_videosearch.runs.record import EpisodeRecord, RecordKind
 from verl_videosearch.sample import Order, PreferenceSample, swap_videos
 
 BOTH = (Order.AB, Order.BA)
 
 
-def make_line(
+def make_record(
     uid: str, order: str, verdict: int | None, confidence: int | None = None, last_s: float = 1.0
-) -> dict:
-    verdicts = None if verdict is None else {"OA": verdict}
-    return {
-        "sample_uid": uid,
-        "order": order,
-        "verdicts": verdicts,
-        "confidence": confidence,
-        "last_times_s": [last_s, last_s],
-    }
+) -> EpisodeRecord:
+    return EpisodeRecord(
+        kind=RecordKind.EVALUATION,
+        key=f"{uid} {order}",
+        uid=uid,
+        order=Order(order),
+        candidates=CandidateFrames((0.0, last_s), (0.0, last_s)),
+        verdicts=None if verdict is None else {"OA": verdict},
+        confidence=confidence,
+    )
 
 
 def make_pair(
     ab: int | None, ba: int | None, cf_ab: int | None = None, cf_ba: int | None = None
 ) -> PairVerdicts:
-    return merge_lines([make_line("a", "AB", ab, cf_ab), make_line("a", "BA", ba, cf_ba)], BOTH)[0]
+    return merge_records(
+        [make_record("a", "AB", ab, cf_ab), make_record("a", "BA", ba, cf_ba)], BOTH
+    )[0]
 
 
 def make_sample(uid: str = "a", split: str = "validation", **changes: object) -> PreferenceSample:
@@ -90,14 +95,14 @@ def test_two_orders_make_one_verdict(
 
 @pytest.mark.parametrize(("order", "verdict"), [(Order.AB, 1), (Order.BA, 2)])
 def test_one_order_counts_in_the_samples_order(order: Order, verdict: int) -> None:
-    [pair] = merge_lines([make_line("a", order.value, 1, 1)], (order,))
+    [pair] = merge_records([make_record("a", order.value, 1, 1)], (order,))
     assert (pair.verdict(), pair.margin) == (verdict, 3.0 if order is Order.AB else -3.0)
 
 
 def test_a_pair_without_all_orders_is_set_aside() -> None:
-    lines = [make_line("b", "AB", 1), make_line("a", "BA", 2), make_line("a", "AB", 1)]
-    assert [pair.uid for pair in merge_lines(lines, BOTH)] == ["a"]
-    assert [pair.uid for pair in merge_lines(lines, (Order.AB,))] == ["a", "b"]
+    lines = [make_record("b", "AB", 1), make_record("a", "BA", 2), make_record("a", "AB", 1)]
+    assert [pair.uid for pair in merge_records(lines, BOTH)] == ["a"]
+    assert [pair.uid for pair in merge_records(lines, (Order.AB,))] == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -118,8 +123,8 @@ def test_longest_tenth(lengths: list[float], positions: list[int]) -> None:
 
 def test_subsets_come_from_facts_about_the_pair() -> None:
     durations = [2.0] * 9 + [9.0]
-    pairs = merge_lines(
-        [make_line(f"{i}", "AB", 1, last_s=s) for i, s in enumerate(durations)], (Order.AB,)
+    pairs = merge_records(
+        [make_record(f"{i}", "AB", 1, last_s=s) for i, s in enumerate(durations)], (Order.AB,)
     )
     samples = [
         make_sample(f"{i}", meta={"model_1": "b", "model_2": "a" if i else "c"}) for i in range(10)
@@ -169,10 +174,10 @@ def make_held_out(num: int = 60) -> tuple[list[PairVerdicts], list[int], list[Pr
         is_sure = number % 2 == 0
         confidence = 1 if is_sure else 3
         lines = [
-            make_line(f"{number:03d}", "AB", 1, confidence),
-            make_line(f"{number:03d}", "BA", 2, confidence),
+            make_record(f"{number:03d}", "AB", 1, confidence),
+            make_record(f"{number:03d}", "BA", 2, confidence),
         ]
-        pairs += merge_lines(lines, BOTH)
+        pairs += merge_records(lines, BOTH)
         gold.append(1 if is_sure or number % 4 == 1 else 2)
         samples.append(make_sample(f"{number:03d}"))
     return pairs, gold, samples
@@ -286,7 +291,7 @@ def judge(name: str, *verdicts: int | None, **changes: object) -> JudgePredictio
 def test_judges_share_their_rows() -> None:
     first = judge("first", 1, 2, 0, 0, None, 1, failed=frozenset({"0"}))
     second = judge("second", 2, 2, 0, 1)  # nothing about pairs 4 and 5
-    found = compare([first, second], label_samples(GOLD))
+    found = compare_judges([first, second], label_samples(GOLD))
     assert (found.num_pairs, found.num_left_out) == (4, 1)
     assert [(j.overall.with_ties.correct, j.overall.with_ties.total) for j in found.judges] == [
         (2, 4),
@@ -381,7 +386,7 @@ def test_rivals_are_joined_by_the_paths_of_the_videos(tmp_path: Path) -> None:
     found = read_csv(tmp_path, "\n".join(rows) + "\n", SHARED)
     assert found.verdicts == {"0": 1, "1": 2, "2": 0, "3": 1, "4": None, "5": 2}
     assert found.dimensions["VQ"] == {"0": 2, "1": 0, "2": 1, "3": 2, "4": None, "5": 0}
-    [judge] = compare([found], SHARED).judges
+    [judge] = compare_judges([found], SHARED).judges
     assert str(judge.overall.with_ties).endswith("(4/5)") and judge.unreadable == 1
     assert str(judge.dimensions["VQ"].with_ties).endswith("(1/6)") and not judge.as_published
 
@@ -391,7 +396,7 @@ def test_a_rival_that_names_other_pairs_is_an_error_with_both_sides(tmp_path: Pa
     with pytest.raises(ImportedFileError, match=r"names 0.0 % \(0/6\).*'genai-0'.*called.*'0'"):
         read_csv(tmp_path, "sample_uid,verdict\n" + rows, SHARED)
     half = read_csv(tmp_path, "sample_uid,verdict\n0,1\n1,2\n2,0\n", SHARED)
-    [judge] = compare([half], SHARED).judges
+    [judge] = compare_judges([half], SHARED).judges
     assert (judge.missing, judge.unreadable, judge.overall.with_ties.correct) == (3, 0, 3)
 
 
@@ -413,7 +418,7 @@ def test_scores_get_upper_bounds_beside_them(tmp_path: Path) -> None:
     path.write_text(
         "sample_uid,margin\n" + "".join(f"{n},{margin}\n" for n, (_, margin) in enumerate(rows))
     )
-    [found] = compare(
+    [found] = compare_judges(
         [read_predictions(path)],
         label_samples({f"{n}": label for n, (label, _) in enumerate(rows)}),
     ).judges

@@ -12,9 +12,11 @@ pytest.importorskip("openai")
 
 from tests.seeing_judge import EPISODE, HIDDEN_NUMBERS, prefer_first, serve_judge, write_pairs  # noqa: E402
 from verl_videosearch.cli import app  # noqa: E402
-from verl_videosearch.evaluation.citations import count_citations, find_cited  # noqa: E402
+from verl_videosearch.evaluation.citations import Citations, count_citations, find_cited  # noqa: E402
 from verl_videosearch.evaluation.probes import Change, name_change  # noqa: E402
 from verl_videosearch.frames import CandidateFrames  # noqa: E402
+from verl_videosearch.runs.record import EpisodeRecord, PlayedTurn, RecordKind  # noqa: E402
+from verl_videosearch.runs.record_file import read_records  # noqa: E402
 from verl_videosearch.video.altered_frames import AlteredPair, Replacement, double_frames  # noqa: E402
 from verl_videosearch.video.pair import PairFrames  # noqa: E402
 
@@ -99,19 +101,20 @@ def test_a_judge_that_never_searches_is_said_to(runs: Path) -> None:
 
 
 def test_a_replay_repeats_what_was_said(runs: Path) -> None:
-    before = {(e["sample_uid"], e["order"]): e for e in read_lines(runs / "looks")}
-    after = read_lines(runs / "looks-probe")
+    before = {record.key: record for record in read_episodes(runs / "looks")}
+    after = read_episodes(runs / "looks-probe")
     assert len(after) == 24 * len(Replacement)
-    for line in after:
-        original = before[line["sample_uid"], line["order"]]
-        assert line["turns"][0] == original["turns"][0] and len(line["turns"]) == 2
-        assert (
-            line["messages"][:4] == original["messages"][:4]
-        )  # text and numbers are those of the true episode
+    for record in after:
+        original = before[record.extra["probed"]]
+        assert record.kind is RecordKind.PROBE and len(record.turns) == 2
+        assert record.turns[0].reply == original.turns[0].reply
+        assert record.turns[0].shown == original.turns[0].shown
+        # text and numbers are those of the true episode
+        assert record.messages[:4] == original.messages[:4]
 
 
-def read_lines(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
+def read_episodes(folder: Path) -> tuple[EpisodeRecord, ...]:
+    return read_records(folder / "episodes.jsonl").records
 
 
 def test_a_probe_goes_on_and_ends_with_the_same_bytes(runs: Path, tmp_path: Path) -> None:
@@ -233,15 +236,18 @@ def test_citations(text: str, cited: tuple[int, ...]) -> None:
 
 
 def test_what_was_shown_may_be_cited() -> None:
-    first = {
-        "reply": "<Snapshot>Frame 5 is dark.</Snapshot><Think>I need frame 9, or frame 40.</Think>",
-        "frames": [9],
-    }
-    second = {"reply": "<Snapshot>Frames 1 and 9 tear.</Snapshot>", "frames": []}
-    found = count_citations([{"initial_frames": [1, 5], "turns": [first, second]}])
+    said = "<Snapshot>Frame 5 is dark.</Snapshot><Think>I need frame 9, or frame 40.</Think>"
+    first = PlayedTurn(reply=said, shown=(9,))
+    second = PlayedTurn(reply="<Snapshot>Frames 1 and 9 tear.</Snapshot>")
+
+    def cite(initial: tuple[int, ...], *turns: PlayedTurn) -> Citations:
+        what = {"kind": RecordKind.JUDGE, "key": "a", "uid": "a"}
+        return count_citations([EpisodeRecord(**what, initial_frames=initial, turns=turns)])
+
+    found = cite((1, 5), first, second)
     assert (found.never_shown.correct, found.never_shown.total) == (1, 5)  # frame 40
     assert (found.snapshot_unseen.correct, found.snapshot_unseen.total) == (0, 3)
-    late = count_citations([{"initial_frames": [1], "turns": [second]}])
+    late = cite((1,), second)
     assert (late.snapshot_unseen.correct, late.snapshot_unseen.total) == (
         1,
         2,

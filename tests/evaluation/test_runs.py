@@ -30,6 +30,7 @@ from verl_videosearch.episode import EpisodeConfig  # noqa: E402
 from verl_videosearch.evaluation.results import RunSettings  # noqa: E402
 from verl_videosearch.recipe import read_episode_settings  # noqa: E402
 from verl_videosearch.runs.play import derive_seed  # noqa: E402
+from verl_videosearch.runs.record_file import read_records  # noqa: E402
 from verl_videosearch.sample import write_samples  # noqa: E402
 
 FINAL = ["episodes.jsonl", "results.json", "results.md", "index.html", "run.json"]
@@ -80,6 +81,11 @@ def healthy(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with serve_judge() as server:
         evaluate(pairs, server, out)
     return out
+
+
+def is_for_a_pair(request: dict) -> bool:
+    """Tell an episode's request from the first one, which asks whether the server can see."""
+    return len(request["messages"]) > 1
 
 
 def read_final(out: Path) -> dict[str, bytes]:
@@ -159,10 +165,8 @@ def test_position_bias_becomes_ties(pairs: Path, tmp_path: Path) -> None:
     assert results["orders"]["consistency"]["first_slot"]["correct"] == 12
     assert results["orders"]["bias"]["value"] == pytest.approx(1 - 9 / 24)
     assert results["orders"]["by_order"]["AB"]["with_ties"]["correct"] == 5
-    lines = [
-        json.loads(line) for line in (tmp_path / "run/episodes.jsonl").read_text().splitlines()
-    ]
-    assert {(line["order"], line["verdicts"]["OA"]) for line in lines} == {
+    records = read_records(tmp_path / "run/episodes.jsonl").records
+    assert {(each.order.value, each.verdicts["OA"]) for each in records} == {
         ("AB", 1),
         ("BA", 1),
     }  # raw results are kept
@@ -188,8 +192,10 @@ def test_single_turn_shows_more_and_never_calls(pairs: Path, tmp_path: Path) -> 
 def test_redundant_frames_double_the_numbers(pairs: Path, tmp_path: Path) -> None:
     with serve_judge() as server:
         results = evaluate(pairs, server, tmp_path / "run", "--redundant", "--limit", "2")
-    line = json.loads((tmp_path / "run/episodes.jsonl").read_text().splitlines()[0])
-    assert line["num_candidates"] == [16, 16] and line["initial_frames"] == [1, 9, 17, 25]
+    record = read_records(tmp_path / "run/episodes.jsonl").records[0]
+    candidates = record.candidates
+    assert (len(candidates.times_1), len(candidates.times_2)) == (16, 16)
+    assert record.initial_frames == (1, 9, 17, 25)
     assert "8 candidates per video (each twice)" in results["header"]["frames"]
 
 
@@ -209,10 +215,9 @@ def test_a_sampled_run_says_so_and_comes_back(pairs: Path, tmp_path: Path) -> No
             words in results["header"]["protocol"]
             and words in (tmp_path / name / "results.md").read_text()
         )
-    uids = [
-        line["sample_uid"] for line in map(json.loads, (tmp_path / "one/episodes.jsonl").open())
-    ]
-    keys = {f"{uid} {order}" for uid in uids for order in ("AB", "BA")}
+    records = read_records(tmp_path / "one/episodes.jsonl").records
+    keys = {f"{each.uid} {order}" for each in records for order in ("AB", "BA")}
+    assert {each.seed for each in records} == {derive_seed(3, key) for key in keys}
     assert (
         seeds["one"] == {derive_seed(3, key): 2 for key in keys} == seeds["same"]
     )  # both turns of an episode
@@ -315,16 +320,30 @@ def test_failed_episodes_are_counted_apart_and_tried_again(
         results = json.loads((tmp_path / "run/results.json").read_text())
     finally:
         (pairs.parent / "away.mp4").rename(pairs.parent / "clean_b.mp4")
-    assert result.exit_code == 1 and "14 episodes failed (video_not_a_video 14)" in result.output
+    assert result.exit_code == 3 and "10 of 24 episodes done, 14 failed for good" in result.output
+    assert "video_not_a_video 14, for example 'test-05 AB'" in result.output
+    assert "58.3% of the pairs cannot be judged" in result.output
+    assert "--max-failed-share 0.584" in result.output and "--forget-failures" in result.output
     assert (
         results["overall"]["with_ties"]["correct"],
         results["overall"]["with_ties"]["total"],
     ) == (5, 5)
     assert (results["header"]["num_scored"], results["failures"]) == (5, {"video_not_a_video": 14})
-    assert "7 of 12 pairs lack an episode" in (tmp_path / "run/index.html").read_text()
+    for page in ("index.html", "results.md"):
+        text = (tmp_path / "run" / page).read_text()
+        assert "7 of 12 pairs lack an episode" in text and "video_not_a_video 14" in text
+    lines = read_records(tmp_path / "run/episodes.jsonl").records
+    assert sum(record.failure is not None for record in lines) == 14
     with serve_judge() as server:
-        evaluate(pairs, server, tmp_path / "run")
-        assert len(server.requests) == 28  # only what had failed
+        again = run(list_arguments(pairs, server, tmp_path / "run"))
+        assert again.exit_code == 3  # final: nothing is asked again
+        accepted = list_arguments(pairs, server, tmp_path / "run", "--max-failed-share", "0.6")
+        assert run(accepted).exit_code == 0
+        assert not [each for each in server.requests if is_for_a_pair(each)]
+        assert (tmp_path / "run/results.json").exists()
+    with serve_judge() as server:
+        evaluate(pairs, server, tmp_path / "run", "--forget-failures")
+        assert len([each for each in server.requests if is_for_a_pair(each)]) == 28
     assert read_final(tmp_path / "run") == read_final(healthy)
 
 
@@ -362,7 +381,7 @@ def test_a_killed_run_ends_with_the_same_bytes(pairs: Path, healthy: Path, tmp_p
             assert process.wait() == -signal.SIGKILL
         with (out / "journal.jsonl").open("ab") as journal:
             journal.write(
-                b'{"key": "test-11 BA", "row": {"sam'
+                b'{"format": 1, "kind": "evaluation", "key": "test-11 BA", "sam'
             )  # what a kill inside a write leaves
         num_before = len(server.requests)
         evaluate(pairs, server, out)
@@ -405,7 +424,7 @@ def test_a_folder_keeps_to_its_settings(pairs: Path, healthy: Path) -> None:
             ["--single-turn", "8", "--set", "max_tool_calls=1"],
             "--single-turn sets ['max_tool_calls']",
         ),
-        (["--endpoint", "localhost"], "base_url must start with http"),
+        (["--endpoint", "localhost"], "must be a URL that starts with http"),
         (["--benchmark", "nothing.parquet"], "no such file"),
         (["--benchmark", "videgen"], "choose videogen, genai, mj"),
         (
@@ -494,5 +513,5 @@ def test_runs_are_compared_over_the_pairs_that_they_share(
 def test_a_wrong_model_name_stops_at_once(pairs: Path, tmp_path: Path) -> None:
     with serve_judge(fault="http_401") as server:
         result = run(list_arguments(pairs, server, tmp_path / "run"))
-    assert result.exit_code == 2 and "check the URL" in result.output
+    assert result.exit_code == 2 and "check the key in $OPENAI_API_KEY" in result.output
     assert len(server.requests) <= 8  # one per episode in flight

@@ -24,6 +24,7 @@ from verl_videosearch.models import source as source_module  # noqa: E402
 from verl_videosearch.models.source import ModelSource  # noqa: E402
 from verl_videosearch.runs.identity import hash_model  # noqa: E402
 from verl_videosearch.runs.play import derive_seed  # noqa: E402
+from verl_videosearch.runs.record_file import read_records  # noqa: E402
 
 SETTINGS = [word for each in EPISODE for word in ("--set", each)]
 
@@ -362,12 +363,12 @@ def test_a_folder_is_judged_in_this_process(pairs: Path, tmp_path: Path) -> None
         results["overall"]["with_ties"]["correct"],
     ) == (3, 0)
     assert (settings["temperature"], settings["seed"], settings["max_turn_tokens"]) == (0.0, 0, 4)
-    lines = [json.loads(line) for line in (out / "episodes.jsonl").read_text().splitlines()]
-    assert [line["order"] for line in lines] == ["AB", "BA"] * 3
-    assert all(0 < line["num_reply_tokens"] <= 4 < line["num_prompt_tokens"] for line in lines)
-    assert (
-        len({line["num_prompt_tokens"] for line in lines}) == 3
-    )  # each its own, as the prompts differ in length
+    records = read_records(out / "episodes.jsonl").records
+    assert [record.order.value for record in records] == ["AB", "BA"] * 3
+    usages = [record.usage for record in records]
+    assert all(0 < each.num_reply_tokens <= 4 < each.num_prompt_tokens for each in usages)
+    # each its own, as the prompts differ in length
+    assert len({each.num_prompt_tokens for each in usages}) == 3
     before = (out / "episodes.jsonl").read_bytes()
     journal = (out / "journal.jsonl").read_bytes().splitlines(keepends=True)
     (out / "journal.jsonl").write_bytes(b"".join(journal[:2]))

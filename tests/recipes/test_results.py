@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import typer
 from typer.testing import CliRunner, Result
@@ -21,9 +22,10 @@ from verl_videosearch.recipes.results import (
 )
 
 from benchmarks import grpo_ablations, pipeline_seeds
-from tests.recipes.test_rows import RIGHT, WRONG, make_line, make_sample
+from tests.recipes.test_rows import RIGHT, WRONG, make_record, make_sample
 from verl_videosearch.report.page import Note, render_markdown
 from verl_videosearch.runs.folder import EPISODES, SAMPLES, RunFolder
+from verl_videosearch.runs.record import EpisodeRecord, Usage
 from verl_videosearch.sample import write_samples
 from verl_videosearch.verl_plugin.alarms import AlarmKind
 
@@ -41,11 +43,11 @@ APP = typer.Typer()
 APP.command()(main)
 
 
-def judge_pairs(num_right: int, num_searched: int) -> list[dict[str, Any]]:
+def judge_pairs(num_right: int, num_searched: int) -> list[EpisodeRecord]:
     """Write the episodes of a judge: the first so many pairs right, the first so many with a search
     that hits."""
     return [
-        make_line(
+        make_record(
             *([[7]] if number < num_searched else []),
             uid=pair.uid,
             verdicts=dict(pair.labels) if number < num_right else None,
@@ -55,9 +57,9 @@ def judge_pairs(num_right: int, num_searched: int) -> list[dict[str, Any]]:
     ]
 
 
-def write_run(folder: Path, name: str, lines: Sequence[Mapping[str, Any]]) -> None:
+def write_run(folder: Path, name: str, records: Sequence[EpisodeRecord]) -> None:
     write_samples(folder / "runs" / name / SAMPLES, PAIRS)
-    RunFolder(folder / "runs" / name).write_lines(EPISODES, list(lines))
+    RunFolder(folder / "runs" / name).write_records(EPISODES, records)
 
 
 def write_log(path: Path, *steps: tuple[int, Mapping[str, float]]) -> None:
@@ -90,10 +92,15 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_run(folder, "grpo-no-window", judge_pairs(4, 6))
     searched = judge_pairs(6, 6)[:6]
     replays = [
-        {k: v for k, v in line.items() if not k.endswith("_tokens")}
-        | {"replacement": name, "verdicts": verdicts}
-        for line in searched
-        for name, verdicts in (("random", TIE), ("blank", None), ("same", line["verdicts"]))
+        msgspec.structs.replace(
+            record,
+            key=f"{record.key} {name}",
+            verdicts=verdicts,
+            usage=Usage(),
+            extra={"replacement": name, "probed": record.key},
+        )
+        for record in searched
+        for name, verdicts in (("random", TIE), ("blank", None), ("same", record.verdicts))
     ]
     write_run(folder, "grpo-probe", replays)
     write_log(

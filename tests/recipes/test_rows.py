@@ -3,6 +3,7 @@ made of them."""
 
 from typing import Any
 
+import msgspec
 import pytest
 from verl_videosearch.recipes.rows import (
     Episode,
@@ -10,10 +11,20 @@ from verl_videosearch.recipes.rows import (
     join_episodes,
     make_bare_row,
     make_row,
-    replace_lines,
+    replace_records,
 )
 
-from verl_videosearch.sample import PreferenceSample
+from verl_videosearch.episode import Ending
+from verl_videosearch.failures import FailureKind
+from verl_videosearch.frames import CandidateFrames
+from verl_videosearch.runs.record import (
+    EpisodeRecord,
+    PlayedTurn,
+    RecordedFailure,
+    RecordKind,
+    Usage,
+)
+from verl_videosearch.sample import Order, PreferenceSample
 
 CUE = {"first_index": 1, "num_frames": 2}
 HIDDEN = {"type": "snow", "severity": 3, "first_index": 2, "num_frames": 1, "is_hidden": True}
@@ -41,31 +52,39 @@ def make_sample(
     return PreferenceSample(uid, "a cat", f"{uid}1.mkv", f"{uid}2.mkv", labels, meta=truth)
 
 
-def make_line(
+def make_record(
     *calls: list[int] | str,
     uid: str = "a",
     verdicts: dict[str, int] | None = RIGHT,
     first: dict[str, int] | None = WRONG,
     **changes: Any,
-) -> dict[str, Any]:
-    """Write a line of `episodes.jsonl`: a call brings frames or has a fault; a turn without one
-    comes last."""
-    asked = [
-        {"frames": [], "call_fault": call} if isinstance(call, str) else {"frames": call}
+) -> EpisodeRecord:
+    """Make a record: a call brings frames or has a fault; a turn without one comes last."""
+    turns = [
+        PlayedTurn(
+            reply="call",
+            has_call=True,
+            shown=() if isinstance(call, str) else tuple(call),
+            call_fault=call if isinstance(call, str) else None,
+        )
         for call in calls
     ]
-    turns = [{"call_fault": None} | turn for turn in [*asked, {"frames": []}]]
-    return {
-        "sample_uid": uid,
-        "order": "AB",
-        "num_candidates": [4, 6],  # so frames 1 to 4 are video 1, and 5 to 10 video 2
-        "turns": turns,
+    turns += [PlayedTurn(reply="answer", verdicts=first), PlayedTurn(reply="", verdicts=verdicts)]
+    fields = {
+        "kind": RecordKind.EVALUATION,
+        "key": f"{uid} AB",
+        "uid": uid,
+        "ending": Ending.ANSWERED,
+        # frames 1 to 4 are video 1, and 5 to 10 video 2
+        "candidates": CandidateFrames((0.0,) * 4, (0.0,) * 6),
+        "turns": tuple(turns),
         "verdicts": verdicts,
-        "first_verdicts": first,
         "num_evictions": max(0, len(calls) - 1),
-        "num_prompt_tokens": 100 * len(turns),
-        "num_reply_tokens": 10 * len(turns),
-    } | changes
+        "usage": Usage(
+            num_prompt_tokens=100 * (len(calls) + 1), num_reply_tokens=10 * (len(calls) + 1)
+        ),
+    }
+    return EpisodeRecord(**(fields | changes))
 
 
 @pytest.mark.parametrize(
@@ -87,7 +106,7 @@ def make_line(
 def test_a_search_is_scored_by_where_it_looked(
     calls: list, asked: set[tuple[int, int]], has_aimed: bool, has_hit: bool
 ) -> None:
-    episode = Episode(make_sample(), make_line(*calls))
+    episode = Episode(make_sample(), make_record(*calls))
     assert (episode.asked, episode.has_aimed, episode.has_hit) == (asked, has_aimed, has_hit)
     assert episode.num_calls == len(calls)
     assert episode.num_invalid_calls == sum(isinstance(call, str) for call in calls)
@@ -113,14 +132,14 @@ def test_only_frames_of_a_hidden_defect_are_hits(
     defects_1: tuple, defects_2: tuple, hits: list[int]
 ) -> None:
     sample = make_sample(defects_1=defects_1, defects_2=defects_2)
-    episodes = {number: Episode(sample, make_line([number])) for number in range(1, 11)}
+    episodes = {number: Episode(sample, make_record([number])) for number in range(1, 11)}
     assert [number for number, episode in episodes.items() if episode.has_hit] == hits
     assert {episode.has_hidden_defect for episode in episodes.values()} == {bool(hits)}
 
 
 def test_every_cued_gap_counts() -> None:
     sample = make_sample(cues=(CUE, {"first_index": 5, "num_frames": 1}))
-    assert [n for n in range(1, 11) if Episode(sample, make_line([n])).has_aimed] == [
+    assert [n for n in range(1, 11) if Episode(sample, make_record([n])).has_aimed] == [
         2,
         3,
         6,
@@ -148,7 +167,7 @@ def test_every_cued_gap_counts() -> None:
 def test_no_verdict_is_wrong(
     verdicts: dict | None, labels: dict[str, int | None], is_right: bool, is_all_right: bool
 ) -> None:
-    episode = Episode(make_sample(labels=labels), make_line(verdicts=verdicts))
+    episode = Episode(make_sample(labels=labels), make_record(verdicts=verdicts))
     assert (episode.is_right(), episode.is_all_right) == (is_right, is_all_right)
 
 
@@ -157,12 +176,14 @@ def make_episodes() -> list[Episode]:
     tie = {"TA": 0, "VQ": 0, "MQ": 0, "OA": 0}
     plain = make_sample("c", defects_2=(), pair_type="tie", labels=tie)
     return [
-        Episode(make_sample("a"), make_line([7], uid="a")),
-        Episode(make_sample("b"), make_line([3], "too_many", uid="b", verdicts=RIGHT | {"MQ": 2})),
-        Episode(plain, make_line([5], uid="c", verdicts=tie, first=tie)),
-        Episode(make_sample("d"), make_line(uid="d", verdicts=None, first=None)),
+        Episode(make_sample("a"), make_record([7], uid="a")),
         Episode(
-            make_sample("e", pair_type="decoy"), make_line(uid="e", verdicts=WRONG, first=RIGHT)
+            make_sample("b"), make_record([3], "too_many", uid="b", verdicts=RIGHT | {"MQ": 2})
+        ),
+        Episode(plain, make_record([5], uid="c", verdicts=tie, first=tie)),
+        Episode(make_sample("d"), make_record(uid="d", verdicts=None, first=None)),
+        Episode(
+            make_sample("e", pair_type="decoy"), make_record(uid="e", verdicts=WRONG, first=RIGHT)
         ),
     ]
 
@@ -198,17 +219,19 @@ def test_a_row_has_every_figure() -> None:
 
 
 def test_a_judge_that_never_searches_has_no_aim() -> None:
-    row = make_row([Episode(make_sample(), make_line())])
+    row = make_row([Episode(make_sample(), make_record())])
     assert (row["search_rate"], row["aim_rate"], row["hit_rate"]) == (0.0, None, 0.0)
     assert row["intervals"]["aim_rate"] == {"low": None, "high": None, "n": 0}
 
 
 def test_a_replay_counts_no_tokens() -> None:
-    """Lines of `videosearch probe` have none: most of their replies are repeated, not written."""
-    replay = {name: value for name, value in make_line([7]).items() if not name.endswith("_tokens")}
+    """Records of `videosearch probe` have none: most of their replies are repeated, not written."""
+    replay = make_record([7], usage=Usage())
     assert make_row([Episode(make_sample(), replay)])["tokens"] is None
     assert (
-        make_row([Episode(make_sample(), make_line([7])), Episode(make_sample(), replay)])["tokens"]
+        make_row([Episode(make_sample(), make_record([7])), Episode(make_sample(), replay)])[
+            "tokens"
+        ]
         is None
     )
 
@@ -217,52 +240,59 @@ def test_a_replay_counts_no_tokens() -> None:
     ("lines", "words"),
     [
         (
-            [make_line(uid="a")],
+            [make_record(uid="a")],
             "got 1 episodes; 1 pairs have none, such as \\['b'\\]: repeat `videosearch eval`",
         ),
         (
-            [make_line(uid="a"), make_line(uid="b"), make_line(uid="b")],
+            [make_record(uid="a"), make_record(uid="b"), make_record(uid="b")],
             "for each of 2 pairs, got 3 episodes",
         ),
-        ([make_line(uid="a"), make_line(uid="b", order="BA")], "one episode of order AB"),
+        ([make_record(uid="a"), make_record(uid="b", order=Order.BA)], "one episode of order AB"),
     ],
 )
-def test_every_pair_has_one_episode(lines: list[dict], words: str) -> None:
+def test_every_pair_has_one_episode(lines: list[EpisodeRecord], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         join_episodes([make_sample("a"), make_sample("b")], lines)
 
 
 def test_episodes_come_in_the_order_of_the_pairs() -> None:
     episodes = join_episodes(
-        [make_sample("b"), make_sample("a")], [make_line(uid="a"), make_line(uid="b")]
+        [make_sample("b"), make_sample("a")], [make_record(uid="a"), make_record(uid="b")]
     )
-    assert [(each.sample.uid, each.line["sample_uid"]) for each in episodes] == [
+    assert [(each.sample.uid, each.record.uid) for each in episodes] == [
         ("b", "b"),
         ("a", "a"),
     ]
 
 
 def test_replaced_lines_stand_in_for_those_that_searched() -> None:
-    run = [make_line([7], uid="a"), make_line(uid="b"), make_line([3], uid="c")]
+    run = [make_record([7], uid="a"), make_record(uid="b"), make_record([3], uid="c")]
     probed = [
-        make_line([7], uid=uid, verdicts=verdicts, replacement=name)
+        make_record(
+            [7], uid=uid, verdicts=verdicts, extra={"replacement": name, "probed": f"{uid} AB"}
+        )
         for uid in ("a", "c")
         for name, verdicts in (("random", WRONG), ("blank", None))
     ]
-    assert [line["verdicts"] for line in replace_lines(run, probed, "random")] == [
+    assert [record.verdicts for record in replace_records(run, probed, "random")] == [
         WRONG,
         RIGHT,
         WRONG,
     ]
-    assert [line["verdicts"] for line in replace_lines(run, probed, "blank")] == [None, RIGHT, None]
+    assert [record.verdicts for record in replace_records(run, probed, "blank")] == [
+        None,
+        RIGHT,
+        None,
+    ]
     with pytest.raises(ValueError, match="episodes were not probed with same frames"):
-        replace_lines(run, probed, "same")
+        replace_records(run, probed, "same")
 
 
 def test_two_runs_are_compared_pair_by_pair() -> None:
     after = make_episodes()
     before = [
-        Episode(each.sample, make_line([7], uid=each.sample.uid, verdicts=WRONG)) for each in after
+        Episode(each.sample, make_record([7], uid=each.sample.uid, verdicts=WRONG))
+        for each in after
     ]
     tests = compare(after, before)
     assert {name: (test["won"], test["lost"]) for name, test in tests.items()} == {
@@ -293,3 +323,10 @@ def test_arithmetic_has_no_interval() -> None:
     assert row["overall"] == {"accuracy": 0.4, "low": None, "high": None, "n": 10}
     assert row["by_type"]["tie"]["accuracy"] == 1 / 3 and row["hit_rate"] is None
     assert make_bare_row(0.4, 10)["by_type"] == {}
+
+
+def test_a_pair_that_failed_for_good_is_left_out() -> None:
+    fault = RecordedFailure(kind=FailureKind.VIDEO, is_passing=False, detail="cut off")
+    lost = msgspec.structs.replace(make_record(uid="b"), failure=fault, ending=None, verdicts=None)
+    [episode] = join_episodes([make_sample("b"), make_sample("a")], [make_record(uid="a"), lost])
+    assert episode.sample.uid == "a"

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from verl_videosearch.judgement import Tag, parse_turn
 from verl_videosearch.metrics import Rate
-from verl_videosearch.runs.folder import Line
+from verl_videosearch.runs.record import EpisodeRecord
 
 _NUMBER = r"#?\d{1,9}"
 _RANGE = rf"{_NUMBER}\s?(?:-|–|to|through)\s?{_NUMBER}"
@@ -49,22 +49,22 @@ def find_cited(text: str) -> tuple[int, ...]:
     return tuple(cited)
 
 
-def count_citations(lines: Iterable[Line]) -> Citations:
+def count_citations(records: Iterable[EpisodeRecord]) -> Citations:
     """Check every citation of every episode against the frames that were shown."""
     never, unseen, episodes = [], [], []
-    for line in lines:
-        shown = set(line["initial_frames"])
-        all_shown = shown.union(*(turn["frames"] for turn in line["turns"]))
+    for record in records:
+        shown = set(record.initial_frames)
+        all_shown = shown.union(*(turn.shown for turn in record.turns))
         flags: list[bool] = []
-        for turn in line["turns"]:
-            flags += [number not in all_shown for number in find_cited(turn["reply"])]
+        for turn in record.turns:
+            flags += [number not in all_shown for number in find_cited(turn.reply)]
             blocks = [
-                block for block in parse_turn(turn["reply"], ()).blocks if block.tag is Tag.SNAPSHOT
+                block for block in parse_turn(turn.reply, ()).blocks if block.tag is Tag.SNAPSHOT
             ]
             unseen += [
                 number not in shown for block in blocks for number in find_cited(block.content)
             ]
-            shown |= set(turn["frames"])
+            shown |= set(turn.shown)
         never += flags
         episodes.append(any(flags))
     return Citations(Rate.of(never), Rate.of(unseen), Rate.of(episodes))

@@ -116,7 +116,9 @@ class Comparison:
     """Pairs whose overall label was derived from the dimensions'."""
 
 
-def compare(judges: Sequence[JudgePredictions], samples: Sequence[PreferenceSample]) -> Comparison:
+def compare_judges(
+    judges: Sequence[JudgePredictions], samples: Sequence[PreferenceSample]
+) -> Comparison:
     """Compare at least one judge on all samples that failed in none of them; the first is the
     reference."""
     failed = frozenset().union(*(judge.failed for judge in judges))

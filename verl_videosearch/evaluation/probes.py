@@ -20,16 +20,20 @@ from enum import Enum
 
 from PIL import Image
 
-from verl_videosearch.episode import Episode, Message, Reply
+from verl_videosearch.episode import Message, Reply
 from verl_videosearch.evaluation.citations import Citations, count_citations
-from verl_videosearch.evaluation.old_jobs import Stage, describe_episode
-from verl_videosearch.evaluation.summary import has_searched
 from verl_videosearch.judgement import OVERALL
 from verl_videosearch.metrics import Rate
-from verl_videosearch.rollout import GenerateFn, run_episode
-from verl_videosearch.runs.folder import Line
-from verl_videosearch.sample import Order, PreferenceSample, show_in_order
+from verl_videosearch.rollout import GenerateFn
+from verl_videosearch.runs.play import PlaySetup, play_episode
+from verl_videosearch.runs.record import EpisodeRecord, PlayedTurn
 from verl_videosearch.video.altered_frames import AlteredPair, Replacement
+from verl_videosearch.video.pair import PairFrames
+
+REPLACEMENT = "replacement"
+"""Entry of a probe's `extra`: what its calls got."""
+PROBED = "probed"
+"""Entry of a probe's `extra`: the key of the true episode."""
 
 
 class Change(str, Enum):
@@ -84,65 +88,59 @@ class ProbeSummary:
 class ReplayedReplies:
     """A `GenerateFn` that repeats what was said, then lets the model go on."""
 
-    def __init__(self, recorded: Sequence[str], live: GenerateFn) -> None:
+    def __init__(self, recorded: Sequence[PlayedTurn], live: GenerateFn) -> None:
         self._recorded, self._live = list(recorded), live
 
     async def __call__(self, messages: list[Message], images: Sequence[Image.Image]) -> Reply:
-        return (
-            Reply(self._recorded.pop(0)) if self._recorded else await self._live(messages, images)
-        )
+        if not self._recorded:
+            return await self._live(messages, images)
+        turn = self._recorded.pop(0)
+        return Reply(turn.reply, turn.is_truncated, turn.thought)
 
 
-def list_opening(line: Line) -> list[str]:
-    """Return the replies up to and with the first call that brought frames.
+def list_opening(record: EpisodeRecord) -> tuple[PlayedTurn, ...]:
+    """Return the turns up to and with the first call that brought frames."""
+    first = next(number for number, turn in enumerate(record.turns) if turn.shown)
+    return record.turns[: first + 1]
 
-    >>> frames = {"a": [], "b": [3], "c": [4], "d": []}
-    >>> list_opening({"turns": [{"reply": reply, "frames": numbers} for reply, numbers in frames.items()]})
-    ['a', 'b']
-    """
-    first = next(number for number, turn in enumerate(line["turns"]) if turn["frames"])
-    return [turn["reply"] for turn in line["turns"][: first + 1]]
+
+def name_probe(record: EpisodeRecord, replacement: Replacement) -> str:
+    """Name the probe of an episode inside its run."""
+    return f"{record.key} {replacement.value}"
 
 
 async def play_probe(
-    sample: PreferenceSample,
-    line: Line,
-    replacement: Replacement,
-    stage: Stage,
-    generate: GenerateFn,
-) -> Line:
+    record: EpisodeRecord, replacement: Replacement, setup: PlaySetup, generate: GenerateFn
+) -> EpisodeRecord:
     """Replay one finished episode with replaced frames; raises `EpisodeFailure`."""
-    order = Order(line["order"])
-    shown = show_in_order(sample, order)
-    pair = AlteredPair.of(await stage.load(shown), replacement, seed=f"{sample.uid} {order.value}")
-    episode = Episode(shown, pair.candidates, stage.config)
-    result = await run_episode(
-        episode, pair, ReplayedReplies(list_opening(line), generate), timeout_s=stage.timeout_s
+
+    def alter(pair: PairFrames) -> PairFrames:
+        return AlteredPair.of(pair, replacement, seed=f"{record.uid} {record.order.value}")
+
+    return await play_episode(
+        record.own,
+        record.order,
+        setup,
+        ReplayedReplies(list_opening(record), generate),
+        key=name_probe(record, replacement),
+        alter=alter,
+        extra={PROBED: record.key, REPLACEMENT: replacement.value},
     )
-    return describe_episode(shown, order, episode, result) | {"replacement": replacement.value}
 
 
 def summarise_probes(
-    samples: Iterable[PreferenceSample],
-    before: Sequence[Line],
-    after: Sequence[Line],
+    before: Sequence[EpisodeRecord],
+    after: Sequence[EpisodeRecord],
     replacements: Sequence[Replacement],
     failures: Mapping[str, int],
 ) -> ProbeSummary:
     """Compare the probed episodes (`after`) with the true ones (`before`), one by one."""
-    labels = {
-        (sample.uid, order.value): show_in_order(sample, order).labels[OVERALL]
-        for sample in samples
-        for order in Order
-    }
-    searched = [line for line in before if has_searched(line)]
+    searched = [record for record in before if record.has_searched]
     return ProbeSummary(
         num_episodes=len(before),
         searched=Rate(len(searched), len(before)),
         figures={
-            replacement.value: _compare(
-                before, [line for line in after if line["replacement"] == replacement.value], labels
-            )
+            replacement.value: _compare(before, _choose(after, replacement))
             for replacement in replacements
         },
         citations=count_citations(before),
@@ -150,30 +148,33 @@ def summarise_probes(
     )
 
 
-def _compare(
-    before: Sequence[Line], after: Sequence[Line], labels: Mapping[tuple[str, str], int | None]
-) -> ProbeFigures:
-    now = {_name(line): read_overall(line) for line in after}
-    was = {_name(line): read_overall(line) for line in before}
-    unprobed = [name for line in before if (name := _name(line)) not in now and has_searched(line)]
-    known = {name for name in was if labels[name] is not None and name not in unprobed}
-    right = {name for name in known if was[name] == labels[name]}
-    lost = {name for name in right if name in now and now[name] != labels[name]}
-    won = {name for name in known - right if name in now and now[name] == labels[name]}
-    changed = {name for name in now if now[name] != was[name]}
-    confidences = {_name(line): str(line["confidence"] or "not stated") for line in before}
+def _choose(after: Iterable[EpisodeRecord], replacement: Replacement) -> list[EpisodeRecord]:
+    return [record for record in after if record.extra[REPLACEMENT] == replacement.value]
+
+
+def _compare(before: Sequence[EpisodeRecord], after: Sequence[EpisodeRecord]) -> ProbeFigures:
+    now = {record.extra[PROBED]: read_overall(record) for record in after}
+    was = {record.key: read_overall(record) for record in before}
+    gold = {record.key: record.shown.labels[OVERALL] for record in before}
+    unprobed = {record.key for record in before if record.has_searched} - set(now)
+    known = {key for key in was if gold[key] is not None and key not in unprobed}
+    right = {key for key in known if was[key] == gold[key]}
+    lost = {key for key in right if key in now and now[key] != gold[key]}
+    won = {key for key in known - right if key in now and now[key] == gold[key]}
+    changed = {key for key in now if now[key] != was[key]}
+    confidences = {record.key: str(record.confidence or "not stated") for record in before}
     return ProbeFigures(
         changed=Rate(len(changed), len(now)).with_interval(),
         directions={
-            change.value: sum(name_change(was[n], now[n]) is change for n in changed)
+            change.value: sum(name_change(was[key], now[key]) is change for key in changed)
             for change in Change
         },
         lost=Rate(len(lost), len(right & set(now))),
         won=Rate(len(won), len((known - right) & set(now))),
         needed_search=Rate(len(lost), len(right)).with_interval(),
         by_confidence={
-            level: Rate.of(name in changed for name in now if confidences[name] == level)
-            for level in sorted({confidences[name] for name in now})
+            level: Rate.of(key in changed for key in now if confidences[key] == level)
+            for level in sorted({confidences[key] for key in now})
         },
     )
 
@@ -191,10 +192,6 @@ def name_change(was: int | None, now: int | None) -> Change:
     return Change.TO_OTHER_VIDEO
 
 
-def read_overall(line: Line) -> int | None:
+def read_overall(record: EpisodeRecord) -> int | None:
     """Return an episode's overall verdict as the judge gave it, None if it has none."""
-    return None if line["verdicts"] is None else line["verdicts"][OVERALL]
-
-
-def _name(line: Line) -> tuple[str, str]:
-    return line["sample_uid"], line["order"]
+    return None if record.verdicts is None else record.verdicts[OVERALL]

@@ -79,7 +79,9 @@ def name_duration(duration_s: float) -> str:
 
 
 def _duration_s(pair: PairVerdicts) -> float:
-    return max(next(iter(pair.episodes.values()))["last_times_s"])
+    candidates = next(iter(pair.episodes.values())).candidates
+    assert candidates is not None, "a record with a result has candidates"
+    return max(candidates.times_1[-1], candidates.times_2[-1])
 
 
 def _group(title: str, names: Sequence[str | None]) -> dict[str, list[int]]:

@@ -24,7 +24,7 @@ from verl_videosearch.evaluation.subsets import find_subsets
 from verl_videosearch.evaluation.verdicts import PairVerdicts
 from verl_videosearch.judgement import OVERALL
 from verl_videosearch.metrics import Accuracies, Baselines, Rate
-from verl_videosearch.runs.folder import Line
+from verl_videosearch.runs.record import EpisodeRecord
 from verl_videosearch.sample import Order, PreferenceSample, normalise_prompt
 
 T = TypeVar("T")
@@ -267,19 +267,15 @@ def _compare_orders(
 
 def _mean_calls(pairs: Sequence[PairVerdicts]) -> float:
     """Return the calls per episode, answered or refused."""
-    lines = [line for pair in pairs for line in pair.episodes.values()]
-    return _mean([sum(map(_is_call, line["turns"])) for line in lines])
-
-
-def _is_call(turn: Mapping[str, Any]) -> bool:
-    return bool(turn["frames"] or turn["call_fault"])
+    records = [record for pair in pairs for record in pair.episodes.values()]
+    return _mean([record.num_calls for record in records])
 
 
 def _describe_behaviour(
     gold: _Labels, pairs: Sequence[PairVerdicts], prompts: Sequence[str]
 ) -> Behaviour:
-    lines = [line for pair in pairs for line in pair.episodes.values()]
-    calls = [turn for line in lines for turn in line["turns"] if _is_call(turn)]
+    records = [record for pair in pairs for record in pair.episodes.values()]
+    calls = [turn for record in records for turn in record.turns if turn.has_call]
     episode_prompts = [
         prompt for pair, prompt in zip(pairs, prompts, strict=True) for _ in pair.episodes
     ]
@@ -287,65 +283,55 @@ def _describe_behaviour(
         prompt for label, prompt in zip(gold, prompts, strict=True) if label is not None
     ]
     labelled = [(label, pair) for label, pair in zip(gold, pairs, strict=True) if label is not None]
-    final, first = (
-        [pair.verdict(field=field) == label for label, pair in labelled]
-        for field in ("verdicts", "first_verdicts")
-    )
+    final = [pair.verdict() == label for label, pair in labelled]
+    first = [pair.first_verdict() == label for label, pair in labelled]
     return Behaviour(
-        searched=Rate.over((has_searched(line) for line in lines), episode_prompts),
-        answered=Rate.of(line["verdicts"] is not None for line in lines),
-        endings=_count(line["ending"] for line in lines),
-        call_faults=_count(turn["call_fault"] for turn in calls if turn["call_fault"]),
-        calls=_mean([len(calls) / len(lines)] if lines else []),
-        frames=_mean([count_frames(line) for line in lines]),
-        images_sent=_mean(
-            [sum(turn["num_visible_images"] for turn in line["turns"]) for line in lines]
-        ),
-        prompt_tokens=_mean_known([line["num_prompt_tokens"] for line in lines]),
-        reply_tokens=_mean_known([line["num_reply_tokens"] for line in lines]),
+        searched=Rate.over((record.has_searched for record in records), episode_prompts),
+        answered=Rate.of(record.verdicts is not None for record in records),
+        endings=_count(record.outcome for record in records),
+        call_faults=_count(turn.call_fault for turn in calls if turn.call_fault),
+        calls=_mean([len(calls) / len(records)] if records else []),
+        frames=_mean([count_frames(record) for record in records]),
+        images_sent=_mean([sum(len(turn.visible) for turn in record.turns) for record in records]),
+        prompt_tokens=_mean_known([record.usage.num_prompt_tokens for record in records]),
+        reply_tokens=_mean_known([record.usage.num_reply_tokens for record in records]),
         gain=metrics.paired_bootstrap(final, first, known_prompts),
     )
 
 
-def has_searched(line: Line) -> bool:
-    """True when a call of the episode brought frames."""
-    return any(turn["frames"] for turn in line["turns"])
-
-
-def count_frames(line: Line) -> int:
+def count_frames(record: EpisodeRecord) -> int:
     """Count the frames that an episode showed, the initial view included."""
-    return len(line["initial_frames"]) + sum(len(turn["frames"]) for turn in line["turns"])
+    return len(record.initial_frames) + sum(len(turn.shown) for turn in record.turns)
 
 
 def measure_costs(pairs: Sequence[PairVerdicts]) -> dict[str, float | None]:
     """Return means per pair over all its episodes: frames shown, tokens read and written (None: not
     counted)."""
-    sums = [
-        {
-            "frames": sum(count_frames(line) for line in pair.episodes.values()),
-            "prompt_tokens": _sum_known(
-                [line["num_prompt_tokens"] for line in pair.episodes.values()]
-            ),
-            "reply_tokens": _sum_known(
-                [line["num_reply_tokens"] for line in pair.episodes.values()]
-            ),
-        }
-        for pair in pairs
-    ]
+    sums: list[dict[str, float | None]] = []
+    for pair in pairs:
+        records = list(pair.episodes.values())
+        sums.append(
+            {
+                "frames": sum(map(count_frames, records)),
+                "prompt_tokens": _sum_known([each.usage.num_prompt_tokens for each in records]),
+                "reply_tokens": _sum_known([each.usage.num_reply_tokens for each in records]),
+            }
+        )
     return {
         name: _mean_known([each[name] for each in sums])
         for name in ("frames", "prompt_tokens", "reply_tokens")
     }
 
 
-def read_timing(lines: Sequence[Line], concurrency: int) -> dict[str, Any]:
+def read_timing(records: Sequence[EpisodeRecord], concurrency: int | None) -> dict[str, Any]:
     """Return seconds per episode and per pair, as measured with so many episodes in flight."""
-    seconds = [line["seconds"] for line in lines]
-    per_pair = sum(seconds) / len({line["sample_uid"] for line in lines}) if lines else None
+    timed = [record for record in records if record.seconds is not None]
+    seconds = [record.seconds or 0.0 for record in timed]
+    per_pair = sum(seconds) / len({record.uid for record in timed}) if timed else None
     return {
-        "episodes": len(lines),
+        "episodes": len(timed),
         "concurrency": concurrency,
-        "seconds_per_episode": round(_mean(seconds), 3) if lines else None,
+        "seconds_per_episode": round(_mean(seconds), 3) if timed else None,
         "seconds_per_pair": None if per_pair is None else round(per_pair, 3),
     }
 

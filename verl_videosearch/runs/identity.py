@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePath
+from typing import Any
 
 import xxhash
 
+from verl_videosearch.runs.record import Identity
 from verl_videosearch.sample import PreferenceSample, swap_videos
 
 CALIBRATION_NAME = "videosearch_calibration.json"
@@ -63,10 +65,33 @@ def read_commit() -> str:
         changes = _git(here, "diff", "--stat", "HEAD", ".")
         return _git(here, "rev-parse", "--short=12", "HEAD") + ("+" if changes else "")
     except (OSError, subprocess.CalledProcessError):
-        try:
-            return f"version {version('verl-videosearch')}"
-        except PackageNotFoundError:
-            return "unknown"
+        found = read_version()
+        return "unknown" if found is None else f"version {found}"
+
+
+def make_identity(
+    model: str | None,
+    model_hash: str | None,
+    settings: Mapping[str, Any],
+    words_hash: str | None = None,
+) -> Identity:
+    """Describe what makes the records of a run; `settings` are those of its folder."""
+    return Identity(
+        model=model,
+        model_hash=None if model_hash == UNKNOWN_MODEL else model_hash,
+        commit=read_commit(),
+        package_version=read_version(),
+        settings_hash=_hash_text(json.dumps(settings, sort_keys=True)),
+        words_hash=words_hash,
+    )
+
+
+def read_version() -> str | None:
+    """Return the version of this package; None where it is not installed."""
+    try:
+        return version("verl-videosearch")
+    except PackageNotFoundError:
+        return None
 
 
 def _git(folder: Path, *arguments: str) -> str:

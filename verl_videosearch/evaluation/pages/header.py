@@ -37,6 +37,8 @@ class RunHeader:
     """Of the model's files, or `UNKNOWN_MODEL`."""
     commit: str
     """Of this package, as it was when the episodes were made."""
+    failed: str = "none"
+    """Episodes without a result, by kind; they are in no figure."""
     verdicts: str = "as judged"
     """As judged, or by which calibration."""
     protocol: str = PROTOCOL
@@ -49,6 +51,7 @@ class RunHeader:
                 "pairs",
                 f"{self.benchmark}, split {self.split}: {self.num_scored} of {self.num_pairs} ({self.pairs_hash})",
             ),
+            ("failed episodes", self.failed),
             ("order", self.order),
             ("frames", self.frames),
             ("model", f"{self.model} ({self.model_hash})"),
@@ -78,12 +81,14 @@ def describe_frames(config: EpisodeConfig, *, is_redundant: bool = False) -> str
     )
 
 
-def describe_protocol(temperature: float, seed: int) -> str:
+def describe_protocol(temperature: float | None, seed: int) -> str:
     """Say how verdicts were made.
 
     >>> describe_protocol(0.8, 3)[:72]
     'one verdict 0, 1 or 2 per pair; sampled at temperature 0.8, seed 3; unre'
     """
+    if temperature is None:
+        return PROTOCOL.replace("greedy", "decoding not known")
     return (
         PROTOCOL.replace("greedy", f"sampled at temperature {temperature:g}, seed {seed}")
         if temperature
