@@ -38,6 +38,7 @@ judge
 data_prep
 recipes
 cli
+__init__
 __main__
 """
 LEVEL = {room: level for level, line in enumerate(ORDER.split("\n")) for room in line.split()}
