@@ -6,7 +6,7 @@ import io
 import pytest
 
 from tests.evaluation.test_figures import GOLD, judge, label_samples
-from verl_videosearch.evaluation.comparison import Comparison, compare
+from verl_videosearch.evaluation.comparison import Comparison, compare_judges
 from verl_videosearch.evaluation.pages.comparison_plots import draw_comparison
 from verl_videosearch.evaluation.pages.leaderboard import escape_latex, write_leaderboard
 
@@ -15,7 +15,7 @@ from verl_videosearch.evaluation.pages.leaderboard import escape_latex, write_le
 def comparison() -> Comparison:
     orders = [dict(zip(GOLD, verdicts, strict=True)) for verdicts in ([1, 2, 0, 1, 2, 1],) * 2]
     judges = [judge("weak_50%", 1, 1, 1, 1), judge("a|b$", 1, 2, 0, 1, 2, 1, orders=orders)]
-    return compare(judges, label_samples(GOLD))
+    return compare_judges(judges, label_samples(GOLD))
 
 
 def test_the_csv_has_every_figure(comparison: Comparison) -> None:

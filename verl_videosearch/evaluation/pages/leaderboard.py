@@ -3,7 +3,7 @@
 The one idea: one list of columns, three ways to write it; the judges stand in the order of their
 accuracy with ties, and the ones that never look stand among them.
 
-    for name, text in write_leaderboard(compare(judges, samples)).items():
+    for name, text in write_leaderboard(compare_judges(judges, samples)).items():
         (folder / name).write_text(text)
 
 Covers: leaderboard.csv (every digit, counts and interval ends), leaderboard.md, leaderboard.tex (a
