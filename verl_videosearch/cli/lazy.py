@@ -24,7 +24,7 @@ VERBS = {
 
 
 class LazyVerb(TyperCommand):
-    """Stands for a command that is not imported yet."""
+    """Stands for a command that is not imported yet; `place` is `module:function`."""
 
     def __init__(self, name: str, place: str, help_text: str) -> None:
         super().__init__(name, help=help_text)
@@ -40,7 +40,7 @@ class LazyVerb(TyperCommand):
         """Import the command."""
         module, _, function = self._place.partition(":")
         single = typer.Typer(add_completion=False)
-        single.command(self.name)(getattr(import_module(f"{__package__}.{module}"), function))
+        single.command(self.name)(getattr(import_module(module), function))
         return typer.main.get_command(single)
 
 
@@ -49,5 +49,8 @@ class LazyGroup(TyperGroup):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        lazy = {name: LazyVerb(name, *verb) for name, verb in VERBS.items()}
+        lazy = {
+            name: LazyVerb(name, f"{__package__}.{place}", help_text)
+            for name, (place, help_text) in VERBS.items()
+        }
         self.commands = {**lazy, **self.commands}
