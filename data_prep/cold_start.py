@@ -27,11 +27,10 @@ Covers: one trace per pair (paper section 4.1). Does not cover: several per pair
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,23 +60,20 @@ from verl_videosearch.models.options import takes_source
 from verl_videosearch.models.source import ModelSource
 from verl_videosearch.recipe import read_episode
 from verl_videosearch.report.console import explain_errors, say
+from verl_videosearch.rollout import GenerateFn
 from verl_videosearch.runs.folder import EPISODES, RunFolder, RunFolderError
 from verl_videosearch.runs.identity import hash_model, read_commit
 from verl_videosearch.runs.jobs import (
     MAX_FAILED_SHARE,
     ExitStatus,
     Job,
-    PlayFn,
     RunLimits,
     RunSummary,
     check_share,
-    list_waiting,
-    read_summary,
-    run_jobs,
 )
 from verl_videosearch.runs.play import PlaySetup, play_episode
-from verl_videosearch.runs.progress import show_progress
 from verl_videosearch.runs.record import EpisodeRecord, Identity, RecordKind
+from verl_videosearch.runs.session import EpisodeModel, PlayWithModel, play_all
 from verl_videosearch.sample import PreferenceSample, read_samples
 from verl_videosearch.video.pair import PairFrames, load_pair
 from verl_videosearch.video.store import FrameStore
@@ -136,62 +132,48 @@ def make_traces(
         episode_timeout_s,
         identity,
     )
-    jobs = [Job(sample) for sample in samples]
     run_folder = RunFolder(out)
     with run_folder.claim(describe_settings(teacher, config), samples) as journal:
-        before = read_summary(jobs, journal)
-        summary = before
-        if list_waiting(before, forgets_failures=bool(limits and limits.forgets_failures)):
-            with show_progress("pairs", before) as on_record:
-                summary = asyncio.run(
-                    _drive(jobs, teacher, setup, journal, limits or RunLimits(), on_record, out)
-                )
+        summary = play_all(
+            [Job(sample) for sample in samples],
+            make_player(teacher, setup),
+            journal,
+            TemplateSource() if isinstance(teacher, TeacherConfig) else teacher,
+            "pairs",
+            kind=RecordKind.TRACE,
+            identity=identity,
+            limits=limits,
+        )
         return finish(run_folder, samples, summary, stages, max_failed_share)
 
 
-async def _drive(
-    jobs: Sequence[Job],
-    teacher: TeacherConfig | ModelSource,
-    setup: PlaySetup,
-    journal: Any,
-    limits: RunLimits,
-    on_record: Any,
-    out: Path,
-) -> RunSummary:
-    async with open_teacher(teacher, setup, out) as (play, num_replicas):
-        return await run_jobs(
-            jobs,
-            play,
-            journal,
-            replace(limits, concurrency=limits.concurrency * num_replicas),
-            kind=RecordKind.TRACE,
-            identity=setup.identity,
-            server=", ".join(getattr(teacher, "endpoints", ())),
-            on_record=on_record,
-        )
+def make_player(teacher: TeacherConfig | ModelSource, setup: PlaySetup) -> PlayWithModel:
+    """Return what lets the teacher judge one pair."""
 
-
-@asynccontextmanager
-async def open_teacher(
-    teacher: TeacherConfig | ModelSource, setup: PlaySetup, out: Path
-) -> AsyncIterator[tuple[PlayFn, int]]:
-    """Yield what lets the teacher judge a pair, and how many servers share the pairs."""
-    if isinstance(teacher, TeacherConfig):
-
-        async def play_template(job: Job) -> EpisodeRecord:
+    async def play(job: Job, model: EpisodeModel) -> EpisodeRecord:
+        if isinstance(teacher, TeacherConfig):
             writer = TemplateWriter(job.sample, setup.config, teacher)
             return await play_episode(job.sample, job.order, setup, writer, alter=writer.meet)
+        generate = model.for_episode(job.key, job.seed)
+        return await play_episode(job.sample, job.order, setup, generate)
 
-        yield play_template, 1
-        return
-    async with teacher.open(out / "server.log") as model:
+    return play
 
-        async def play(job: Job) -> EpisodeRecord:
-            return await play_episode(
-                job.sample, job.order, setup, model.for_episode(job.key, job.seed)
-            )
 
-        yield play, model.num_replicas
+class TemplateSource:
+    """Stands for a model where the template teacher writes."""
+
+    endpoints: tuple[str, ...] = ()
+    num_replicas = 1
+
+    @asynccontextmanager
+    async def open(self, log: Path | None = None) -> AsyncIterator[TemplateSource]:
+        """Yield itself; there is nothing to open."""
+        yield self
+
+    def for_episode(self, key: str = "", seed: int | None = None) -> GenerateFn:
+        """The template teacher is made for its pair by `TemplateWriter`."""
+        raise AssertionError("a template teacher asks no model")
 
 
 class TemplateWriter:

@@ -27,7 +27,6 @@ Covers: method section 8. Does not cover: who taught the policy first (`cold_sta
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -75,6 +74,7 @@ from verl_videosearch.runs.jobs import (
 from verl_videosearch.runs.play import PlaySetup, derive_seed, play_episode
 from verl_videosearch.runs.progress import show_progress
 from verl_videosearch.runs.record import EpisodeRecord, Identity, RecordKind
+from verl_videosearch.runs.session import SERVER_LOG, run_blocking
 from verl_videosearch.sample import Order, PreferenceSample
 from verl_videosearch.video.store import FrameStore
 
@@ -256,14 +256,14 @@ def _go_on(this: _Round, setup: PlaySetup, limits: RunLimits) -> RunSummary:
         num_inputs, summary = following, this.summarise(following)
     folder = RunFolder(this.out / this.sampling.shard.name)
     with folder.claim(this.sampling.settings) as journal:
-        return asyncio.run(_play(this, num_inputs, setup, limits, journal))
+        return run_blocking(_play(this, num_inputs, setup, limits, journal))
 
 
 async def _play(
     this: _Round, num_inputs: int, setup: PlaySetup, limits: RunLimits, journal: Journal
 ) -> RunSummary:
     source = this.sampling.source
-    async with source.open(journal.path.parent / "server.log") as model:
+    async with source.open(journal.path.with_name(SERVER_LOG)) as model:
         setup = replace(setup, identity=identify(model, setup.identity, journal.records))
         limits = replace(limits, concurrency=limits.concurrency * model.num_replicas)
 
