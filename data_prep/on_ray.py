@@ -1,17 +1,18 @@
 """Run a program's shards as Ray tasks, on as many machines as the cluster has, then once more to
 put them together.
 
-    python -m data_prep.on_ray 16 --gpus 1 -- data_prep.rejection_sampling --serve CHECKPOINT --out
-    SHARED/rft ...
+    python -m data_prep.on_ray 16 --gpus 1 -- \\
+        verl_videosearch.data_prep.rejection_sampling --serve CHECKPOINT --out SHARED/rft ...
 
 The one idea: a shard is a process of its own, `MODULE ... --shard i/n`; Ray decides where it runs,
 and nothing else. With `--serve` each shard starts its own vLLM server on the GPUs that Ray gave it.
 The folder of `--out`, the pairs, the videos and the checkpoint must be visible on every machine
 under the same paths.
 
-A shard that fails stops no other. Whatever was played is in the logs of the program, so the same
-command goes on: finished shards only look and leave. Covers: programs that take `--shard`, such as
-`data_prep.rejection_sampling`. Does not cover: starting a cluster (`ray start`)."""
+A shard that fails stops no other. Whatever was played is in the journals of the program, so the same
+command goes on: finished shards only look and leave. Exit status: that of the last run, or the
+worst of the shards: 2 before 1, and 1 for a shard that was lost. Covers: programs that take `--shard`, such as
+`rejection_sampling`. Does not cover: starting a cluster (`ray start`)."""
 
 from __future__ import annotations
 
@@ -27,6 +28,8 @@ import typer
 from rich.console import Console
 
 from verl_videosearch.extras import Extra, require
+from verl_videosearch.report.console import say
+from verl_videosearch.runs.jobs import ExitStatus
 
 PR_SET_PDEATHSIG = 1
 _TAIL = 2000
@@ -63,31 +66,28 @@ def main(
         ray = require("ray", Extra.GPU)
     except ImportError as error:
         Console(stderr=True).print(f"error: {error}", markup=False, soft_wrap=True)
-        raise typer.Exit(1) from error
+        raise typer.Exit(int(ExitStatus.UNUSABLE)) from error
     ray.init(log_to_driver=False, include_dashboard=False)
     task = ray.remote(run_shard).options(
         num_gpus=gpus, num_cpus=cpus, max_retries=0, scheduling_strategy="SPREAD"
     )
     waiting = [task.remote(command, os.getcwd(), index, shards) for index in range(shards)]
-    failed = []
+    failed: dict[str, int] = {}
     while waiting:
         [done], waiting = ray.wait(waiting)
         try:
             index, status, said = ray.get(done)
         except ray.exceptions.RayError as error:  # the machine is gone, or Ray ended the task
-            failed.append(f"a shard was lost: {error}")
+            failed[f"a shard was lost: {error}"] = ExitStatus.INCOMPLETE
             continue
         console.print(f"shard {index} of {shards}: exit {status}", highlight=False)
-        if status:
-            failed.append(f"shard {index} of {shards} failed (exit {status}):\n{said}")
+        if status not in (ExitStatus.COMPLETE, ExitStatus.TOO_MANY_FAILED):
+            failed[f"shard {index} of {shards} failed (exit {status}):\n{said}"] = status
     ray.shutdown()
     if failed:
-        console.print(
-            "\n".join([*failed, "nothing is lost: repeat the command"]),
-            markup=False,
-            highlight=False,
-        )
-        raise typer.Exit(1)
+        say("\n".join([*failed, "nothing is lost: repeat the command"]))
+        is_unusable = ExitStatus.UNUSABLE in failed.values()
+        raise typer.Exit(int(ExitStatus.UNUSABLE if is_unusable else ExitStatus.INCOMPLETE))
     raise typer.Exit(subprocess.run([sys.executable, "-m", *command], check=False).returncode)
 
 
