@@ -8,12 +8,12 @@ comparing runs, probing them, calibrating them - reads such folders and needs no
 | `run.json` | the settings; a run goes on only under the same ones |
 | `samples.parquet` | the pairs with their gold labels |
 | `journal.jsonl` | every try as it ended, appended and synced; what a killed run goes on from |
-| `episodes.jsonl` | the finished episodes, sorted, without times: equal bytes however often the run was killed |
+| `episodes.jsonl` | results and final failures, sorted, without times: equal bytes however often the run was killed |
 | `results.json`, `results.md`, `index.html` | the figures |
 | `timing.json` | seconds, which no two runs share |
 
-Where to look: `run_folder` (files), `runner` (many episodes at once), `header` (what a table must
-name), `verdicts` (from episodes to one verdict per pair), `subsets`, `summary` (figures), `tables`
-(words), `calibration`, `comparison`, `probes`, `citations`. Covers any `GenerateFn`. Does not cover
-servers (`judge`) or label files (`data_prep`).
+Where to look: `evaluate` (evaluate, probe, compare from Python), `results` (files), `pages` (words and
+the header that every table has), `verdicts` (from episodes to one verdict per pair), `subsets`,
+`summary` (figures), `calibration`, `comparison` and `compared_runs`, `probes`, `citations`. Playing is
+`runs`' work. Does not cover servers (`models`) or label files (`sources`).
 """
