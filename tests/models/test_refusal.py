@@ -19,37 +19,73 @@ def refuse(status: int, body: Any, **headers: str) -> Exception:
 
 
 OVERLONG = {
-    "vllm 0.6": "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens (4000 in "
-    "the messages, 1000 in the completion). Please reduce the length of the messages or completion.",
-    "vllm 0.9": "'max_tokens' or 'max_completion_tokens' is too large: 2000. This model's maximum context length is "
-    "4096 tokens and your request has 2104 input tokens (2000 > 4096 - 2104).",
-    "vllm v1": "The decoder prompt (length 5000) is longer than the maximum model length of 4096. Make sure that "
-    "`max_model_len` is no smaller than the number of text tokens plus multimodal tokens.",
-    "vllm v0": "The prompt (total length 5000) is too long to fit into the model (context length 4096).",
+    "vllm 0.6": (
+        "This model's maximum context length is 4096 tokens. However, you requested 5000 "
+        "tokens (4000 in the messages, 1000 in the completion). Please reduce the length "
+        "of the messages or completion."
+    ),
+    "vllm 0.9": (
+        "'max_tokens' or 'max_completion_tokens' is too large: 2000. This model's maximum"
+        " context length is 4096 tokens and your request has 2104 input tokens (2000 > "
+        "4096 - 2104)."
+    ),
+    "vllm v1": (
+        "The decoder prompt (length 5000) is longer than the maximum model length of "
+        "4096. Make sure that `max_model_len` is no smaller than the number of text "
+        "tokens plus multimodal tokens."
+    ),
+    "vllm v0": (
+        "The prompt (total length 5000) is too long to fit into the model (context length 4096)."
+    ),
     "sglang": "The input (10009 tokens) is longer than the model's context length (128 tokens).",
-    "sglang total": "Requested token count exceeds the model's maximum context length of 64000 tokens. You requested "
-    "a total of 71897 tokens: 7897 tokens from the input messages and 64000 tokens for the completion.",
-    "sglang router": "Input length 131393 exceeds the maximum allowed input length of 131040 tokens.",
+    "sglang total": (
+        "Requested token count exceeds the model's maximum context length of 64000 "
+        "tokens. You requested a total of 71897 tokens: 7897 tokens from the input "
+        "messages and 64000 tokens for the completion."
+    ),
+    "sglang router": (
+        "Input length 131393 exceeds the maximum allowed input length of 131040 tokens."
+    ),
     "sglang model": "Input length (265330) exceeds model's maximum context length (262144).",
-    "llama.cpp": "request (4476 tokens) exceeds the available context size (4096 tokens), try increasing it",
-    "llama.cpp older": "the request exceeds the available context size. try increasing the context size or enable "
-    "context shift",
-    "llama.cpp oldest": "Input prompt is too big compared to KV size. Please try increasing KV size.",
+    "llama.cpp": (
+        "request (4476 tokens) exceeds the available context size (4096 tokens), try increasing it"
+    ),
+    "llama.cpp older": (
+        "the request exceeds the available context size. try increasing the context size "
+        "or enable context shift"
+    ),
+    "llama.cpp oldest": (
+        "Input prompt is too big compared to KV size. Please try increasing KV size."
+    ),
     "llama.cpp server": "Context size has been exceeded.",
     "ollama": "the input length exceeds the context length",
     "ollama runner": "prompt too long; exceeded max context length by 17 tokens",
-    "tgi": "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 8192. Given: 8000 `inputs` tokens "
-    "and 1024 `max_new_tokens`",
+    "tgi": (
+        "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 8192. "
+        "Given: 8000 `inputs` tokens and 1024 `max_new_tokens`"
+    ),
     "tgi inputs": "Input validation error: `inputs` must have less than 4096 tokens. Given: 5000",
-    "openai": "Your input exceeds the context window of this model. Please adjust your input and try again.",
-    "azure": "Input tokens exceed the configured limit of 272000 tokens. Your messages resulted in 509178 tokens.",
+    "openai": (
+        "Your input exceeds the context window of this model. Please adjust your input "
+        "and try again."
+    ),
+    "azure": (
+        "Input tokens exceed the configured limit of 272000 tokens. Your messages "
+        "resulted in 509178 tokens."
+    ),
     "anthropic": "prompt is too long: 213462 tokens > 200000 maximum",
-    "gemini": "The input token count (1196265) exceeds the maximum number of tokens allowed (1048575).",
-    "mistral": "Prompt contains 40000 tokens, too large for model with 32768 maximum context length",
-    "xai": "This model's maximum prompt length is 131072 but the request contains 537812 tokens",
+    "gemini": (
+        "The input token count (1196265) exceeds the maximum number of tokens allowed (1048575)."
+    ),
+    "mistral": (
+        "Prompt contains 40000 tokens, too large for model with 32768 maximum context length"
+    ),
+    "xai": ("This model's maximum prompt length is 131072 but the request contains 537812 tokens"),
     "groq": "Please reduce the length of the messages or completion.",
-    "lm studio": "Trying to keep the first 5000 tokens when context the overflows. However, the model is loaded with "
-    "context length of only 4096 tokens, which is not enough.",
+    "lm studio": (
+        "Trying to keep the first 5000 tokens when context the overflows. However, the "
+        "model is loaded with context length of only 4096 tokens, which is not enough."
+    ),
 }
 
 

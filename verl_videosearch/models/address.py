@@ -46,8 +46,8 @@ def read_address(text: str) -> Address:
         character.isspace() or not character.isprintable() for character in text
     ):
         raise ValueError(
-            "an endpoint must be a URL that starts with http:// or https:// and names a host, such as "
-            f"http://localhost:8000/v1, got {hide_password(text)!r}"
+            "an endpoint must be a URL that starts with http:// or https:// and names a host, "
+            f"such as http://localhost:8000/v1, got {hide_password(text)!r}"
         )
     user, password = parts.username, parts.password
     host = parts.netloc.rpartition("@")[2]

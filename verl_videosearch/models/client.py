@@ -84,8 +84,8 @@ class ChatClient:
         self._last_num_tokens: int | None = None
 
     async def __call__(self, messages: list[Message], images: Sequence[Image.Image]) -> Reply:
-        """Write the next reply; raises `EpisodeFailure`, `ContextTooLong`, or `ServerUnusable` if no
-        request can work."""
+        """Write the next reply; raises `EpisodeFailure`, `ContextTooLong`, or `ServerUnusable` if
+        no request can work."""
         try:
             return await self._reply(messages, images)
         except EpisodeFailure as failure:
@@ -127,7 +127,8 @@ class ChatClient:
         return text, True
 
     async def _ask(self, context: _Context, written: str, max_tokens: int) -> Completion:
-        """Send one request; frames that the server has are named, and sent again if it lacks them."""
+        """Send one request; frames that the server has are named, and sent again if it lacks
+        them."""
         endpoint = self.endpoint
         known = self._sent if endpoint.keeps_images else ()
         try:
@@ -191,7 +192,8 @@ class ChatClient:
                     gauge.learn(picture.image.size, *counts)
 
     async def _count_tokens(self, context: _Context, pictures: list[Picture]) -> int | None:
-        """Return the tokens of a context with only these pictures; None if the server does not say."""
+        """Return the tokens of a context with only these pictures; None if the server does not
+        say."""
         messages = keep_images(context.messages, len(pictures))
         body = write_body(self.endpoint.make_fields(max_tokens=1), messages, pictures)
         try:

@@ -5,8 +5,9 @@ it for this request. Servers differ in form (text as a list of parts, `eos_token
 is read; and in substance (text hidden in a reasoning field, calls taken out of the text, another
 choice or model), which is a failure with the advice that helps.
 
->>> body = b'{"model": "m", "choices": [{"index": 0, "finish_reason": "eos_token", "message": {"content": [{"text": "hi"}]}}]}'
->>> read_completion(body, "m")
+>>> message = {"content": [{"text": "hi"}]}
+>>> choice = {"index": 0, "finish_reason": "eos_token", "message": message}
+>>> read_completion(json.dumps({"model": "m", "choices": [choice]}).encode(), "m")
 Completion(text='hi', is_cut=False, num_prompt_tokens=None, num_reply_tokens=None, model='m')
 
 `usage` is read for accounts; what is not a number of tokens there is unknown, never an error."""
@@ -36,8 +37,8 @@ _NO_PARSER = (
     "(vLLM: without --enable-auto-tool-choice and --tool-call-parser)"
 )
 _NO_REASONING = (
-    "the server files the model's text under reasoning; start it without a reasoning parser, or switch "
-    """thinking off (--chat-template-kwargs '{"enable_thinking": false}')"""
+    "the server files the model's text under reasoning; start it without a reasoning parser, "
+    """or switch thinking off (--chat-template-kwargs '{"enable_thinking": false}')"""
 )
 
 
@@ -155,7 +156,8 @@ def _read_finish(reason: Any) -> bool:
         raise fail("finish_content_filter", "the server's content filter ended the reply", False)
     raise fail(
         f"finish_{quote(reason, 40)}",
-        f"the server ended a reply with {reason!r}; allowed are {_list(STOPPED)} and {_list(CUT_OFF)}",
+        f"the server ended a reply with {reason!r}; "
+        f"allowed are {_list(STOPPED)} and {_list(CUT_OFF)}",
     )
 
 
@@ -186,7 +188,8 @@ def _read_part(part: Any) -> str:
 def _explain_silence(
     message: Mapping[str, Any], text: str, num_tokens: int | None, is_cut: bool
 ) -> None:
-    """Raise unless it is the model that said nothing: text elsewhere, or no sign of a reply at all."""
+    """Raise unless it is the model that said nothing: text elsewhere, or no sign of a reply at
+    all."""
     if message.get("reasoning_content") or message.get("reasoning") or message.get("thinking"):
         advice = "; or raise --max-turn-tokens: it ended while thinking" if is_cut else ""
         raise fail("reasoning_only", _NO_REASONING + advice)

@@ -57,12 +57,12 @@ class ContextGauge:
         due = sum(self.tokens_of.get(size, 0) for size in sizes)
         if num_tokens < LEAST_SHARE * due:
             return (
-                f"the server has read {num_tokens} tokens, but {len(sizes)} frames alone cost {due} there: "
-                f"it throws a part of the context away; {ADVICE}"
+                f"the server has read {num_tokens} tokens, but {len(sizes)} frames alone "
+                f"cost {due} there: it throws a part of the context away; {ADVICE}"
             )
         if num_before is not None and num_tokens < num_before:
             return (
-                f"the server has read {num_tokens} tokens, {num_before} for the turn before, but the context "
-                f"has only grown: it throws a part of it away; {ADVICE}"
+                f"the server has read {num_tokens} tokens, {num_before} for the turn "
+                f"before, but the context has only grown: it throws a part of it away; {ADVICE}"
             )
         return ""

@@ -124,7 +124,8 @@ class Endpoint:
         self.failed_s = -math.inf
         """When it last failed in a way that may pass, on the monotonic clock."""
         self.names: tuple[str, ...] = ()
-        """Names that its replies may bear: the one asked for, and the one it first answered with."""
+        """Names that its replies may bear: the one asked for, and the one it first answered
+        with."""
 
     async def __aenter__(self) -> Endpoint:
         return self
@@ -205,7 +206,8 @@ class Endpoint:
             await self._list_models()
         except NotReached as failure:
             raise ServerUnusable(
-                f"nothing answers at {self.url} ({failure.detail}); is the server up, and the address right?"
+                f"nothing answers at {self.url} ({failure.detail}); is the server up, "
+                "and the address right?"
             ) from failure
         except EpisodeFailure as failure:
             raise ServerUnusable(
@@ -233,7 +235,8 @@ class Endpoint:
             shown = ", ".join(quote(name, 80) for name in names[:_MAX_NAMES])
             more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
             raise ServerUnusable(
-                f"{self.url} does not know model {wanted!r}; it serves {shown}{more}: give one as --model"
+                f"{self.url} does not know model {wanted!r}; it serves {shown}{more}: "
+                "give one as --model"
             )
 
     @staticmethod
@@ -243,7 +246,8 @@ class Endpoint:
         )
 
     async def _show_picture(self) -> bool:
-        """Return True if the server has answered to a picture; a server that is only busy has not."""
+        """Return True if the server has answered to a picture; a server that is only busy has
+        not."""
         try:
             answer = await self.send(self._write_look(has_picture=True))
         except ContextTooLong:
@@ -284,7 +288,8 @@ class Endpoint:
         return ""
 
     async def _misses_images(self) -> bool:
-        """True if the server looks images up by key: it must say that it lacks one that nobody sent."""
+        """True if the server looks images up by key: it must say that it lacks one that nobody
+        sent."""
         picture = Picture(f"videosearch-{os.urandom(8).hex()}", Image.new("RGB", (1, 1)))
         try:
             await self.send(self._write_look(picture, is_known=True))

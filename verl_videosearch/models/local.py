@@ -2,8 +2,8 @@
 for tests.
 
 The one idea: episodes that run at the same time are answered in one batch, and none notices the
-others. Whoever awaits a reply while a batch is being generated goes into the next one, so throughput
-follows from how many episodes are in flight, and nobody plans batches::
+others. Whoever awaits a reply while a batch is being generated goes into the next one, so
+throughput follows from how many episodes are in flight, and nobody plans batches::
 
     model = LocalModel("outputs/demo/grpo/huggingface", LocalConfig(max_turn_tokens=128))
     results = await asyncio.gather(*(run_episode(episode, pair, model.for_episode(uid, seed))
@@ -157,7 +157,8 @@ class LocalModel:
                     each.reply.set_exception(result)
 
     def _answer(self, batch: Sequence[_Waiting]) -> list[Reply | Exception]:
-        """Return a reply or an error for each; what breaks a batch is found by asking one by one."""
+        """Return a reply or an error for each; what breaks a batch is found by asking one by
+        one."""
         try:
             return list(self._generate(batch))
         except ContextTooLong as error:
@@ -210,7 +211,8 @@ class LocalModel:
         limit = getattr(config, "max_position_embeddings", None)
         if limit is not None and num_tokens + self.config.max_turn_tokens > limit:
             raise ContextTooLong(
-                f"{num_tokens} tokens and a reply of {self.config.max_turn_tokens} exceed {limit} positions"
+                f"{num_tokens} tokens and a reply of {self.config.max_turn_tokens} exceed "
+                f"{limit} positions"
             )
 
     def _read(self, token_ids: Any, usage: Usage) -> Reply:
@@ -241,7 +243,8 @@ class _OwnAccount:
         self._num_replies = 0
 
     async def __call__(self, messages: list[Message], images: Sequence[Image.Image]) -> Reply:
-        """Write the next reply; raises `EpisodeFailure` with the pair's name, or `ContextTooLong`."""
+        """Write the next reply; raises `EpisodeFailure` with the pair's name, or
+        `ContextTooLong`."""
         seed = xxhash.xxh3_64_intdigest(f"{self._seed} {self._num_replies}".encode()) % 2**63
         self._num_replies += 1
         try:
@@ -257,8 +260,8 @@ class _OwnAccount:
 
 
 class _Noise:
-    """A logits processor that turns the likeliest token into a drawn one, row by row (Gumbel's trick:
-    the largest of logit + noise is distributed as softmax says)."""
+    """A logits processor that turns the likeliest token into a drawn one, row by row (Gumbel's
+    trick: the largest of logit + noise is distributed as softmax says)."""
 
     def __init__(self, torch: Any, config: LocalConfig, seeds: Sequence[int]) -> None:
         self._torch, self._config = torch, config

@@ -1,11 +1,12 @@
 """The options by which every program says who writes replies: one set, one wording.
 
-The one idea: a command has a parameter `source: ModelSource`, and `takes_source` puts the options in
-its place, made from ModelSource's fields.
+The one idea: a command has a parameter `source: ModelSource`, and `takes_source` puts the options
+in its place, made from ModelSource's fields.
 
     @app.command()
     @takes_source(temperature=0.7)                 # another default for this program
-    def ask(out: Path, source: ModelSource): ...   # videosearch ask --out a --endpoint URL --model m
+    def ask(out: Path, source: ModelSource): ...
+    # videosearch ask --out a --endpoint URL --model m
 
 Covers: typer, and any reader of signatures (`inspect.signature`). Does not cover: options of
 episodes and runs."""
@@ -31,7 +32,7 @@ _KINDS: dict[str, Any] = {
         list[str] | None,
         typer.Option(
             "--endpoint",
-            help="OpenAI-compatible server, such as http://localhost:8000/v1; several share the work.",
+            help="OpenAI-compatible server, as http://localhost:8000/v1; several share the work.",
         ),
     ],
     "serve": Annotated[

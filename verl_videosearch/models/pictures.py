@@ -54,7 +54,8 @@ class Album:
         return self._pictures.setdefault(key, Picture(key, image))
 
     def turn_to(self, images: Sequence[Image.Image]) -> list[Picture]:
-        """Return the pictures of a context and forget all others: frames that have left the view."""
+        """Return the pictures of a context and forget all others: frames that have left the
+        view."""
         pictures = [self.find(image) for image in images]
         self._pictures = {picture.key: picture for picture in pictures}
         return pictures

@@ -42,12 +42,14 @@ class Pool:
         await asyncio.gather(*(endpoint.__aexit__() for endpoint in self.endpoints))
 
     async def meet(self) -> None:
-        """Ask every server whether it can work; raises `ServerUnusable` for the first that cannot."""
+        """Ask every server whether it can work; raises `ServerUnusable` for the first that
+        cannot."""
         await asyncio.gather(*(endpoint.meet() for endpoint in self.endpoints))
         roots = {endpoint.model_root for endpoint in self.endpoints} - {None}
         if len(roots) > 1:
             raise ServerUnusable(
-                f"the servers have loaded different checkpoints, {sorted(map(str, roots))}; give equal ones"
+                f"the servers have loaded different checkpoints, {sorted(map(str, roots))}; "
+                "give equal ones"
             )
 
     def for_episode(self, name: str, seed: int | None) -> ChatClient:
@@ -68,7 +70,8 @@ class Pool:
 def choose_least(
     loads: Sequence[int], failed_s: Sequence[float], now_s: float, start: int = 0
 ) -> int:
-    """Return the index of the least loaded server that works; equal ones take turns from `start`."""
+    """Return the index of the least loaded server that works; equal ones take turns from
+    `start`."""
     order = [(start + step) % len(loads) for step in range(len(loads))]
     working = [index for index in order if now_s - failed_s[index] >= PAUSE_S]
     return min(working or order, key=lambda index: loads[index])

@@ -1,12 +1,13 @@
-"""Read a server's refusal: another try may help, this pair never will, or nothing on this server will.
+"""Read a server's refusal: another try may help, this pair never will, or nothing on this server
+will.
 
-The one idea: servers say the same thing in many words. Status, code, type and wording are read once,
-here, into one of four exceptions:
+The one idea: servers say the same thing in many words. Status, code, type and wording are read
+once, here, into one of four exceptions:
 
 | what it said | becomes |
 |---|---|
-| the context is too long (any of the wordings below) | `ContextTooLong`: the episode ends as `overlong` |
-| 401, 402, 403, 404, 405, 410, a redirect, 429 for a quota that has ended | `ServerUnusable`: the run stops |
+| the context is too long (any of the wordings below) | `ContextTooLong`: it ends as `overlong` |
+| 401 to 405, 410, a redirect, 429 for a quota that has ended | `ServerUnusable`: the run stops |
 | 408, 409, 425, 429, 5xx | `EpisodeFailure`, passing, with the time to wait if it names one |
 | any other 4xx | `EpisodeFailure`, permanent for this pair |
 
@@ -66,7 +67,8 @@ _OVERLONG = re.compile(
     | (input\ )?prompt\ is\ too\ big\ compared\ to\ KV\ size   # llama.cpp, older
     | exceed(s|ed)?\ (the\ |max\ |maximum\ )*context\ (length|window|limit)       # Ollama, OpenAI
     | context\ (length|window)\ (was\ |is\ |has\ been\ )?exceeded
-    | `?inputs`?\ (tokens\ \+\ `?max_new_tokens`?\ must\ be\ <=|must\ have\ less\ than\ \d+\ tokens)  # TGI
+    | `?inputs`?\ tokens\ \+\ `?max_new_tokens`?\ must\ be\ <=  # TGI
+    | `?inputs`?\ must\ have\ less\ than\ \d+\ tokens
     | exceeds?\ the\ (configured\ )?limit\ of\ \d+             # Azure, Copilot
     | exceeds?\ the\ maximum\ number\ of\ tokens               # Gemini
     | prompt\ (is\ )?too\ long                                 # Anthropic, Ollama
@@ -115,7 +117,7 @@ class Asker:
 def read_complaint(body: bytes) -> Complaint:
     """Read the body of a refusal, in any of the forms that are in use.
 
-    >>> read_complaint(b'{"error": {"message": "too long", "code": "context_length_exceeded"}}').is_overlong
+    >>> read_complaint(b'{"error": {"message": "no", "code": "insufficient_quota"}}').is_spent
     True
     >>> read_complaint(b'{"error": "`inputs` must have less than 9 tokens. Given: 10"}').is_overlong
     True
@@ -156,7 +158,8 @@ def read_refusal(answer: Answer, asker: Asker) -> Exception:
         return ServerUnusable(f"{words}; {_advise(answer, asker)}")
     if answer.status == 429 and complaint.is_spent:
         return ServerUnusable(
-            f"{words}; its quota has ended: repeat the command when there is a new one, nothing is lost"
+            f"{words}; its quota has ended: repeat the command when there is a new one, "
+            "nothing is lost"
         )
     return EpisodeFailure(
         FailureKind.SERVER,

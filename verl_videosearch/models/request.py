@@ -1,7 +1,8 @@
-"""Write a request's body: the context as OpenAI's chat format has it, frames spliced in as they lie.
+"""Write a request's body: the context as OpenAI's chat format has it, frames spliced in as they
+lie.
 
-The one idea: a body is some kB of JSON around megabytes of frames that are encoded already. Only the
-former goes through the JSON encoder; each frame's data URL is joined in as bytes.
+The one idea: a body is some kB of JSON around megabytes of frames that are encoded already. Only
+the former goes through the JSON encoder; each frame's data URL is joined in as bytes.
 
 >>> hello = [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]
 >>> write_body({"model": "m"}, hello, [])
@@ -33,7 +34,8 @@ def write_body(
 ) -> bytes:
     """Write one request; `pictures` stand, in order, for the image references of `messages`.
 
-    `names_pictures` gives each its key, as vLLM's `uuid`; those in `known` are sent as a key only."""
+    `names_pictures` gives each its key, as vLLM's `uuid`; those in `known` are sent as a key
+    only."""
     remaining = iter(enumerate(pictures))
 
     def convert(item: Mapping[str, Any]) -> Mapping[str, Any]:

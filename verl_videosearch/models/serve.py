@@ -9,9 +9,9 @@ machine it leads vLLM to its CPU backend.
 
 | default | why |
 |---|---|
-| `--generation-config vllm` | a folder's `generation_config.json` would change how a policy is sampled |
+| `--generation-config vllm` | a folder's own would change how a policy is sampled |
 | `--host 127.0.0.1` | nobody else asks it |
-| CPU: float32, eager, no profiling of images, small batches | as in recipe `videosearch_grpo_tiny` |
+| CPU: float32, eager, no image profiling, small batches | as in recipe `videosearch_grpo_tiny` |
 | CPU: `VLLM_CPU_KVCACHE_SPACE=1` | gigabytes of the key-value cache |
 
 Covers: the process. Does not cover: starting and stopping it from a program (`local_server`)."""

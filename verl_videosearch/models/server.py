@@ -1,7 +1,7 @@
 """Start a model server beside a program, and end it with the program.
 
     with serve_checkpoint(Path("checkpoints/warm"), model="judge", log=Path("server.log")) as url:
-        ...                                                      # url: http://127.0.0.1:PORT/v1, healthy
+        ...                                       # url: http://127.0.0.1:PORT/v1, healthy
 
 The one idea: the server never outlives its user: it ends with the block, with an error, and (on
 Linux) when the program is killed. A server that does not come up is one error with the end of its
@@ -60,8 +60,8 @@ def serve_replicas(
     num_replicas: int = 1,
     start_timeout_s: float = 1800.0,
 ) -> Iterator[list[str]]:
-    """Serve a checkpoint as several independent servers at once, each on GPUs of its own where there
-    are any; yields their base URLs when all are healthy.
+    """Serve a checkpoint as several independent servers at once, each on GPUs of its own where
+    there are any; yields their base URLs when all are healthy.
 
     The output of the first goes to `log`, that of the others beside it (`server-1.log`)."""
     if not (checkpoint / "config.json").is_file():
@@ -176,7 +176,8 @@ def run_server(
 def wait_until_healthy(
     process: subprocess.Popen[bytes], url: str, log: Path, timeout_s: float
 ) -> None:
-    """Return when `url` answers; raises `ServerUnusable` with the end of the log if it never will."""
+    """Return when `url` answers; raises `ServerUnusable` with the end of the log if it never
+    will."""
     deadline = time.monotonic() + timeout_s
     while not _answers(url):
         if process.poll() is not None:

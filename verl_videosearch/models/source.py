@@ -1,5 +1,5 @@
-"""ModelSource: who writes the replies of a run - servers, a checkpoint served here, or a folder loaded
-into this process.
+"""ModelSource: who writes the replies of a run - servers, a checkpoint served here, or a folder
+loaded into this process.
 
     source = ModelSource(endpoints=("http://localhost:8000/v1",), model="judge")
     async with source.open() as model:
@@ -12,7 +12,7 @@ the three it is. All programs take the same options for it (`models.options`).
 |---|---|
 | `endpoints` | OpenAI-compatible servers that run already; several share the episodes |
 | `serve` | a checkpoint: vLLM is started for it, one replica per GPU, and stopped |
-| `local` | a small model: transformers in this process, no start-up, batched over the episodes in flight |
+| `local` | a small model: transformers in this process, batched over the episodes in flight |
 
 Opening asks each server for its models and shows it one picture: what cannot work is a
 `ServerUnusable` within seconds, with what to do. Covers: one model. Does not cover: retries
@@ -60,7 +60,8 @@ class ModelSource:
     """One model, and how its replies are drawn; exactly one of `endpoints`, `serve` and `local`."""
 
     endpoints: tuple[str, ...] = ()
-    """OpenAI-compatible servers, such as http://localhost:8000/v1; a password in one is split off."""
+    """OpenAI-compatible servers, such as http://localhost:8000/v1; a password in one is split
+    off."""
     serve: Path | None = None
     """Checkpoint to start vLLM servers for."""
     local: Path | None = None
@@ -166,7 +167,8 @@ class ModelSource:
         return self.model or (self.folder.resolve().name if self.folder else "")
 
     def describe(self) -> dict[str, Any]:
-        """Return what decides the replies, JSON-ready and without addresses, for a run's settings."""
+        """Return what decides the replies, JSON-ready and without addresses, for a run's
+        settings."""
         sampled = {"top_p": self.top_p, "seed": self.seed} if self.temperature else {}
         optional = {
             "extra_body": self.extra_body,
@@ -256,8 +258,8 @@ class OpenModel:
     """How the model marks its native thought, where that is known."""
 
     def for_episode(self, key: str = "", seed: int | None = None) -> GenerateFn:
-        """Return one episode's `GenerateFn`: on one server from beginning to end, with an account of
-        its own (`.usage`); `key` names the pair in messages.
+        """Return one episode's `GenerateFn`: on one server from beginning to end, with an account
+        of its own (`.usage`); `key` names the pair in messages.
 
         Without a `seed`, an episode that samples gets one from the run's seed and its key."""
         if seed is None and self.source.temperature:

@@ -109,7 +109,8 @@ class Transport:
                 if size > MAX_BODY_BYTES:
                     raise EpisodeFailure(
                         FailureKind.SERVER,
-                        f"{self.address.url} sent more than {MAX_BODY_BYTES // 2**20} MB for one reply",
+                        f"{self.address.url} sent more than {MAX_BODY_BYTES // 2**20} MB "
+                        "for one reply",
                         cause="endless_body",
                     )
             return Answer(response.status_code, dict(response.headers), b"".join(chunks))
