@@ -112,7 +112,8 @@ def share_gpus(gpus: Sequence[str], num_replicas: int) -> list[list[str]]:
     """
     if gpus and num_replicas > len(gpus):
         raise ValueError(
-            f"{num_replicas} replicas need as many GPUs, here are {len(gpus)}; give --replicas {len(gpus)}"
+            f"{num_replicas} replicas need as many GPUs, here are {len(gpus)}; "
+            f"give --replicas {len(gpus)}"
         )
     size = len(gpus) // num_replicas
     return [list(gpus[index * size : (index + 1) * size]) for index in range(num_replicas)]
