@@ -79,6 +79,8 @@ def search(request: dict[str, Any]) -> str:
     levels = read_levels(request["messages"][-1])
     if len(request["messages"]) == 2:
         return call_frames(*HIDDEN_NUMBERS)
+    if len(levels) < 2:  # the call was refused
+        return answer(0, confidence=3)
     return answer(
         0 if abs(levels[0] - levels[1]) < 40 else 1 if levels[0] < levels[1] else 2, confidence=1
     )

@@ -30,7 +30,14 @@ from verl_videosearch.data_prep.hide_and_seek.bases import (
     split_clips,
 )
 from verl_videosearch.data_prep.hide_and_seek.checks import check_pair
-from verl_videosearch.data_prep.hide_and_seek.plan import SPLITS, PairPlan, PlanConfig, plan_split
+from verl_videosearch.data_prep.hide_and_seek.optimum import list_guesses
+from verl_videosearch.data_prep.hide_and_seek.plan import (
+    GUESSES,
+    SPLITS,
+    PairPlan,
+    PlanConfig,
+    plan_split,
+)
 from verl_videosearch.data_prep.hide_and_seek.probe import describe_views
 from verl_videosearch.data_prep.hide_and_seek.profile import Gap, Profile
 from verl_videosearch.data_prep.synthetic.defects import apply_defect
@@ -131,7 +138,11 @@ def build_pair(plan: PairPlan, out: Path, profile: Profile, seed: int) -> PairRe
     )
     views = describe_views(pair.videos, profile, plan.gaps)
     num_bytes = sum(path.stat().st_size for path in paths)
-    return PairResult(plan.to_sample(pair.prompt, profile, seed), *views, num_written, num_bytes)
+    sample = plan.to_sample(pair.prompt, profile, seed)
+    guesses = {each.value: share for each, share in GUESSES.items()} | list_guesses(profile)
+    known = {"no_search_accuracy": guesses[plan.pair_type.value]}  # read by evaluation.probes
+    sample = replace(sample, meta={**sample.meta, **known})
+    return PairResult(sample, *views, num_written, num_bytes)
 
 
 def settings_of(config: PlanConfig, clips: Sequence[str]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
 
-from verl_videosearch.data_prep.hide_and_seek.plan import PATTERNS, PairType
+from verl_videosearch.data_prep.hide_and_seek.plan import GUESSES, PATTERNS, PairType
 from verl_videosearch.data_prep.hide_and_seek.profile import Profile
 
 Case = tuple[tuple[bool, ...], int, float]
@@ -66,6 +66,24 @@ def solve(profile: Profile, shares: Mapping[str, float] | None = None) -> Optimu
         {view: tuple(value / totals[view] for value in row) for view, row in right.items()},
         {view: tuple(sorted(names)) for view, names in types.items()},
     )
+
+
+def list_guesses(profile: Profile) -> dict[str, float]:
+    """Return for each pair type how often the best answer at first sight is right about pairs that
+    look like it; of several looks the easier one.
+
+    >>> from verl_videosearch.data_prep.hide_and_seek.profile import PROFILES
+    >>> {name: round(share, 3) for name, share in list_guesses(PROFILES["tiny"]).items()}
+    {'hidden': 0.333, 'tie': 0.333, 'visible': 0.5, 'decoy': 0.5}
+    """
+    best = solve(profile)
+    if best is None:
+        return {pair_type.value: share for pair_type, share in GUESSES.items()}
+    guesses: dict[str, float] = {}
+    for view, names in best.types.items():
+        for name in names:
+            guesses[name] = max(guesses.get(name, 0.0), best.by_view[view][0])
+    return {each.value: guesses[each.value] for each in PairType if each.value in guesses}
 
 
 def is_seen_in_the_middle(profile: Profile) -> bool:

@@ -2,6 +2,7 @@
 checked."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,22 @@ from typer.testing import CliRunner, Result
 
 pytest.importorskip("openai")
 
-from tests.seeing_judge import EPISODE, HIDDEN_NUMBERS, prefer_first, serve_judge, write_pairs  # noqa: E402
+from tests.seeing_judge import (  # noqa: E402
+    EPISODE,
+    HIDDEN_NUMBERS,
+    make_samples,
+    prefer_first,
+    serve_judge,
+    write_pairs,
+)
 from verl_videosearch.cli import app  # noqa: E402
 from verl_videosearch.evaluation.citations import Citations, count_citations, find_cited  # noqa: E402
-from verl_videosearch.evaluation.probes import Change, name_change  # noqa: E402
+from verl_videosearch.evaluation.probes import Change, count_can_need, name_change  # noqa: E402
 from verl_videosearch.frames import CandidateFrames  # noqa: E402
 from verl_videosearch.runs.record import EpisodeRecord, PlayedTurn, RecordKind  # noqa: E402
 from verl_videosearch.runs.record_file import read_records  # noqa: E402
-from verl_videosearch.video.altered_frames import AlteredPair, Replacement, double_frames  # noqa: E402
+from verl_videosearch.sample import PreferenceSample  # noqa: E402
+from verl_videosearch.video.altered_frames import READING, AlteredPair, Replacement, double_frames  # noqa: E402
 from verl_videosearch.video.pair import PairFrames  # noqa: E402
 
 
@@ -70,32 +79,40 @@ def test_a_judge_that_looks_needs_its_frames(runs: Path) -> None:
         "high": 0,
     }
     figures = results["figures"]
-    assert (
-        figures["same"]["changed"]["correct"] == 0
-        and figures["same"]["needed_search"]["correct"] == 0
-    )
-    for name in (
-        "random",
-        "blank",
-    ):  # 18 of 24 verdicts prefer a video; without the defect in sight they become ties
+    assert figures["same"]["changed"]["correct"] == 0
+    for name in ("refused", "in_view"):  # nothing new comes back: the 18 decided ones are lost
+        needed = figures[name]["needed_search"]
+        assert (needed["correct"], needed["total"], figures[name]["can_need"]) == (18, 24, None)
+        lost = figures[name]["by_type"]
+        assert (lost["hidden"]["correct"], lost["hidden"]["total"]) == (18, 18)
+        assert (lost["tie"]["correct"], lost["tie"]["total"]) == (0, 6)
+    for name in ("random", "blank"):
+        # 18 of 24 verdicts prefer a video; without the defect in sight they become ties
         assert figures[name]["directions"][Change.TO_TIE.value] == 18, name
-        assert (
-            figures[name]["needed_search"]["correct"],
-            figures[name]["needed_search"]["total"],
-        ) == (18, 24)
-    for name in ("other_video", "reversed"):  # the defect is in the other answer
-        assert figures[name]["directions"][Change.TO_OTHER_VIDEO.value] == 18, name
-        assert (figures[name]["lost"]["correct"], figures[name]["won"]["total"]) == (18, 0)
+    # the defect is in the other answer; within each video there is one frame to reverse
+    assert figures["other_video"]["directions"][Change.TO_OTHER_VIDEO.value] == 18
+    assert figures["reversed"]["changed"]["correct"] == 0
+    for name in ("random", "blank", "other_video", "reversed", "first_blank"):
+        assert figures[name]["needed_search"] is None  # trust and reading say nothing about need
+    assert (figures["other_video"]["lost"]["correct"], figures["other_video"]["won"]["total"]) == (
+        18,
+        0,
+    )
+    # this judge looks at nothing but its calls' frames, and never reads the prompt
+    for name in ("first_blank", "first_swapped", "other_prompt"):
+        assert (figures[name]["changed"]["correct"], figures[name]["changed"]["total"]) == (0, 24)
     assert figures["blank"]["by_confidence"]["1"]["total"] == 24
+    page = (runs / "looks-probe/results.md").read_text()
+    assert "| refused |" in page.split("Did it need the search?")[1].split("Trust in")[0]
 
 
 def test_a_judge_that_never_searches_is_said_to(runs: Path) -> None:
     results = read_results(runs / "blind-probe")
     assert results["searched"]["correct"] == 0
-    assert all(each["needed_search"]["value"] == 0 for each in results["figures"].values())
-    assert all(
-        each["needed_search"]["total"] == 9 for each in results["figures"].values()
-    )  # 5 in AB, 4 in BA are right
+    for name in ("refused", "in_view"):  # 5 in AB, 4 in BA are right
+        needed = results["figures"][name]["needed_search"]
+        assert (needed["correct"], needed["total"]) == (0, 9)
+    assert results["figures"]["other_prompt"]["changed"]["total"] == 24
     for page in ("index.html", "results.md"):
         assert "This model never searches" in (runs / "blind-probe" / page).read_text()
 
@@ -105,12 +122,20 @@ def test_a_replay_repeats_what_was_said(runs: Path) -> None:
     after = read_episodes(runs / "looks-probe")
     assert len(after) == 24 * len(Replacement)
     for record in after:
-        original = before[record.extra["probed"]]
+        original, altered = before[record.extra["probed"]], record.extra["replacement"]
         assert record.kind is RecordKind.PROBE and len(record.turns) == 2
+        if altered in ("first_blank", "first_swapped", "other_prompt"):
+            assert (record.own.prompt == original.own.prompt) == (altered != "other_prompt")
+            continue
         assert record.turns[0].reply == original.turns[0].reply
-        assert record.turns[0].shown == original.turns[0].shown
-        # text and numbers are those of the true episode
-        assert record.messages[:4] == original.messages[:4]
+        assert record.messages[:3] == original.messages[:3]  # all up to the altered act
+        if altered == "refused":
+            assert record.turns[0].shown == () and "No frames" in str(record.messages[3])
+        elif altered == "in_view":
+            assert record.turns[0].shown == (1, 9) and set(record.turns[0].visible) >= {1, 9}
+        else:  # text and numbers are those of the true episode
+            assert record.turns[0].shown == original.turns[0].shown
+            assert record.messages[3] == original.messages[3]
 
 
 def read_episodes(folder: Path) -> tuple[EpisodeRecord, ...]:
@@ -124,15 +149,27 @@ def test_a_probe_goes_on_and_ends_with_the_same_bytes(runs: Path, tmp_path: Path
     journal.write_bytes(b"".join(lines[:7]) + lines[7][:50])
     with serve_judge() as server:
         check(invoke(list_probe_arguments(runs, "looks", server.url)))
-        assert len(server.requests) == len(lines) - 7  # one live reply per replay
+        # one live reply per replay, two where the opening is altered
+        altered = [json.loads(line)["extra"]["replacement"] for line in lines[7:]]
+        assert len(server.requests) == sum(1 + (name in READING) for name in altered)
     assert (runs / "looks-probe/episodes.jsonl").read_bytes() == whole
+
+
+def test_no_more_verdicts_need_the_search_than_can() -> None:
+    def known(share: float | None) -> PreferenceSample:
+        meta = {} if share is None else {"no_search_accuracy": share}
+        return replace(make_samples()[0], meta=meta)
+
+    assert count_can_need([known(0.4)] * 400, 378) == 218
+    assert count_can_need([known(0.5)] * 4, 1) == 0
+    assert count_can_need([known(0.5), known(None)], 2) is None
 
 
 def test_an_unknown_replacement_is_refused(runs: Path) -> None:
     result = invoke(
         list_probe_arguments(runs, "looks", "http://localhost:1/v1", "--replacement", "none")
     )
-    assert result.exit_code == 2 and "choose among ['same', 'random'" in result.output
+    assert result.exit_code == 2 and "choose among ['same', 'refused'" in result.output
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
@@ -186,7 +223,7 @@ def image(number: int) -> dict:
         (Replacement.SAME, [102, 105, 201]),
         (Replacement.BLANK, [128, 128, 128]),
         (Replacement.OTHER_VIDEO, [201, 202, 102]),
-        (Replacement.REVERSED, [201, 105, 102]),
+        (Replacement.REVERSED, [105, 102, 201]),  # within each video
     ],
 )
 def test_only_what_a_call_brings_is_replaced(replacement: Replacement, shown: list[int]) -> None:
@@ -209,11 +246,15 @@ def test_random_frames_when_all_were_asked_for() -> None:
 
 
 def test_doubled_frames_are_the_same_pixels() -> None:
-    doubled = double_frames(make_pair(2, 2))
-    assert [doubled.image(number, 784).getpixel((0, 0))[0] for number in range(1, 9)] == [
-        *[100, 100, 101, 101],
-        *[200, 200, 201, 201],
-    ]
+    times = tuple(map(float, range(6)))
+    pair = replace(make_pair(6, 6), candidates=CandidateFrames(times, times))
+    doubled = double_frames(pair)
+    levels = [doubled.image(number, 784).getpixel((0, 0))[0] for number in range(1, 25)]
+    own = [round(100 + time) for time in doubled.candidates.times_1]
+    assert levels == [*own, *(level + 100 for level in own)]
+    assert set(own) == set(range(100, 106)) and own == sorted(own) and len(own) == 12
+    assert own != sorted([*range(100, 106)] * 2), "copies stand at random places"
+    assert double_frames(pair).candidates == doubled.candidates
 
 
 @pytest.mark.parametrize(

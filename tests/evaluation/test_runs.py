@@ -196,7 +196,10 @@ def test_redundant_frames_double_the_numbers(pairs: Path, tmp_path: Path) -> Non
     candidates = record.candidates
     assert (len(candidates.times_1), len(candidates.times_2)) == (16, 16)
     assert record.initial_frames == (1, 9, 17, 25)
-    assert "8 candidates per video (each twice)" in results["header"]["frames"]
+    assert (
+        "8 candidates per video and as many copies of them at random places"
+        in results["header"]["frames"]
+    )
 
 
 def test_a_sampled_run_says_so_and_comes_back(pairs: Path, tmp_path: Path) -> None:

@@ -139,7 +139,8 @@ def run_probe(
     replacement: Annotated[
         list[str] | None,
         typer.Option(
-            help="same, random, blank, other_video or reversed; repeatable; default: all."
+            help="same; refused, in_view (need); random, blank, other_video, reversed (trust); "
+            "first_blank, first_swapped, other_prompt (reading); repeatable; default: all."
         ),
     ] = None,
     limit: Annotated[

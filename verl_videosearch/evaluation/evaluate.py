@@ -28,7 +28,13 @@ from verl_videosearch.episode import EpisodeConfig
 from verl_videosearch.evaluation.calibration import Calibration
 from verl_videosearch.evaluation.compared_runs import compare_paths
 from verl_videosearch.evaluation.comparison import Comparison
-from verl_videosearch.evaluation.probes import ProbeSummary, name_probe, play_probe
+from verl_videosearch.evaluation.probes import (
+    ProbeSummary,
+    draw_other_prompt,
+    is_probed,
+    name_probe,
+    play_probe,
+)
 from verl_videosearch.evaluation.results import (
     RunSettings,
     hash_records,
@@ -208,7 +214,7 @@ def probe(
             with `same`, which hands over the true frames.
         source: the same model; its temperature should be 0.
         out: folder of the probe; the same call on it goes on where it was.
-        replacements: what calls get instead of the frames that they ask for.
+        replacements: what is altered (`video.altered_frames`): what calls get, or the opening.
         limit: probe so many of the episodes that searched; None probes all.
         options: videos, frame store, episodes in flight, allowed failures.
 
@@ -224,6 +230,7 @@ def probe(
         source = replace(source, max_turn_tokens=settings.max_turn_tokens)
     searched = [record for record in probed.done if record.has_searched][:limit]
     records = [record for record in probed.done if not record.has_searched] + searched
+    prompts = [sample.prompt for sample in probed.samples]
     claimed = {
         "episodes": hash_records(probed.done),
         "limit": limit,
@@ -233,13 +240,16 @@ def probe(
     setup = _make_setup(RecordKind.PROBE, settings, options, claimed)
     jobs = [
         Job(record.own, record.order, content=(record, each), name=name_probe(record, each))
-        for record in searched
+        for record in records
         for each in replacements
+        if is_probed(record, each)
+        and not (each is Replacement.OTHER_PROMPT and draw_other_prompt(record, prompts) is None)
     ]
 
     async def play(job: Job, model: EpisodeModel) -> EpisodeRecord:
         record, replacement = job.content
-        return await play_probe(record, replacement, setup, model.for_episode(job.key))
+        other = draw_other_prompt(record, prompts)
+        return await play_probe(record, replacement, setup, model.for_episode(job.key), other)
 
     folder, summary = RunFolder(out), None
     with folder.claim(claimed, probed.samples) as journal:

@@ -73,17 +73,19 @@ async def play_episode(
     seed: int | None = None,
     extra: Mapping[str, Any] | None = None,
     alter: Callable[[PairFrames], PairFrames] | None = None,
+    episode_type: type[Episode] = Episode,
 ) -> EpisodeRecord:
     """Judge one pair in one order and return its record; raises `EpisodeFailure`, which is never a
     verdict.
 
     `sample` stands in its own order. `generate` is this episode's own: if it counts what it used
-    (`.usage`), the record has the tokens. `alter` changes the frames of this episode alone."""
+    (`.usage`), the record has the tokens. `alter` changes the frames of this episode alone, `episode_type` how
+    its calls are answered; both are for probes."""
     shown, start = show_in_order(sample, order), time.monotonic()
     pair = await setup.load(shown)
     if alter is not None:
         pair = alter(pair)
-    episode, counted = Episode(shown, pair.candidates, setup.config), CountedReplies(generate)
+    episode, counted = episode_type(shown, pair.candidates, setup.config), CountedReplies(generate)
     await run_episode(episode, pair, counted, timeout_s=setup.timeout_s)
     record = record_episode(
         setup.kind,

@@ -74,7 +74,7 @@ def describe_frames(config: EpisodeConfig, *, is_redundant: bool = False) -> str
     calls = (
         f"then up to {config.max_tool_calls} call{plural} of {config.max_frames_per_call}, {window}"
     )
-    doubled = " (each twice)" if is_redundant else ""
+    doubled = " and as many copies of them at random places" if is_redundant else ""
     return (
         f"{config.frames_per_video} candidates per video{doubled}, {first} + {first} at first, "
         f"{calls if config.max_tool_calls else 'no calls'}"
