@@ -1,12 +1,15 @@
 """What the two pipelines call: every command, as a stand-in for Python sees it."""
 
+import importlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
+import typer
 
 # ruff: noqa: E402  (imports after the skip)
 pytest.importorskip("verl")
@@ -153,3 +156,25 @@ def test_the_scripts_can_be_read() -> None:
     for path in (ROOT / "recipes").glob("*.sh"):
         lines = path.read_text("utf-8").splitlines()
         assert len(lines) <= 110 and max(map(len, lines)) <= 120, path
+
+
+def load_command(module: str, words: list[str]) -> tuple[click.Command, list[str]]:
+    """Return the program that a stage calls, and its arguments."""
+    if module == "verl_videosearch.cli":
+        group = typer.main.get_command(importlib.import_module(module).app)
+        return group.commands[words[0]].load(), words[1:]
+    name = f"{module}.__main__" if module.endswith("hide_and_seek") else module
+    app = typer.Typer()
+    app.command()(importlib.import_module(name).main)
+    return typer.main.get_command(app), words
+
+
+@pytest.mark.parametrize("settings", [{}, BIG], ids=["tiny", "7b"])
+def test_every_program_takes_the_options_that_it_gets(
+    tmp_path: Path, settings: dict[str, str]
+) -> None:
+    for name, words in list_commands(tmp_path, **settings).items():
+        module, *arguments = words[words.index("-m") + 1 :]
+        if module.startswith("verl_videosearch."):
+            command, rest = load_command(module, arguments)
+            command.make_context(name, list(rest))  # raises for an option that is none
