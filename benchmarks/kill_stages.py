@@ -41,8 +41,7 @@ ROOT = Path(__file__).parents[1]
 FOLDERS_LEFT_OUT = {"logs", "training", "results.json", "results.md", "index.html"}
 FILES_LEFT_OUT = {
     "journal.jsonl",
-    "accepted.jsonl",
-    "rejected.jsonl",
+    "episodes.jsonl",  # its records say how long each took
     "server.log",
     "timing.json",
     ".lock",
