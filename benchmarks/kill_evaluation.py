@@ -31,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--longest-s", type=float, default=3.0, help="longest time of play")
+    parser.add_argument("--longest-s", type=float, default=2.4, help="longest time of play")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         is_equal = run_trial(Path(folder), options.kills, options.longest_s, options.seed)
@@ -45,7 +45,7 @@ def run_trial(folder: Path, num_kills: int, longest_s: float, seed: int) -> bool
         subprocess.run(list_command(pairs, server.url, folder / "calm"), check=True)
         num_calm = len(server.requests)
     out, num_killed = folder / "killed", 0
-    with serve_judge(delay_s=0.2) as server:
+    with serve_judge(delay_s=0.6) as server:
         command = list_command(pairs, server.url, out)
         while num_killed < num_kills:
             num_before = len(server.requests)
