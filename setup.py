@@ -29,7 +29,10 @@ setup(
     # top level in the checkout, ours alone once installed: other packages bring a `recipes` of
     # their own
     package_dir={"verl_videosearch.recipes": "recipes", "verl_videosearch.data_prep": "data_prep"},
-    package_data={"verl_videosearch.recipes": ["recipe/*.yaml", "*.sh"]},
+    package_data={
+        "verl_videosearch.prompts": ["packs/*.yaml"],
+        "verl_videosearch.recipes": ["recipe/*.yaml", "*.sh"],
+    },
     install_requires=[
         "aiolimiter>=1.2",
         "av>=17,<19",  # 19 drops an option that video.py uses
@@ -39,6 +42,7 @@ setup(
         "pillow>=10",
         "platformdirs>=4",
         "pyarrow>=19",
+        "pyyaml>=6",
         "rich>=13",
         "stamina>=26.1",
         "typer>=0.12",

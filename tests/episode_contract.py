@@ -165,7 +165,7 @@ def check_labels(
     for message in context:
         for before, item in zip([None, *message["content"]], message["content"], strict=False):
             if item["type"] == "image":
-                label = prompts.frame_label(item["frame_number"], candidates, config.prompt_style)
+                label = prompts.frame_label(item["frame_number"], candidates, config.pack)
                 assert (before == {"type": "text", "text": label}) == config.label_frames
 
 

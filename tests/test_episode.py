@@ -18,15 +18,15 @@ from tests.episode_contract import (
 )
 from verl_videosearch.episode import Ending, Episode, EpisodeConfig, Reply, images_of
 from verl_videosearch.judgement import Fault, Judgement, Problem
-from verl_videosearch.prompts import PromptStyle
+from verl_videosearch.prompts.pack import BUILT_IN
 from verl_videosearch.tool import CallFault
 
 CONFIGS = [
     EpisodeConfig(
-        window=window, max_tool_calls=max_tool_calls, label_frames=label_frames, prompt_style=style
+        window=window, max_tool_calls=max_tool_calls, label_frames=label_frames, prompt_pack=style
     )
     for window, max_tool_calls, (label_frames, style) in product(
-        (1, 2, None), range(7), [(True, PromptStyle.FULL), (False, PromptStyle.BRIEF)]
+        (1, 2, None), range(7), [(True, "full"), (False, "brief")]
     )
 ]
 PAIRS = [pair_of(*lengths) for lengths in [(48, 48), (1, 1), (3, 60), (60, 2), (8, 5)]]
@@ -95,7 +95,7 @@ SETTINGS = st.builds(
     max_tool_calls=st.sampled_from([0, 1, 2, 3, 6]),
     window=st.sampled_from([1, 1, 2, 3, None]),
     label_frames=st.booleans(),
-    prompt_style=st.sampled_from(PromptStyle),
+    prompt_pack=st.sampled_from(BUILT_IN),
 )
 
 
@@ -337,7 +337,13 @@ def test_the_models_words_are_never_rewritten() -> None:
         ),
         ({"window": "all"}, "window must be a whole number of at least 1, or null, got 'all'"),
         ({"label_frames": "no"}, "label_frames must be true or false, got 'no'"),
-        ({"prompt_style": "short"}, "prompt_style must be one of 'full', 'brief', got 'short'"),
+        (
+            {"prompt_pack": "short"},
+            "prompt_pack must be a text that is one of 'full', 'brief' or ends",
+        ),
+        ({"prompt_style": "full", "prompt_pack": "brief"}, "unknown setting 'prompt_style'"),
+        ({"tools": []}, "tools must be a list of tool names, got ()"),
+        ({"tools": "select_frames"}, "tools must be a list of tool names, got 'select_frames'"),
         (
             {"frames_per_video": 3},
             "initial_frames_per_video (4) must not exceed frames_per_video (3)",
@@ -362,7 +368,7 @@ def test_config_tells_all_mistakes_at_once() -> None:
     settings = {
         "window": 0,
         "frames_per_video": 0,
-        "prompt_style": "short",
+        "prompt_pack": "short",
         "windows": 1,
         "label_frames": None,
     }
@@ -373,8 +379,8 @@ def test_config_tells_all_mistakes_at_once() -> None:
 
 def test_config_from_plain_settings() -> None:
     config = EpisodeConfig.from_dict({"window": None, "prompt_style": "brief", "max_tool_calls": 6})
-    assert config == EpisodeConfig(window=None, prompt_style=PromptStyle.BRIEF, max_tool_calls=6)
-    assert config.prompt_style is PromptStyle.BRIEF and config.max_turns == 8
+    assert config == EpisodeConfig(window=None, prompt_pack="brief", max_tool_calls=6)
+    assert config.prompt_pack == "brief" and config.pack.base == "brief" and config.max_turns == 8
     assert EpisodeConfig.from_dict({}) == EpisodeConfig()
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tests.episode_contract import SAMPLE, pair_of
 from verl_videosearch import prompts
 from verl_videosearch.episode import Episode, EpisodeConfig
+from verl_videosearch.frames import ImageReference
 from verl_videosearch.judgement import (
     DEFAULT_DIMENSIONS,
     STOP_STRINGS,
@@ -22,9 +23,12 @@ from verl_videosearch.judgement import (
     parse_judgement,
     parse_turn,
 )
-from verl_videosearch.prompts import PromptStyle, quote_prompt
+from verl_videosearch.prompts import load_pack, quote_prompt
+from verl_videosearch.prompts.pack import BUILT_IN
 from verl_videosearch.sample import PreferenceSample
-from verl_videosearch.tool import call_tool
+from verl_videosearch.tool import CallContext, call_tool
+
+FULL = load_pack("full")
 
 QUOTED = [
     ("a cat", "a cat"),
@@ -123,18 +127,20 @@ def test_an_injected_prompt_changes_one_line_only() -> None:
     assert plain.splitlines()[1] == injected.splitlines()[1]
 
 
-def system_text(style: PromptStyle = PromptStyle.FULL, **settings: object) -> str:
+def system_text(pack: str = "full", **settings: object) -> str:
     settings = {"max_frames": 8, "max_calls": 3, "window": 1} | settings
-    (item,) = prompts.system_content(DEFAULT_DIMENSIONS, 96, style=style, **settings)
+    words = load_pack(pack)
+    tool = prompts.describe_select_frames(96, settings["max_frames"], words)
+    (item,) = prompts.system_content(DEFAULT_DIMENSIONS, [tool], pack=words, **settings)
     return item["text"]
 
 
-@pytest.mark.parametrize("style", PromptStyle)
-def test_what_the_system_text_shows_is_accepted(style: PromptStyle) -> None:
+@pytest.mark.parametrize("pack", BUILT_IN)
+def test_what_the_system_text_shows_is_accepted(pack: str) -> None:
     """The example call and the answer form are read by our own parser and tool."""
-    text, keys = system_text(style), ("TA", "VQ", "MQ")
+    text, keys = system_text(pack), ("TA", "VQ", "MQ")
     (call,) = parse_turn(text, keys).tool_calls
-    assert call_tool(call, pair_of(48, 48), 8).fault is None
+    assert call_tool(call, CallContext(pair_of(48, 48), 8, 784)).fault is None
     for tag, form in re.findall(r"<((?:Recommend )?Answer)>(.*?)</\1>", text):
         judgement = parse_judgement(form.replace("0/1/2", "1").replace("1/2/3", "2"), keys)
         assert isinstance(judgement, Judgement) and (judgement.confidence == 2) == (
@@ -142,7 +148,7 @@ def test_what_the_system_text_shows_is_accepted(style: PromptStyle) -> None:
         )
 
 
-@pytest.mark.parametrize("style", PromptStyle)
+@pytest.mark.parametrize("pack", BUILT_IN)
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -152,10 +158,8 @@ def test_what_the_system_text_shows_is_accepted(style: PromptStyle) -> None:
         ({"max_frames": 12}, "at most 12 frames"),
     ],
 )
-def test_system_text_states_the_limits(
-    style: PromptStyle, settings: dict[str, int], words: str
-) -> None:
-    assert words in system_text(style, **settings)
+def test_system_text_states_the_limits(pack: str, settings: dict[str, int], words: str) -> None:
+    assert words in system_text(pack, **settings)
 
 
 @pytest.mark.parametrize(
@@ -173,20 +177,20 @@ def test_system_text_states_the_window(window: int | None, words: str) -> None:
     assert words in system_text(window=window)
 
 
-@pytest.mark.parametrize("style", PromptStyle)
-def test_any_dimensions_are_asked_for(style: PromptStyle) -> None:
+@pytest.mark.parametrize("pack", BUILT_IN)
+def test_any_dimensions_are_asked_for(pack: str) -> None:
     dimensions = (Dimension("FIN", "Fineness {0}", "how much {detail}"),)
     (item,) = prompts.system_content(
-        dimensions, 9, max_frames=2, max_calls=1, window=1, style=style
+        dimensions, [], max_frames=2, max_calls=1, window=1, pack=load_pack(pack)
     )
     assert "Fineness {0}" in item["text"] and "OA" in item["text"] and "TA" not in item["text"]
-    assert ("FIN=0/1/2, OA=0/1/2" in item["text"]) == (style is PromptStyle.FULL), (
+    assert ("FIN=0/1/2, OA=0/1/2" in item["text"]) == (pack == "full"), (
         "brief models learn the form"
     )
 
 
 def test_tool_schema() -> None:
-    schema = prompts.tool_schema(96, 8)
+    schema = prompts.describe_select_frames(96, 8, FULL).schema
     assert json.dumps(schema) in system_text()
     frames = schema["function"]["parameters"]["properties"]["target_frames"]
     assert (
@@ -207,11 +211,15 @@ def test_generation_stops_after_an_answer(text: str) -> None:
 def test_every_shown_and_every_forgotten_frame_is_named(num_shown: int) -> None:
     numbers, pair = range(1, num_shown + 1), pair_of(48, 48)
     reply = prompts.frames_reply(
-        numbers, pair, [], max_pixels=784, label_frames=False, style=PromptStyle.FULL
+        [ImageReference(number, 784) for number in numbers],
+        pair,
+        [],
+        label_frames=False,
+        pack=FULL,
     )
     listed = ", ".join(map(str, numbers))
     assert reply[0]["text"] == f"Frames {listed}:\n"
-    assert f"Frames {listed} were shown" in prompts.evicted_text(numbers)
+    assert f"Frames {listed} were shown" in prompts.evicted_text(numbers, FULL)
 
 
 @pytest.mark.parametrize(
@@ -224,4 +232,4 @@ def test_every_shown_and_every_forgotten_frame_is_named(num_shown: int) -> None:
     ],
 )
 def test_calls_left(calls_left: int, text: str) -> None:
-    assert prompts.calls_left_text(calls_left) == text
+    assert prompts.calls_left_text(calls_left, FULL) == text

@@ -154,8 +154,8 @@ def test_gain_is_the_sum_of_all_changes(verdicts: list[dict[str, int]]) -> None:
 )
 def test_score(replies: list[Reply], search_rate: float, parts: tuple[float, ...]) -> None:
     score = score_episode(play(*replies), GOLD, search_rate, DEFAULT)
-    assert tuple(score.parts) == ("format", "accuracy", "gain", "exploration")
-    assert tuple(score.parts.values()) == pytest.approx(parts)
+    assert tuple(score.parts) == ("format", "accuracy", "gain", "exploration", "needless")
+    assert tuple(score.parts.values()) == pytest.approx((*parts, 0.0))
     assert score.total == pytest.approx(sum(parts))
 
 
@@ -165,7 +165,7 @@ def test_weights_scale_their_part() -> None:
         format_weight=3, gain_weight=0.1, exploration_weight=2.0, exploration_target=0.5
     )
     assert score_episode(result, GOLD, 0.25, config).parts == pytest.approx(
-        {"format": 3.0, "accuracy": 1.0, "gain": 0.1, "exploration": 0.5}
+        {"format": 3.0, "accuracy": 1.0, "gain": 0.1, "exploration": 0.5, "needless": 0.0}
     )
 
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from verl_videosearch.frames import CandidateFrames
+from verl_videosearch.frames import CandidateFrames, ImageReference
 from verl_videosearch.tool import (
+    CallContext,
     CallFault,
     ToolOutcome,
     call_tool,
@@ -20,11 +21,12 @@ from verl_videosearch.tool import (
 
 PAIR = CandidateFrames(times_1=(0.0,) * 48, times_2=(0.0,) * 48)
 MAX_FRAMES = 8
+CONTEXT = CallContext(PAIR, MAX_FRAMES, max_pixels=784)
 F = CallFault
 
 
 def call(text: str) -> ToolOutcome:
-    return call_tool(text, PAIR, MAX_FRAMES)
+    return call_tool(text, CONTEXT)
 
 
 def write_call(frames: str) -> str:
@@ -56,7 +58,10 @@ FRAMES = [
 def test_a_valid_call_gets_its_frames(
     frames: str, numbers: tuple[int, ...], repeated: tuple[int, ...]
 ) -> None:
-    assert call(write_call(frames)) == ToolOutcome(frame_numbers=numbers, repeated=repeated)
+    outcome = call(write_call(frames))
+    assert (outcome.frame_numbers, outcome.repeated) == (numbers, repeated)
+    assert outcome.images == tuple(ImageReference(number, 784) for number in numbers)
+    assert (outcome.fault, outcome.reason, outcome.tool) == (None, "", "select_frames")
 
 
 ARGUMENTS = [
@@ -261,19 +266,25 @@ def test_what_json_allows_is_allowed() -> None:
     ).frame_numbers == (12,)
     assert call(
         '{"name": "zoom", "name": "select_frames", "arguments": {"target_frames": [1], "target_frames": [2]}}'
-    ) == (ToolOutcome(frame_numbers=(2,)))
+    ).frame_numbers == (2,)
 
 
 def test_every_fault_has_a_row() -> None:
     tested = {fault for _, fault, _ in ARGUMENTS + ENVELOPES}
-    assert tested | {refuse_unclosed().fault, refuse_over_limit(3).fault} == set(CallFault)
+    assert tested | {refuse_unclosed(CONTEXT).fault, refuse_over_limit(3, CONTEXT).fault} == set(
+        CallFault
+    )
 
 
 @pytest.mark.parametrize(
     ("outcome", "fault", "words"),
     [
-        (refuse_unclosed(), F.UNCLOSED_TAG, "the call was not closed with </tool_call>"),
-        (refuse_over_limit(3), F.CALL_LIMIT, "no calls are left (limit: 3). An answer is due now"),
+        (refuse_unclosed(CONTEXT), F.UNCLOSED_TAG, "the call was not closed with </tool_call>"),
+        (
+            refuse_over_limit(3, CONTEXT),
+            F.CALL_LIMIT,
+            "no calls are left (limit: 3). An answer is due now",
+        ),
     ],
 )
 def test_refusals(outcome: ToolOutcome, fault: CallFault, words: str) -> None:
@@ -324,7 +335,7 @@ def test_frames_come_as_asked_within_the_limits(
     numbers: list[int], num_1: int, num_2: int, max_frames: int
 ) -> None:
     pair = CandidateFrames((0.0,) * num_1, (0.0,) * num_2)
-    outcome = call_tool(write_call(json.dumps(numbers)), pair, max_frames)
+    outcome = call_tool(write_call(json.dumps(numbers)), CallContext(pair, max_frames, 784))
     unique: list[Any] = list(dict.fromkeys(numbers))
     if (
         unique

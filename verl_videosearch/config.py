@@ -23,6 +23,7 @@ a config appends those with `problems`.
 
 from __future__ import annotations
 
+import importlib
 import math
 import types
 import typing
@@ -87,8 +88,11 @@ def check(config: Any, problems: Iterable[str] = (), **rules: Rule) -> None:
 
 
 def read_config(cls: type[Config], settings: Mapping[str, Any]) -> Config:
-    """Build a config from plain settings; unknown names and bad values are one `ValueError`."""
+    """Build a config from plain settings; unknown names and bad values are one `ValueError`.
+
+    A class that has renamed settings lists them in `FORMER_NAMES` (old to new)."""
     hints, names = typing.get_type_hints(cls), [field.name for field in fields(cls)]
+    settings = _rename_old(getattr(cls, "FORMER_NAMES", {}), settings)
     problems = [_describe_unknown(name, names) for name in settings if name not in names]
     known = {name: value for name, value in settings.items() if name in names}
     config = None
@@ -101,10 +105,36 @@ def read_config(cls: type[Config], settings: Mapping[str, Any]) -> Config:
     return config
 
 
+def import_object(where: str) -> Any:
+    """Import what a setting names as `pkg://module:name` (verl's way to write it); `ValueError`
+    says why it cannot be.
+
+    >>> import_object("pkg://math:pi")
+    3.141592653589793
+    """
+    module, _, name = where.removeprefix("pkg://").partition(":")
+    if not where.startswith("pkg://") or not module or not name:
+        raise ValueError(
+            f"must be pkg://module:name, such as pkg://my_package.mine:Mine, got {where!r}"
+        )
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{where!r} cannot be imported: {error}") from error
+
+
 def _describe_unknown(name: str, allowed: Sequence[str]) -> str:
     close = get_close_matches(str(name), allowed, n=1)
     hint = f", perhaps {close[0]!r}?" if close else ""
     return f"unknown setting {name!r}{hint} (allowed: {', '.join(allowed)})"
+
+
+def _rename_old(former: Mapping[str, str], settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Read settings by the names that they had; both names at once stay, and are refused."""
+    return {
+        former[name] if name in former and former[name] not in settings else name: value
+        for name, value in settings.items()
+    }
 
 
 def _size(value: Any) -> float:

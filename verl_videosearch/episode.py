@@ -21,14 +21,14 @@ Covers: turn logic, limits, the memory window, the typed result. Does not cover:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar
 
 from verl_videosearch import prompts
-from verl_videosearch.config import at_least, check, read_config
-from verl_videosearch.frames import CandidateFrames
+from verl_videosearch.config import at_least, check, fulfils, read_config
+from verl_videosearch.frames import CandidateFrames, ImageReference
 from verl_videosearch.judgement import (
     Fault,
     Judgement,
@@ -39,10 +39,21 @@ from verl_videosearch.judgement import (
     parse_turn,
 )
 from verl_videosearch.memory import visible_outcomes
-from verl_videosearch.prompts import PromptStyle
+from verl_videosearch.prompts import PromptPack, PromptStyle, load_pack
+from verl_videosearch.prompts.pack import BUILT_IN
 from verl_videosearch.reply import NativeThought, Reply
 from verl_videosearch.sample import PreferenceSample
-from verl_videosearch.tool import ToolOutcome, call_tool, refuse_over_limit, refuse_unclosed
+from verl_videosearch.tool import (
+    SELECT_FRAMES,
+    CallContext,
+    Tool,
+    ToolOutcome,
+    call_tool,
+    describe_tools,
+    load_tools,
+    refuse_over_limit,
+    refuse_unclosed,
+)
 
 Message = dict[str, Any]
 """`{"role": ..., "content": list of items}`, see `prompts.Content`."""
@@ -72,9 +83,12 @@ class EpisodeConfig:
     patch_multiple: int = 28
     """Both sides of a frame are multiples of this: the model's patch size times its merge size
     (Qwen3-VL: 32)."""
-    prompt_style: PromptStyle = PromptStyle.FULL
-    """`full` instructions, or `brief` for models trained from scratch on them."""
-
+    prompt_pack: str = "full"
+    """The words that the model reads: `full` instructions, `brief` for models trained from scratch
+    on them, or the path of a .yaml file (docs/add_a_prompt_pack.md)."""
+    tools: tuple[str, ...] = ("select_frames",)
+    """What the model may call: `select_frames`, or `pkg://module:Class` of a tool of your own
+    (docs/add_a_tool.md)."""
     native_thought: NativeThought = NativeThought.AUTO
     """Whether a leading `<think>` in lower case is a thinking model's own thought, which is never
     read: `auto` where its chat template or tokenizer has one; `always`; `never`."""
@@ -82,14 +96,23 @@ class EpisodeConfig:
     """Leave native thoughts in the context of later turns; false drops them, as the models' own
     templates do."""
 
+    FORMER_NAMES: ClassVar[Mapping[str, str]] = {"prompt_style": "prompt_pack"}
+    """Settings that older files call otherwise."""
+
     def __post_init__(self) -> None:
         counts = (
             "frames_per_video initial_frames_per_video max_frames_per_call window patch_multiple "
             "initial_max_pixels tool_max_pixels"
         )
-        if self.prompt_style in list(PromptStyle):
-            object.__setattr__(self, "prompt_style", PromptStyle(self.prompt_style))
         rules = {name: at_least(1) for name in counts.split()}
+        rules["prompt_pack"] = fulfils(
+            f"that is one of {', '.join(map(repr, BUILT_IN))} or ends with .yaml",
+            lambda name: name in BUILT_IN or name.endswith((".yaml", ".yml")),
+        )
+        rules["tools"] = fulfils(
+            "of tool names",
+            lambda names: len(names) > 0 and all(isinstance(name, str) for name in names),
+        )
         check(self, max_tool_calls=at_least(0), **rules)
         check(self, self._find_contradictions())
 
@@ -115,6 +138,26 @@ class EpisodeConfig:
         """Make a config from plain settings; unknown names and bad values are one `ValueError` that
         lists them all."""
         return read_config(cls, settings)
+
+    @property
+    def pack(self) -> PromptPack:
+        """The words; a `ValueError` names all mistakes of the file."""
+        return load_pack(self.prompt_pack)
+
+    @property
+    def prompt_style(self) -> PromptStyle:
+        """How terse the pack is."""
+        return PromptStyle(self.pack.base)
+
+    def check_words(self) -> None:
+        """Raise `ValueError` unless the pack and the tools can be loaded and fit one another; to be
+        called where a program starts."""
+        load_tools(self.tools)
+        if self.max_tool_calls > 0 and not self.pack.has_tool:
+            raise ValueError(
+                f"prompt pack {self.prompt_pack!r} has no words for calls (system is null): set "
+                f"max_tool_calls=0, got {self.max_tool_calls}"
+            )
 
     @property
     def max_turns(self) -> int:
@@ -165,6 +208,8 @@ class EpisodeResult:
     turns: tuple[TurnRecord, ...]
     num_evictions: int
     """Tool outcomes whose images left the window."""
+    tools: tuple[Tool, ...] = (SELECT_FRAMES,)
+    """What could be called."""
 
     @property
     def outcomes(self) -> tuple[ToolOutcome, ...]:
@@ -192,7 +237,12 @@ class Episode:
     def __init__(
         self, sample: PreferenceSample, candidates: CandidateFrames, config: EpisodeConfig
     ) -> None:
+        config.check_words()
         self.sample, self.candidates, self.config = sample, candidates, config
+        self.pack, self.tools = config.pack, load_tools(config.tools)
+        self._context = CallContext(
+            candidates, config.max_frames_per_call, config.tool_max_pixels, self.pack
+        )
         self._records: list[TurnRecord] = []
         self._ending: Ending | None = None
 
@@ -226,8 +276,8 @@ class Episode:
     def step(self, reply: Reply) -> None:
         """Take one reply: run its call, or end the episode."""
         assert not self.is_done, "the episode is over"
-        turn = parse_turn(reply.text, self.sample.dimension_keys)
-        in_view = [image["frame_number"] for image in images_of(self.messages())]
+        turn = parse_turn(reply.text, self.sample.dimension_keys, self.pack.answer_words)
+        in_view = [(image.number, image.region) for image in images_of(self.messages())]
         outcome = self._run_call(turn, reply) if turn.acts_by_call else None
         self._ending = self._find_ending(turn, outcome, reply)
         self._records.append(
@@ -235,9 +285,9 @@ class Episode:
                 reply=reply,
                 turn=turn,
                 outcome=outcome,
-                faults=turn.faults(expects_snapshot=self._has_new_frames()),
+                faults=self._find_faults(turn),
                 num_visible_images=len(in_view),
-                num_new_frames=len(set(outcome.frame_numbers) - {*in_view}) if outcome else 0,
+                num_new_frames=_count_new(outcome, in_view),
             )
         )
 
@@ -255,14 +305,13 @@ class Episode:
             verdict = self._records[-1].turn.answer
         elif self._ending is Ending.TRUNCATED:
             verdict = Unreadable(Problem.TRUNCATED)
-        with_frames = sum(
-            bool(outcome.frame_numbers) for outcome in self._outcomes(self._num_answered)
-        )
+        with_frames = sum(bool(outcome.images) for outcome in self._outcomes(self._num_answered))
         return EpisodeResult(
             ending=self._ending,
             verdict=verdict,
             turns=tuple(self._records),
             num_evictions=with_frames - len(self._visible(self._num_answered)),
+            tools=self.tools,
         )
 
     def _run_call(self, turn: Turn, reply: Reply) -> ToolOutcome | None:
@@ -270,10 +319,15 @@ class Episode:
         if not turn.tool_calls and reply.is_truncated:
             return None
         if len(self._outcomes()) >= self.config.max_tool_calls:
-            return refuse_over_limit(self.config.max_tool_calls)
+            return refuse_over_limit(self.config.max_tool_calls, self._context)
         if not turn.tool_calls:
-            return refuse_unclosed()
-        return call_tool(turn.tool_calls[0], self.candidates, self.config.max_frames_per_call)
+            return refuse_unclosed(self._context, self.tools)
+        return call_tool(turn.tool_calls[0], self._context, self.tools)
+
+    def _find_faults(self, turn: Turn) -> tuple[Fault, ...]:
+        """List the turn's faults of form, but for those that the pack allows."""
+        faults = turn.faults(expects_snapshot=self._has_new_frames())
+        return tuple(fault for fault in faults if fault not in self.pack.allowed_faults)
 
     def _find_ending(self, turn: Turn, outcome: ToolOutcome | None, reply: Reply) -> Ending | None:
         """Say whether and how this turn ends the episode."""
@@ -300,34 +354,32 @@ class Episode:
         """Return which outcomes' images the context after `num_records` turns shows (None: after
         all)."""
         outcomes = self._outcomes(num_records)
-        return visible_outcomes(
-            [bool(outcome.frame_numbers) for outcome in outcomes], self.config.window
-        )
+        return visible_outcomes([bool(each.images) for each in outcomes], self.config.window)
 
     def _has_new_frames(self) -> bool:
         """True when the context's newest message brought frames."""
         return not self._records or bool(
-            self._records[-1].outcome and self._records[-1].outcome.frame_numbers
+            self._records[-1].outcome and self._records[-1].outcome.images
         )
 
     def _system_content(self) -> prompts.Content:
         return prompts.system_content(
             self.sample.dimensions,
-            len(self.candidates),
+            describe_tools(self.tools, self._context),
             max_frames=self.config.max_frames_per_call,
             max_calls=self.config.max_tool_calls,
             window=self.config.window,
-            style=self.config.prompt_style,
+            pack=self.pack,
         )
 
     def _pair_content(self) -> prompts.Content:
+        numbers = self.candidates.initial_view(self.config.initial_frames_per_video)
         return prompts.pair_content(
             self.sample.prompt,
             self.candidates,
-            self.candidates.initial_view(self.config.initial_frames_per_video),
-            max_pixels=self.config.initial_max_pixels,
+            [ImageReference(number, self.config.initial_max_pixels) for number in numbers],
             label_frames=self.config.label_frames,
-            style=self.config.prompt_style,
+            pack=self.pack,
         )
 
     def _reply_content(self, reply: Reply) -> prompts.Content:
@@ -339,27 +391,40 @@ class Episode:
         eviction."""
         outcome, calls = self._records[index].outcome, self._records[index].turn.tool_calls
         assert outcome is not None, "only the last turn of an episode makes no call"
-        if outcome.frame_numbers and not is_visible:
-            return [{"type": "text", "text": prompts.evicted_text(outcome.frame_numbers)}]
-        notes = [prompts.second_call_text()] if len(calls) > 1 else []
+        if outcome.images and not is_visible:
+            text = prompts.evicted_text(outcome.frame_numbers, self.pack)
+            return [{"type": "text", "text": text}]
+        notes = [self.pack.say("second_call")] if len(calls) > 1 else []
         if outcome.repeated:
-            notes.append(prompts.repeated_text(outcome.repeated))
-        notes.append(prompts.calls_left_text(max(self.config.max_tool_calls - index - 1, 0)))
+            notes.append(prompts.repeated_text(outcome.repeated, self.pack))
+        calls_left = max(self.config.max_tool_calls - index - 1, 0)
+        notes.append(prompts.calls_left_text(calls_left, self.pack))
         if outcome.fault is not None:
-            return prompts.fault_reply(outcome.reason, notes)
+            return prompts.fault_reply(outcome.reason, notes, self.pack)
         return prompts.frames_reply(
-            outcome.frame_numbers,
+            outcome.images,
             self.candidates,
             notes,
-            max_pixels=self.config.tool_max_pixels,
             label_frames=self.config.label_frames,
-            style=self.config.prompt_style,
+            pack=self.pack,
         )
 
 
-def images_of(messages: list[Message]) -> list[dict[str, Any]]:
+def _count_new(outcome: ToolOutcome | None, in_view: Collection[Any]) -> int:
+    """Count the images that a call brought and that were not in view."""
+    if outcome is None:
+        return 0
+    return sum((image.number, image.region) not in in_view for image in outcome.images)
+
+
+def images_of(messages: Iterable[Message]) -> list[ImageReference]:
     """Return the image references of a context, in the order in which the model sees them."""
-    return [item for message in messages for item in message["content"] if item["type"] == "image"]
+    return [
+        ImageReference.from_item(item)
+        for message in messages
+        for item in message["content"]
+        if item["type"] == "image"
+    ]
 
 
 def _message(role: str, content: prompts.Content) -> Message:

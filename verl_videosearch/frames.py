@@ -22,8 +22,9 @@ Covers: which frames are candidates, numbering, the initial view. Does not cover
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 def sample_indices(num_frames: int, max_candidates: int) -> list[int]:
@@ -120,6 +121,55 @@ class CandidateFrames:
             for video in (1, 2)
             for index in sample_indices(len(self.numbers_of(video)), frames_per_video)
         )
+
+
+Region = tuple[float, float, float, float]
+"""Part of a frame: left, top, right, bottom as shares of its width and height, from 0 to 1."""
+
+
+class ImageReference(dict[str, Any]):
+    """An image in a context: which frame, within which budget of pixels, and which part of it.
+
+    It is the JSON of itself, so contexts are recorded as they are.
+
+    >>> ImageReference(13, 784)
+    {'type': 'image', 'frame_number': 13, 'max_pixels': 784}
+    >>> ImageReference(13, 784, (0.5, 0.0, 1.0, 0.5)).region
+    (0.5, 0.0, 1.0, 0.5)
+    """
+
+    def __init__(self, number: int, max_pixels: int, region: Region | None = None) -> None:
+        super().__init__(type="image", frame_number=number, max_pixels=max_pixels)
+        if region is not None:
+            self["region"] = list(region)
+
+    @classmethod
+    def from_item(cls, item: Mapping[str, Any]) -> ImageReference:
+        """Read one from a recorded context."""
+        if isinstance(item, cls):
+            return item
+        region = item.get("region")
+        return cls(item["frame_number"], item["max_pixels"], tuple(region) if region else None)
+
+    @property
+    def number(self) -> int:
+        """Frame number, 1-based."""
+        return self["frame_number"]
+
+    @property
+    def max_pixels(self) -> int:
+        """Most pixels of the image."""
+        return self["max_pixels"]
+
+    @property
+    def region(self) -> Region | None:
+        """The part of the frame that is shown; None shows all of it."""
+        return tuple(self["region"]) if "region" in self else None
+
+    def is_shown_by(self, other: ImageReference) -> bool:
+        """True when `other` shows the same at least as large."""
+        is_same = (self.number, self.region) == (other.number, other.region)
+        return is_same and other.max_pixels >= self.max_pixels
 
 
 def drop_repeats(numbers: Iterable[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:

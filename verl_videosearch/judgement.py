@@ -28,9 +28,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 
 OVERALL = "OA"
 """The key of the overall verdict; every judgement has it."""
@@ -347,15 +348,21 @@ class _Scan:
         self.num_stray = own.num_stray
 
 
-def parse_turn(text: str, dimension_keys: Sequence[str]) -> Turn:
-    """Read one reply; never raises on any text, linear in its length."""
+def parse_turn(
+    text: str, dimension_keys: Sequence[str], answer_words: Mapping[str, int] | None = None
+) -> Turn:
+    """Read one reply; never raises on any text, linear in its length.
+
+    `answer_words` (a judge that answers in words, `PromptPack.answer_words`) maps whole answers, in
+    lower case, to their overall label; such a judgement has no dimensions."""
+    read = partial(_read_judgement, dimension_keys=dimension_keys, answer_words=answer_words or {})
     scan = _Scan(text)
     outer, inner = scan.blocks[: scan.num_outer], scan.blocks[scan.num_outer :]
     has_unclosed_call = any(opening.tag is Tag.TOOL_CALL for opening in scan.openings)
     has_outer_act = any(block.tag in _ACTS for block in outer)
-    answer = _read_blocks(outer, Tag.ANSWER, dimension_keys)
+    answer = _read_blocks(outer, Tag.ANSWER, read)
     if answer is None:
-        answer = _read_last(inner, dimension_keys)
+        answer = _read_last(inner, read)
     if answer is None and scan.openings and scan.openings[-1].tag is Tag.ANSWER:
         end = scan.openings[-1].end
         answer = Unreadable(Problem.TRUNCATED, text[end : end + 80])
@@ -368,7 +375,7 @@ def parse_turn(text: str, dimension_keys: Sequence[str]) -> Turn:
         )
     return Turn(
         blocks=tuple(scan.blocks),
-        recommendation=_read_blocks(scan.blocks, Tag.RECOMMEND, dimension_keys),
+        recommendation=_read_blocks(scan.blocks, Tag.RECOMMEND, read),
         answer=answer,
         acts_by_call=acts_by_call,
         has_unclosed=bool(scan.openings),
@@ -385,12 +392,10 @@ def _is_blank(text: str) -> bool:
 
 
 def _read_blocks(
-    blocks: Sequence[Block], tag: Tag, dimension_keys: Sequence[str]
+    blocks: Sequence[Block], tag: Tag, read: Callable[[str], Reading]
 ) -> Reading | None:
     """Read every block of one tag; two that differ are a conflict, two that agree are one."""
-    readings = [
-        parse_judgement(block.content, dimension_keys) for block in blocks if block.tag is tag
-    ]
+    readings = [read(block.content) for block in blocks if block.tag is tag]
     if not readings:
         return None
     if any(reading != readings[0] for reading in readings[1:]):
@@ -398,15 +403,30 @@ def _read_blocks(
     return readings[0]
 
 
-def _read_last(blocks: Sequence[Block], dimension_keys: Sequence[str]) -> Reading | None:
+def _read_last(blocks: Sequence[Block], read: Callable[[str], Reading]) -> Reading | None:
     """Read the answers of a block that was never closed: the last readable one counts."""
-    readings = [
-        parse_judgement(block.content, dimension_keys)
-        for block in blocks
-        if block.tag is Tag.ANSWER
-    ]
+    readings = [read(block.content) for block in blocks if block.tag is Tag.ANSWER]
     readable = [reading for reading in readings if isinstance(reading, Judgement)]
     return (readable or readings or [None])[-1]
+
+
+def _read_judgement(
+    text: str, dimension_keys: Sequence[str], answer_words: Mapping[str, int]
+) -> Reading:
+    is_short = bool(answer_words) and len(text) <= 1000
+    label = answer_words.get(normalise_answer(text)) if is_short else None
+    if label is not None:
+        return Judgement({OVERALL: label})
+    return parse_judgement(text, dimension_keys)
+
+
+def normalise_answer(text: str) -> str:
+    """Write an answer in words without what does not matter: case, blanks, a full stop.
+
+    >>> normalise_answer(" Video 1 is  better. ")
+    'video 1 is better'
+    """
+    return " ".join(text.lower().split()).rstrip(".")
 
 
 def parse_judgement(text: str, dimension_keys: Sequence[str]) -> Reading:

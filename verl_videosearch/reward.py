@@ -9,16 +9,16 @@ and is logged under its own name.
 
 No verdict and a wrong verdict both earn 0 accuracy but are counted apart (`ending`,
 `unreadable_*`). An infrastructure failure has no `EpisodeResult`, so it can never be scored. There
-is no cost per call by default: measured, it makes a policy stop searching."""
+is no cost per call: measured, it makes a policy stop searching; needless calls may have a price."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from verl_videosearch.config import between, check, fulfils, read_config
+from verl_videosearch.config import between, check, fulfils, import_object, read_config
 from verl_videosearch.episode import Ending, EpisodeResult
 from verl_videosearch.judgement import LABELS, OVERALL, Fault, Judgement, Problem
 from verl_videosearch.tool import CallFault
@@ -38,6 +38,12 @@ class RewardConfig:
     """eta."""
     exploration_target: float = 0.2
     """omega: the bonus is paid while the group's share of searching episodes is below this."""
+    needless_call_price: float = 0.0
+    """What a call costs whose own turn recommended the right verdicts already; 0 is the paper's. A
+    price on every call makes a policy stop searching (measured)."""
+    function: str | None = None
+    """`pkg://module:name` of your own reward, called as `name(result, labels, score)` with what we
+    would pay; it returns the reward, or a `Score` with parts of its own (docs/add_a_reward.md)."""
 
     def __post_init__(self) -> None:
         weight = fulfils("of at least 0 that is finite", lambda value: 0 <= value < math.inf)
@@ -49,6 +55,8 @@ class RewardConfig:
             gain_weight=weight,
             exploration_weight=weight,
             exploration_target=share,
+            needless_call_price=weight,
+            function=fulfils("of the form pkg://module:name", lambda name: name[:6] == "pkg://"),
         )
 
     @classmethod
@@ -61,7 +69,7 @@ class RewardConfig:
         """f_acc of one set of verdicts; dimensions without gold are left out, without any (or
         without overall) the other part counts alone."""
         hits = [
-            verdicts[key] == label
+            verdicts.get(key) == label
             for key, label in labels.items()
             if key != OVERALL and label is not None
         ]
@@ -80,7 +88,15 @@ class Score:
 
     total: float
     parts: Mapping[str, float]
-    """`format`, `accuracy`, `gain`, `exploration`: weighted, they add up to `total`."""
+    """`format`, `accuracy`, `gain`, `exploration`, `needless`: weighted, they add up to `total`."""
+
+
+class RewardFunction(Protocol):
+    """A user's own reward."""
+
+    def __call__(
+        self, result: EpisodeResult, labels: Mapping[str, int | None], score: Score
+    ) -> Score | float: ...
 
 
 def score_episode(
@@ -101,8 +117,40 @@ def score_episode(
         "accuracy": accuracy,
         "gain": config.gain_weight * measure_gain(result, labels, config),
         "exploration": config.exploration_weight * measure_exploration(result, search_rate, config),
+        "needless": -config.needless_call_price * count_needless_calls(result, labels, config),
     }
-    return Score(total=sum(parts.values()), parts=parts)
+    score = Score(total=sum(parts.values()), parts=parts)
+    return score if config.function is None else _ask_function(config, result, labels, score)
+
+
+def load_function(config: RewardConfig) -> RewardFunction | None:
+    """Import the user's own reward; `ValueError` says why it cannot be used. Programs call this
+    before they start."""
+    if config.function is None:
+        return None
+    function = import_object(config.function)
+    if not callable(function):
+        raise ValueError(f"reward function {config.function!r} is no function, got {function!r}")
+    return function
+
+
+def _ask_function(
+    config: RewardConfig, result: EpisodeResult, labels: Mapping[str, int | None], score: Score
+) -> Score:
+    """Score with the user's own function; what it adds to a plain number is the part `own`."""
+    function = load_function(config)
+    assert function is not None
+    own = function(result, labels, score)
+    total = own.total if isinstance(own, Score) else own
+    is_number = isinstance(total, int | float) and not isinstance(total, bool)
+    if not is_number or not math.isfinite(total):
+        raise ValueError(
+            f"reward function {config.function!r} must return a finite number or a reward.Score, "
+            f"got {own!r}"
+        )
+    if isinstance(own, Score):
+        return own
+    return Score(float(total), {**score.parts, "own": float(total) - score.total})
 
 
 def measure_gain(
@@ -121,6 +169,21 @@ def measure_gain(
         config.accuracy(judgement.verdicts, labels) for judgement in (judgements[0], judgements[-1])
     )
     return last - first
+
+
+def count_needless_calls(
+    result: EpisodeResult, labels: Mapping[str, int | None], config: RewardConfig
+) -> int:
+    """Count the calls whose own turn recommended the right verdicts already.
+
+    Right is right in every slot that has a label; without any label no call is needless."""
+    if all(label is None for label in labels.values()):
+        return 0
+    advice = [record.turn.recommendation for record in result.turns if record.outcome is not None]
+    return sum(
+        isinstance(each, Judgement) and config.accuracy(each.verdicts, labels) == 1.0
+        for each in advice
+    )
 
 
 def measure_exploration(result: EpisodeResult, search_rate: float, config: RewardConfig) -> float:
@@ -152,6 +215,7 @@ def measure_episode(
         "num_invalid_calls": float(sum(outcome.fault is not None for outcome in outcomes)),
         "num_turns": float(len(result.turns)),
         "num_evictions": float(result.num_evictions),
+        "num_needless_calls": float(count_needless_calls(result, labels, RewardConfig())),
         "num_quoted_acts": float(sum(record.turn.num_quoted_acts for record in result.turns)),
         "num_unclosed_acts": float(sum(record.turn.has_unclosed_act for record in result.turns)),
         "num_frames_asked": float(sum(len(outcome.frame_numbers) for outcome in outcomes)),
@@ -172,6 +236,13 @@ def measure_episode(
         f"invalid_{fault.value}": float(sum(o.fault is fault for o in outcomes))
         for fault in CallFault
     }
+    for tool in result.tools:
+        own = [outcome for outcome in outcomes if outcome.tool == tool.name]
+        measures[f"num_calls_{tool.name}"] = float(len(own))
+        measures |= {
+            f"invalid_{tool.name}_{fault.value}": float(sum(o.fault is fault for o in own))
+            for fault in tool.faults or ()
+        }
     for key, label in labels.items():
         measures[f"correct_{key}"] = (
             float("nan") if label is None else float(verdicts.get(key) == label)

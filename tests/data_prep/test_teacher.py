@@ -19,7 +19,7 @@ from verl_videosearch.judgement import Judgement
 from verl_videosearch.sample import PreferenceSample
 
 TINY = EpisodeConfig(
-    frames_per_video=16, max_frames_per_call=4, max_tool_calls=3, prompt_style="brief"
+    frames_per_video=16, max_frames_per_call=4, max_tool_calls=3, prompt_pack="brief"
 )
 PAPER = EpisodeConfig()
 STANDARD_TYPES = {kind.value for kind in PairType} - {"both_hidden", "empty"}

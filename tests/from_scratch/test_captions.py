@@ -26,7 +26,7 @@ from verl_videosearch.sample import PreferenceSample, from_row, write_samples
 from verl_videosearch.video.lossless import write_lossless
 
 CANDIDATES = CandidateFrames((0.0,) * 16, (0.0,) * 16)
-CONFIG = EpisodeConfig(frames_per_video=16, max_frames_per_call=4, prompt_style=PromptStyle.BRIEF)
+CONFIG = EpisodeConfig(frames_per_video=16, max_frames_per_call=4, prompt_pack="brief")
 
 
 def defect(type_name: str, first_index: int, num_frames: int, is_hidden: bool) -> dict:
@@ -118,7 +118,7 @@ def test_a_look_is_judged_by_what_it_shows_alone(numbers: list[int], verdict: st
 )
 def test_full_style_uses_whole_words(numbers: list[int], caption: str) -> None:
     assert (
-        describe(PairCaptions(SAMPLE, CANDIDATES, replace(CONFIG, prompt_style="full")), numbers)
+        describe(PairCaptions(SAMPLE, CANDIDATES, replace(CONFIG, prompt_pack="full")), numbers)
         == caption
     )
 
@@ -196,7 +196,7 @@ def test_gaps_with_a_cue_come_first(both_hidden_share: float, num_cues: int) -> 
 def test_a_look_is_captioned_as_the_teacher_says_it(
     style: PromptStyle, choices: dict[str, float]
 ) -> None:
-    episode = replace(TINY, prompt_style=style)
+    episode = replace(TINY, prompt_pack=style)
     for pair in make_pairs("tiny", 60, both_hidden_share=0.2):
         captions, result = (
             PairCaptions(pair, CANDIDATES, episode),
@@ -227,7 +227,7 @@ def test_a_row_mixes_frames_and_looks(num_frames: int, num_looks: int) -> None:
         assert sorted(sizes) == [1] * num_frames + [4] * num_looks
         described = [describe(CAPTIONS, group) for group in row["captioned_frames"]]
         assert [reply.split("\n")[0] for reply in row["replies"]] == described
-        assert json.loads(row["episode"])["prompt_style"] == "brief" and from_row(row) == SAMPLE
+        assert json.loads(row["episode"])["prompt_pack"] == "brief" and from_row(row) == SAMPLE
     assert rows[0] == rows[1] and any(row != rows[0] for row in rows)
     orders = {tuple(len(group) for group in row["captioned_frames"]) for row in rows}
     assert len(orders) > 1 or 0 in (num_frames, num_looks)  # the two kinds come in random order
@@ -258,7 +258,7 @@ def test_a_row_is_a_dialogue() -> None:
 @pytest.mark.parametrize("style", list(PromptStyle))
 @pytest.mark.parametrize("label_frames", [True, False])
 def test_frames_are_shown_as_a_call_shows_them(style: PromptStyle, label_frames: bool) -> None:
-    config = replace(CONFIG, prompt_style=style, label_frames=label_frames, tool_max_pixels=3136)
+    config = replace(CONFIG, prompt_pack=style, label_frames=label_frames, tool_max_pixels=3136)
     episode = Episode(SAMPLE, CANDIDATES, config)
     episode.step(Reply(call_frames(6, 7, 22, 23)))
     (shown,) = [message["content"] for message in episode.messages()[-1:]]

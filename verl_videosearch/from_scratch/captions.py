@@ -22,7 +22,7 @@ from collections.abc import Sequence
 
 from verl_videosearch import prompts
 from verl_videosearch.episode import EpisodeConfig, Message, Reply
-from verl_videosearch.frames import CandidateFrames
+from verl_videosearch.frames import CandidateFrames, ImageReference
 
 
 class CaptionDialogue:
@@ -48,7 +48,7 @@ class CaptionDialogue:
 
     def messages(self) -> list[Message]:
         """Render the instruction, the frames captioned so far, and the next one."""
-        messages = [{"role": "system", "content": prompts.caption_content()}]
+        messages = [{"role": "system", "content": prompts.caption_content(self._config.pack)}]
         for index, numbers in enumerate(self._groups[: len(self._replies) + 1]):
             messages.append({"role": "user", "content": self._show(numbers)})
             if index < len(self._replies):
@@ -67,9 +67,8 @@ class CaptionDialogue:
 
     def _show(self, numbers: Sequence[int]) -> prompts.Content:
         return prompts.frames_content(
-            numbers,
+            [ImageReference(number, self._config.tool_max_pixels) for number in numbers],
             self._candidates,
-            max_pixels=self._config.tool_max_pixels,
             label_frames=self._config.label_frames,
-            style=self._config.prompt_style,
+            pack=self._config.pack,
         )

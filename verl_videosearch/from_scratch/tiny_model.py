@@ -10,7 +10,6 @@ The same seed, corpus and size give the same bytes. Covers: architecture, specia
 multiples of 28 pixels. Does not cover: any skill; the weights are random until somebody trains them.
 """
 
-import ast
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -29,6 +28,8 @@ from transformers import (
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
+
+from verl_videosearch.prompts.pack import BUILT_IN, load_pack
 
 HEAD_SIZE = 64  # vLLM's CPU attention (0.24) refuses small heads, such as 16
 PATCH_SIZE = 14
@@ -178,12 +179,9 @@ def build_tiny_model(
 
 
 def default_corpus() -> list[str]:
-    """Return every string constant of `prompts.py` and the words a reply is made of."""
-    source = (
-        Path(__file__).parents[1].joinpath("prompts", "__init__.py").read_text(encoding="utf-8")
-    )
-    prompts = [node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)]
-    return [*BASE_CORPUS, *(text for text in prompts if isinstance(text, str))]
+    """Return the words of the built-in prompt packs and those that a reply is made of."""
+    words = [load_pack(name).words.values() for name in BUILT_IN]
+    return [*BASE_CORPUS, *(text for texts in words for text in texts if text is not None)]
 
 
 def train_tokenizer(text_corpus: Iterable[str], max_vocab: int) -> Qwen2Tokenizer:
