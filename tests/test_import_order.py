@@ -23,6 +23,7 @@ prompts
 memory
 tool
 episode
+checkpoint
 reward
 video
 sources
