@@ -188,10 +188,12 @@ def check_end(
     assert [outcome.frame_numbers if outcome else () for outcome in outcomes][
         : len(brought)
     ] == brought
-    in_view = [{image["frame_number"] for image in images_of(context)} for context in contexts]
-    assert [record.num_new_frames for record in result.turns][: len(brought)] == [
-        len(set(numbers) - seen) for numbers, seen in zip(brought, in_view, strict=False)
+    views = [[(image.number, image.region) for image in images_of(each)] for each in contexts]
+    gained = [
+        sum((image.number, image.region) not in view for image in images_of(after[-1:]))
+        for view, after in zip(views, contexts[1:], strict=False)
     ]
+    assert [record.num_new_frames for record in result.turns][: len(gained)] == gained
     assert result.has_searched == any(record.num_new_frames for record in result.turns)
     assert [record.num_visible_images for record in result.turns] == [
         len(images_of(context)) for context in contexts[: len(written)]

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from tests.episode_contract import answer_reply, call_reply, check_episode, pair_of
 from verl_videosearch.episode import Ending, EpisodeConfig, EpisodeResult, Reply
 from verl_videosearch.judgement import Judgement, Problem, format_judgement
-from verl_videosearch.reward import RewardConfig, measure_episode, measure_gain, score_episode
+from verl_videosearch.reward import (
+    RewardConfig,
+    Score,
+    load_function,
+    measure_episode,
+    measure_gain,
+    score_episode,
+)
 from verl_videosearch.tool import CallFault
 
 GOLD = {"TA": 0, "VQ": 1, "MQ": 2, "OA": 1}
@@ -326,3 +333,84 @@ def test_figures(outcome: str, figures: dict[str, float]) -> None:
     result = play(*OUTCOMES[outcome])
     measures = measure_episode(result, score_episode(result, GOLD, 1.0, DEFAULT), GOLD)
     assert {name: measures[name] for name in figures} == pytest.approx(figures)
+
+
+@pytest.mark.parametrize(
+    ("replies", "num_needless"),
+    [
+        ([answer_reply(RIGHT)], 0),
+        ([call_reply(2, verdict=sure(RIGHT)), answer_reply(RIGHT)], 1),
+        ([call_reply(99, verdict=sure(RIGHT)), answer_reply(RIGHT)], 1),  # refused, and needless
+        ([call_reply(2, verdict=sure(NEUTRAL)), answer_reply(RIGHT)], 0),
+        ([call_reply(2, verdict="none"), answer_reply(RIGHT)], 0),
+        (
+            [call_reply(2, verdict=sure(WRONG)), call_reply(4, verdict=sure(RIGHT)), Reply("")],
+            1,
+        ),
+    ],
+)
+def test_only_a_needless_call_has_a_price(replies: list[Reply], num_needless: int) -> None:
+    result, config = play(*replies), RewardConfig(needless_call_price=0.25)
+    score, free = (score_episode(result, GOLD, 1.0, each) for each in (config, DEFAULT))
+    assert score.parts["needless"] == -0.25 * num_needless and free.parts["needless"] == 0
+    assert score.total == pytest.approx(free.total - 0.25 * num_needless)
+    assert measure_episode(result, score, GOLD)["num_needless_calls"] == num_needless
+
+
+def test_without_labels_no_call_is_needless() -> None:
+    result = play(call_reply(2, verdict=sure(RIGHT)), answer_reply(RIGHT))
+    config = RewardConfig(needless_call_price=1.0)
+    assert score_episode(result, dict.fromkeys(GOLD), 1.0, config).parts["needless"] == 0
+
+
+def pay_short(result: EpisodeResult, labels: Mapping[str, int | None], score: Score) -> float:
+    """A user's own reward: ours, less a tenth a turn."""
+    return score.total - 0.1 * len(result.turns)
+
+
+def pay_parts(result: EpisodeResult, labels: Mapping[str, int | None], score: Score) -> Score:
+    return Score(3.0, {"mine": 3.0})
+
+
+def pay_nothing_readable(result: object, labels: object, score: object) -> object:
+    return "a lot"
+
+
+HERE = "pkg://tests.test_reward:"
+
+
+def test_an_own_reward_is_called_with_the_typed_result_and_our_score() -> None:
+    result = play(call_reply(2, verdict=sure(WRONG)), answer_reply(RIGHT))
+    ours = score_episode(result, GOLD, 1.0, DEFAULT)
+    score = score_episode(result, GOLD, 1.0, RewardConfig(function=f"{HERE}pay_short"))
+    assert score.total == pytest.approx(ours.total - 0.2)
+    assert score.parts == {**ours.parts, "own": pytest.approx(-0.2)}
+    own = score_episode(result, GOLD, 1.0, RewardConfig(function=f"{HERE}pay_parts"))
+    assert own == Score(3.0, {"mine": 3.0})
+    measures = measure_episode(result, own, GOLD)
+    assert measures["reward_mine"] == measures["score"] == 3.0
+    assert measures["acc"] == 1.0, "accuracy is measured, whatever is paid"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("my_reward", "function must be a text of the form pkg://module:name, or null"),
+        ("pkg://my_reward", "must be pkg://module:name"),
+        ("pkg://no_such_module:x", "cannot be imported: No module named 'no_such_module'"),
+        (f"{HERE}no_such_name", "cannot be imported"),
+        (f"{HERE}GOLD", "is no function"),
+    ],
+)
+def test_an_own_reward_that_cannot_be_used_is_refused_at_the_start(name: str, words: str) -> None:
+    with pytest.raises(ValueError) as error:
+        load_function(RewardConfig(function=name))
+    assert words in str(error.value)
+
+
+def test_an_own_reward_must_be_a_number() -> None:
+    config = RewardConfig(function=f"{HERE}pay_nothing_readable")
+    with pytest.raises(
+        ValueError, match="must return a finite number or a reward.Score, got 'a lot'"
+    ):
+        score_episode(play(answer_reply(RIGHT)), GOLD, 1.0, config)

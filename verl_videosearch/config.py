@@ -25,6 +25,8 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -107,7 +109,7 @@ def read_config(cls: type[Config], settings: Mapping[str, Any]) -> Config:
 
 def import_object(where: str) -> Any:
     """Import what a setting names as `pkg://module:name` (verl's way to write it); `ValueError`
-    says why it cannot be.
+    says why it cannot be. Modules of the current folder are found, as `python -m` finds them.
 
     >>> import_object("pkg://math:pi")
     3.141592653589793
@@ -117,6 +119,8 @@ def import_object(where: str) -> Any:
         raise ValueError(
             f"must be pkg://module:name, such as pkg://my_package.mine:Mine, got {where!r}"
         )
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:

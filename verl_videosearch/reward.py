@@ -204,10 +204,11 @@ def measure_episode(
     verdicts = result.verdict.verdicts if isinstance(result.verdict, Judgement) else {}
     problem = None if verdicts else result.verdict.problem
     outcomes = result.outcomes
+    accuracy = RewardConfig().accuracy(verdicts, labels) if verdicts else 0.0
     measures = {f"reward_{name}": value for name, value in score.parts.items()}
     measures |= {
         "score": score.total,
-        "acc": _round_exactly(measures["reward_accuracy"]),
+        "acc": _round_exactly(score.parts.get("accuracy", accuracy)),
         "has_searched": float(result.has_searched),
         "has_verdict": float(bool(verdicts)),
         "is_well_formed": float(result.is_well_formed),

@@ -46,6 +46,7 @@ from verl_videosearch.judgement import OVERALL, Judgement, Reading, swap_label
 from verl_videosearch.memory import visible_outcomes
 from verl_videosearch.reward import Score
 from verl_videosearch.sample import Order, PreferenceSample, show_in_order
+from verl_videosearch.tool import ToolOutcome
 
 FORMAT = 1
 """Version of the line; raised when an older reader would misread a newer line."""
@@ -86,6 +87,9 @@ class PlayedTurn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Numbers that the call names, also of a call that was refused."""
     shown: tuple[int, ...] = ()
     """Numbers of the frames that came back."""
+    regions: tuple[tuple[float, ...] | None, ...] | None = None
+    """The part of each frame that came back (left, top, right, bottom as shares), null for a whole
+    frame; null when all are whole."""
     repeated: tuple[int, ...] = ()
     """Numbers that the call names more than once."""
     has_call: bool = False
@@ -250,7 +254,7 @@ class EpisodeRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     @property
     def has_searched(self) -> bool:
         """True when at least one call brought frames that were not in view."""
-        return any(set(turn.shown).difference(turn.visible) for turn in self.turns)
+        return any(turn.regions or set(turn.shown) - set(turn.visible) for turn in self.turns)
 
     @property
     def num_calls(self) -> int:
@@ -384,6 +388,11 @@ def describe_turns(episode: Episode, result: EpisodeResult) -> tuple[PlayedTurn,
     return tuple(turns)
 
 
+def _list_regions(outcome: ToolOutcome | None) -> tuple[tuple[float, ...] | None, ...] | None:
+    regions = tuple(image.region for image in outcome.images) if outcome else ()
+    return regions if any(regions) else None
+
+
 def _describe_turn(
     record: TurnRecord, visible: tuple[int, ...], forgotten: tuple[int, ...]
 ) -> PlayedTurn:
@@ -400,6 +409,7 @@ def _describe_turn(
         tool=tool,
         asked=asked,
         shown=tuple(outcome.frame_numbers) if outcome else (),
+        regions=_list_regions(outcome),
         repeated=tuple(outcome.repeated) if outcome else (),
         has_call=outcome is not None,
         call_fault=outcome.fault.value if outcome and outcome.fault else None,

@@ -18,7 +18,7 @@ from PIL import Image
 
 from verl_videosearch.episode import EpisodeConfig, Message, images_of
 from verl_videosearch.failures import EpisodeFailure, FailureKind
-from verl_videosearch.frames import CandidateFrames
+from verl_videosearch.frames import CandidateFrames, Region
 from verl_videosearch.sample import PreferenceSample
 from verl_videosearch.video.errors import VideoError
 from verl_videosearch.video.pixels import FrameConverter
@@ -91,9 +91,20 @@ class PairFrames:
         """Return the (height, width) of the picture that `image` would give."""
         return self.source_of(number)[0].size_of(max_pixels)
 
-    def image(self, number: int, max_pixels: int | None) -> Image.Image:
-        """Return one frame, by number, within a pixel budget (None: the source's size)."""
+    def image(
+        self, number: int, max_pixels: int | None, region: Region | None = None
+    ) -> Image.Image:
+        """Return one frame, by number, within a pixel budget (None: the source's size).
+
+        A `region` is cut out of the frame at the source's size, so it shows what the whole frame
+        within that budget cannot; it carries no reference, for no store holds it."""
         source, index = self.source_of(number)
+        if region is not None:
+            part = cut_region(np.asarray(source.frame(index, None)), region, self.patch_multiple)
+            if max_pixels is not None:
+                size = fit_size(*part.shape[:2], max_pixels, self.patch_multiple)
+                part = FrameConverter().resize(part, *size)
+            return Image.fromarray(part)
         image = Image.fromarray(np.asarray(source.frame(index, max_pixels)))
         key = getattr(source, "key", None)
         if key is not None:
@@ -103,8 +114,26 @@ class PairFrames:
     def images(self, messages: list[Message]) -> list[Image.Image]:
         """Resolve the image references of a context, in the order in which the model sees them."""
         return [
-            self.image(item["frame_number"], item["max_pixels"]) for item in images_of(messages)
+            self.image(each.number, each.max_pixels, each.region) for each in images_of(messages)
         ]
+
+
+def cut_region(frame: np.ndarray, region: Region, least: int) -> np.ndarray:
+    """Return a part of a frame, uint8 (H, W, 3); sides shorter than `least` pixels grow to it,
+    inside the frame.
+
+    >>> cut_region(np.zeros((100, 200, 3), np.uint8), (0.5, 0.0, 1.0, 0.5), 28).shape
+    (50, 100, 3)
+    """
+    height, width = frame.shape[:2]
+    left, right = _grow(round(region[0] * width), round(region[2] * width), least, width)
+    top, bottom = _grow(round(region[1] * height), round(region[3] * height), least, height)
+    return np.ascontiguousarray(frame[top:bottom, left:right])
+
+
+def _grow(start: int, stop: int, least: int, size: int) -> tuple[int, int]:
+    start = max(min(start, size - least), 0)
+    return start, min(max(stop, start + least), size)
 
 
 def plan_frames(config: EpisodeConfig) -> tuple[FramePlan, ...]:
