@@ -104,6 +104,8 @@ class EpisodeConfig:
             "frames_per_video initial_frames_per_video max_frames_per_call window patch_multiple "
             "initial_max_pixels tool_max_pixels"
         )
+        if isinstance(self.prompt_pack, PromptStyle):
+            object.__setattr__(self, "prompt_pack", self.prompt_pack.value)
         rules = {name: at_least(1) for name in counts.split()}
         rules["prompt_pack"] = fulfils(
             f"that is one of {', '.join(map(repr, BUILT_IN))} or ends with .yaml",

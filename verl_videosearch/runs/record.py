@@ -309,7 +309,7 @@ def record_episode(
         uid=sample.uid,
         sample=sample,
         order=order,
-        config=msgspec.to_builtins(episode.config),
+        config=json.loads(json.dumps(msgspec.to_builtins(episode.config))),
         candidates=episode.candidates,
         initial_frames=episode.candidates.initial_view(episode.config.initial_frames_per_video),
         turns=describe_turns(episode, result),
