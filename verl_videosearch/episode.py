@@ -141,6 +141,14 @@ class EpisodeConfig:
         lists them all."""
         return read_config(cls, settings)
 
+    @classmethod
+    def from_changes(cls, settings: Mapping[str, Any], changes: Mapping[str, Any]) -> EpisodeConfig:
+        """Make a config from plain settings and what is to be changed in them, each perhaps under a
+        former name."""
+        new = {cls.FORMER_NAMES.get(name, name): value for name, value in changes.items()}
+        old = {cls.FORMER_NAMES.get(name, name): value for name, value in settings.items()}
+        return cls.from_dict(old | new)
+
     @property
     def pack(self) -> PromptPack:
         """The words; a `ValueError` names all mistakes of the file."""

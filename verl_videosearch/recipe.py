@@ -53,7 +53,7 @@ def read_episode(recipe: str | None, overrides: Sequence[str]) -> EpisodeConfig:
     """Read the episode settings of a recipe (default: `EpisodeConfig`'s own), changed by
     `name=value` pairs."""
     settings = {} if recipe is None else read_episode_settings(recipe)
-    return EpisodeConfig.from_dict(settings | dict(read_override(text) for text in overrides))
+    return EpisodeConfig.from_changes(settings, dict(read_override(text) for text in overrides))
 
 
 def read_override(text: str) -> tuple[str, Any]:

@@ -216,7 +216,7 @@ TINY_DIFFERS = {
         "max_tool_calls",
         "initial_max_pixels",
         "tool_max_pixels",
-        "prompt_style",
+        "prompt_pack",
     },
     "videosearch.rollout": {
         "max_turn_tokens",

@@ -200,7 +200,7 @@ def read_episode_config(
     from verl_videosearch.recipe import read_episode_settings
 
     given = read_assignments(assignments)
-    values = ({} if recipe is None else read_episode_settings(recipe)) | given
+    settings, changes = {} if recipe is None else read_episode_settings(recipe), dict(given)
     if single_turn is not None:
         if clash := sorted({"initial_frames_per_video", "max_tool_calls"} & set(given)):
             raise ValueError(f"--single-turn sets {clash} itself; leave them out of --set")
@@ -209,8 +209,10 @@ def read_episode_config(
                 f"--single-turn shows half of its frames per video; got {single_turn}, give an even "
                 "number"
             )
-        values |= {"initial_frames_per_video": single_turn // 2, "max_tool_calls": 0}
-    return EpisodeConfig.from_dict(values)
+        changes |= {"initial_frames_per_video": single_turn // 2, "max_tool_calls": 0}
+    config = EpisodeConfig.from_changes(settings, changes)
+    config.check_words()
+    return config
 
 
 def read_orders(order: str) -> Any:

@@ -153,9 +153,9 @@ def make_judge(
     from verl_videosearch.sample import Order
 
     values = {} if recipe is None else read_episode_settings(recipe)
-    values = dict(values) | read_assignments(assignments)
+    changes = read_assignments(assignments)
     config = JudgeConfig(
-        episode=EpisodeConfig.from_dict(values) if values else None,
+        episode=EpisodeConfig.from_changes(values, changes) if values or changes else None,
         orders=(Order.AB,) if one_order else BOTH_ORDERS,
         **settings,
     )

@@ -20,7 +20,7 @@ from typing import Any
 
 from verl_videosearch.config import read_config
 from verl_videosearch.episode import EpisodeConfig
-from verl_videosearch.reward import RewardConfig
+from verl_videosearch.reward import RewardConfig, load_function
 from verl_videosearch.verl_plugin.alarms import AlarmConfig
 from verl_videosearch.video.store import FrameStore
 
@@ -134,6 +134,10 @@ class Settings:
                 continue
             try:
                 configs[name] = read_config(config_class, settings)
+                if name == "episode":
+                    configs[name].check_words()
+                elif name == "reward":
+                    load_function(configs[name])
             except ValueError as error:
                 problems.append(f"videosearch.{name}: {error}")
         if problems:
