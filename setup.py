@@ -39,7 +39,7 @@ setup(
         "filelock>=3.16",
         "msgspec>=0.19",
         "numpy>=2.0",
-        "pillow>=10",
+        "pillow>=11.3",  # the first whose wheels read AVIF
         "platformdirs>=4",
         "pyarrow>=19",
         "pyyaml>=6",

@@ -81,7 +81,8 @@ def main(repeats: int = 7) -> None:
     """Print the table."""
     clip = read_clip(next(path for path in find_clips() if path.stem == "bigbuckbunny"), 1280 * 720)
     print(
-        "| frames | codec | suffix | write ms | read ms | KiB |\n| --- | --- | --- | --- | --- | --- |"
+        "| frames | codec | suffix | write ms | read ms | KiB |\n"
+        "| --- | --- | --- | --- | --- | --- |"
     )
     for num_frames, height, width in SHAPES:
         rng = np.random.default_rng(0)
@@ -99,7 +100,8 @@ def main(repeats: int = 7) -> None:
             name = f"{container.codec} {container.pixel_format}"
             shape = f"{num_frames} x {height} x {width}"
             print(
-                f"| {shape} | {name} | {container.suffix} | {write_ms:.1f} | {read_ms:.1f} | {size} |"
+                f"| {shape} | {name} | {container.suffix} "
+                f"| {write_ms:.1f} | {read_ms:.1f} | {size} |"
             )
 
 

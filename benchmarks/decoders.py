@@ -1,6 +1,6 @@
 """Compare video decoders on the job we have: 48 evenly spaced frames of a short clip, cold, as RGB.
 
-    pip install -e ".[bench]"                   # torchcodec also needs FFmpeg's shared libraries on the system
+    pip install -e ".[bench]"     # torchcodec also needs FFmpeg's shared libraries on the system
     python -m benchmarks.decoders --repeats 5 CLIP [CLIP ...]
 
 Prints two Markdown tables. The first gives the median time of a cold read (open, decode, convert to
@@ -177,7 +177,8 @@ def main(
         f"{name} {importlib.metadata.version(package)}" for name, (package, _) in READERS.items()
     )
     typer.echo(
-        f"{versions}, Python {platform.python_version()}, {NUM_THREADS} threads, median of {repeats}\n"
+        f"{versions}, Python {platform.python_version()}, {NUM_THREADS} threads, "
+        f"median of {repeats}\n"
     )
     speed, frames = [], []
     for clip in clips:

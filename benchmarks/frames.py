@@ -202,11 +202,16 @@ def make_clip(
     return path
 
 
-def choose_call(path: Path) -> tuple[list[int], list[int]]:
-    """Return 8 candidates of a clip, and which decoded frames they are."""
+def list_candidates(path: Path) -> list[int]:
+    """Return which decoded frames of a clip are its candidates."""
     with av.open(str(path)) as container:
         num_frames = sum(1 for packet in container.demux(video=0) if packet.size)
-    candidates = sample_indices(num_frames, CALL.frames_per_video)
+    return sample_indices(num_frames, CALL.frames_per_video)
+
+
+def choose_call(path: Path) -> tuple[list[int], list[int]]:
+    """Return 8 candidates of a clip, and which decoded frames they are."""
+    candidates = list_candidates(path)
     chosen = [(7 * number) % len(candidates) for number in range(NUM_IN_CALL)]
     return chosen, [candidates[index] for index in chosen]
 
@@ -235,9 +240,7 @@ def compare_call(path: Path, store: FrameStore, rivals: dict[str, Fetch], repeat
 
 def compare_cold(path: Path, folder: Path, rivals: dict[str, Fetch], repeats: int) -> list:
     """Time 48 candidates at the size of a call, from nothing."""
-    with av.open(str(path)) as container:
-        num_frames = sum(1 for packet in container.demux(video=0) if packet.size)
-    candidates = sample_indices(num_frames, CALL.frames_per_video)
+    candidates = list_candidates(path)
     (first,) = read_frames(path, (CALL,))
     size = first.frames.shape[1:3]
 
@@ -255,51 +258,67 @@ def compare_cold(path: Path, folder: Path, rivals: dict[str, Fetch], repeats: in
     return rows_of(measure(ways, repeats), path)
 
 
+class Group(NamedTuple):
+    """What the 8 episodes of a GRPO group look at."""
+
+    path: Path
+    in_call: list[int]
+    """Candidates of a call, 0-based; every call asks for the same ones."""
+    in_call_decoded: list[int]
+    """The same as indices of decoded frames."""
+    first_view: tuple[int, ...]
+    everything: list[int]
+    """Decoded index of every candidate."""
+    size: tuple[int, int]
+    """(height, width) of a call's frames."""
+    first_size: tuple[int, int]
+
+    def play_stored(self, store: FrameStore) -> None:
+        """Our way: references into the store."""
+        for _ in range(NUM_EPISODES):
+            video = store.open(self.path, (CALL, FIRST_VIEW))
+            for index in self.first_view:
+                Image.fromarray(video.frame(index, FIRST_VIEW.max_pixels))
+            for index in NUM_CALLS * self.in_call:
+                Image.fromarray(video.frame(index, CALL.max_pixels))
+
+    def play_all_at_once(self, fetch: Fetch) -> None:
+        """The authors' way: every candidate becomes an image, once per episode."""
+        for _ in range(NUM_EPISODES):
+            frames = fetch(self.path, self.everything, *self.first_size)
+            images = [Image.fromarray(np.asarray(frame)) for frame in frames]
+            for index in NUM_CALLS * self.in_call:
+                images[index].resize(self.size[::-1], Image.Resampling.BICUBIC)
+
+    def play_per_call(self, fetch: Fetch) -> None:
+        """Open and decode whenever frames are asked for."""
+        first = [self.everything[index] for index in self.first_view]
+        for _ in range(NUM_EPISODES):
+            fetch(self.path, first, *self.first_size)
+            for _ in range(NUM_CALLS):
+                fetch(self.path, sorted(self.in_call_decoded), *self.size)
+
+
 def compare_group(path: Path, folder: Path, rivals: dict[str, Fetch], repeats: int) -> list:
     """Spend the CPU of a GRPO group: 8 episodes, a first view and 3 calls each."""
-    chosen, decoded = choose_call(path)
     stored = FrameStore(folder / "group")
-    video = stored.open(path, (CALL, FIRST_VIEW))
-    size, first_size = video.size_of(CALL.max_pixels), video.size_of(FIRST_VIEW.max_pixels)
+    video, (in_call, decoded) = stored.open(path, (CALL, FIRST_VIEW)), choose_call(path)
+    sizes = video.size_of(CALL.max_pixels), video.size_of(FIRST_VIEW.max_pixels)
     first_view = FIRST_VIEW.choose(video.num_frames)
-
-    def play(store: FrameStore) -> None:
-        for _ in range(NUM_EPISODES):
-            pair = store.open(path, (CALL, FIRST_VIEW))
-            for index in first_view:
-                Image.fromarray(pair.frame(index, FIRST_VIEW.max_pixels))
-            for _ in range(NUM_CALLS):
-                for index in chosen:
-                    Image.fromarray(pair.frame(index, CALL.max_pixels))
+    group = Group(path, in_call, decoded, first_view, list_candidates(path), *sizes)
 
     def play_cold() -> None:
         with tempfile.TemporaryDirectory(dir=folder) as root:
-            play(FrameStore(root))
+            group.play_stored(FrameStore(root))
 
-    def play_as_authors(fetch: Fetch, all_frames: Sequence[int]) -> None:
-        for _ in range(NUM_EPISODES):
-            images = [Image.fromarray(np.asarray(f)) for f in fetch(path, all_frames, *first_size)]
-            for _ in range(NUM_CALLS):
-                for index in chosen:
-                    images[index].resize((size[1], size[0]), Image.Resampling.BICUBIC)
-
-    def play_per_call(fetch: Fetch) -> None:
-        for _ in range(NUM_EPISODES):
-            fetch(path, sorted(decoded)[:4], *first_size)
-            for _ in range(NUM_CALLS):
-                fetch(path, sorted(decoded), *size)
-
-    with av.open(str(path)) as container:
-        num_frames = sum(1 for packet in container.demux(video=0) if packet.size)
-    everything = sample_indices(num_frames, CALL.frames_per_video)
     ways: dict[str, Callable[[], object]] = {
-        "ours, warm": lambda: play(stored),
+        "ours, warm": lambda: group.play_stored(stored),
         "ours, cold": play_cold,
     }
     for name, fetch in rivals.items():
         if "seeking" not in name:
-            ways[f"authors' way, {name}"] = lambda f=fetch: play_as_authors(f, everything)
-            ways[f"per call, {name}"] = lambda f=fetch: play_per_call(f)
+            ways[f"authors' way, {name}"] = lambda f=fetch: group.play_all_at_once(f)
+            ways[f"per call, {name}"] = lambda f=fetch: group.play_per_call(f)
     return rows_of(measure(ways, repeats), path, by_cpu=True)
 
 

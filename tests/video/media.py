@@ -39,8 +39,8 @@ def write_streams(
             stream = container.add_stream(codec, rate=FPS)
             stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pixel_format
             if default is not None:
-                flag = av.stream.Disposition.default if number in default else 0
-                stream.disposition = av.stream.Disposition(flag)
+                flag = av.stream.Disposition.default.value if number in default else 0
+                stream.disposition = flag
             made.append((stream, frames))
         for stream, frames in made:
             for pixels in frames:

@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from os import PathLike
+from types import ModuleType
 
 import numpy as np
 
@@ -283,7 +284,8 @@ def look_at_head(reading: Reading) -> bytes:
     return head
 
 
-def _reader_of(head: bytes):  # noqa: ANN202 - one of two modules with the same two functions
+def _reader_of(head: bytes) -> ModuleType:
+    """Return one of two modules with the same two functions, `survey` and `decode`."""
     return pictures if containers.is_picture(head) else films
 
 
