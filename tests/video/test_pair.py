@@ -12,9 +12,7 @@ from verl_videosearch.video.pair import REFERENCE, PairFrames, load_pair
 from verl_videosearch.video.reference import FrameReference
 from verl_videosearch.video.store import FrameStore
 
-CONFIG = EpisodeConfig(
-    frames_per_video=8, initial_max_pixels=56 * 84, tool_max_pixels=28 * 56, prompt_style="brief"
-)
+CONFIG = EpisodeConfig(frames_per_video=8, initial_max_pixels=56 * 84, tool_max_pixels=28 * 56)
 
 
 def load(folder: Path, store: FrameStore) -> PairFrames:
