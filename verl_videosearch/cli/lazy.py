@@ -16,6 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 VERBS = {
     "judge": ("judge:run_judge", "Say which of two videos is better, and why."),
     "rank": ("rank:run_rank", "Rank several videos of one prompt."),
+    "serve": ("serve:run_serve", "Serve the judge over HTTP."),
     "eval": ("evaluate:run_eval", "Judge a benchmark with a served model: greedy, resumable."),
     "probe": ("evaluate:run_probe", "Replay episodes with other frames: did the search matter?"),
     "episodes": ("episodes:run_episodes", "Count played episodes and choose among them."),

@@ -137,6 +137,13 @@ def probe_video(
     return run_in_time(path, timeout_s, uid, probe)
 
 
+def survey_video(
+    path: str | PathLike[str], *, timeout_s: float = DECODE_TIMEOUT_S, uid: str | None = None
+) -> Survey:
+    """Say how many frames a file seems to hold, without decoding any; raises `VideoError`."""
+    return run_in_time(path, timeout_s, uid, _survey)
+
+
 def read_candidate_frames(
     path: str | PathLike[str],
     plan: FramePlan,

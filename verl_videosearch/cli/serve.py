@@ -1,0 +1,99 @@
+"""`videosearch serve`: the judge over HTTP.
+
+    videosearch serve --state serving --root CLIPS --local outputs/demo/models/grpo
+    curl --data-binary @a.mp4 http://127.0.0.1:8080/v1/videos
+    curl http://127.0.0.1:8080/v1/compare --json '{"prompt": "a cat", "video_1": ..., "video_2": ...}'
+
+The one idea: loopback without a token, anywhere else with one; docs/judge.md has every limit."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from verl_videosearch.cli.console import explain_errors, read_assignments, say
+from verl_videosearch.cli.judge import (
+    Calibration,
+    Concurrency,
+    EpisodeTimeout,
+    OneOrder,
+    Recipe,
+    Set,
+    Store,
+    make_judge,
+    offers_models,
+)
+from verl_videosearch.models.options import takes_source
+from verl_videosearch.models.source import ModelSource  # takes_source looks it up
+
+
+@offers_models
+@takes_source()
+def run_serve(
+    state: Annotated[
+        Path, typer.Option(help="Folder of uploads, batches and remembered episodes.")
+    ] = Path("videosearch-serve"),
+    root: Annotated[
+        list[Path] | None, typer.Option(help="Folder whose videos may be named; repeatable.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Others than loopback need a token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8080,
+    token_variable: Annotated[
+        str | None, typer.Option(help="Environment variable that holds the bearer token.")
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None, typer.Option(help="Name by which clients call it; * for any; repeatable.")
+    ] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(help="A limit as name=value, such as max_seconds=60; see docs/judge.md."),
+    ] = None,
+    one_order: OneOrder = False,
+    recipe: Recipe = None,
+    set_: Set = None,
+    calibration: Calibration = None,
+    concurrency: Concurrency = 8,
+    episode_timeout_s: EpisodeTimeout = 600.0,
+    store: Store = None,
+    *,
+    source: ModelSource,
+) -> None:
+    """Serve the judge over HTTP until SIGTERM."""
+    from verl_videosearch.config import read_config
+    from verl_videosearch.judge.server.run import run_server
+    from verl_videosearch.judge.server.settings import LOOPBACK_NAMES, ServerConfig
+    from verl_videosearch.models.server import find_port
+
+    with explain_errors():
+        token = None
+        if token_variable is not None and not (token := os.environ.get(token_variable)):
+            raise ValueError(f"${token_variable} is not set; it has to hold the token")
+        given = read_assignments(limit or [])
+        known = {field.name for field in fields(ServerConfig)}
+        settings = {
+            "state": state.absolute(),
+            "roots": tuple(root or ()),
+            "host": host,
+            "port": port or find_port(),
+            "token": token,
+            "allowed_hosts": tuple(allowed_host or (*LOOPBACK_NAMES, host)),
+        }
+        if clash := sorted(set(given) & set(settings) & known):
+            raise ValueError(f"--limit must not set {clash}; they have options of their own")
+        config = read_config(ServerConfig, settings | given)
+        judge = make_judge(
+            source,
+            one_order=one_order,
+            recipe=recipe,
+            assignments=set_ or [],
+            calibration=calibration,
+            cache=config.state / "episodes.sqlite",
+            concurrency=concurrency,
+            timeout_s=episode_timeout_s,
+            store=store,
+        )
+        run_server(judge, config, lambda url: say(f"serving {source.name} at {url}, {url}/docs"))

@@ -1,0 +1,303 @@
+"""Scores for a video generator's reinforcement learning: the clips of one prompt, compared by a judge.
+
+    from verl_videosearch.judge.reward import ClipRewards
+
+    rewards = ClipRewards(endpoint="http://localhost:8000/v1", model="judge")
+    scores = rewards(prompt, clips)                     # win rate of each clip in its group, 0..1
+    scores = rewards(prompt, clips, anchor="base.mp4")  # probability of beating the anchor
+
+The one idea: a judge of pairs gives no number to a single clip, but a group has an order. A clip's
+score is the share of the others that it is expected to beat - known answers and, where the budget
+ended, what the ranking foresees. Clips may be paths or tensors (`clips`).
+
+| safeguard | how |
+|---|---|
+| order | both orders are asked; where they disagree the comparison is a tie, and is counted |
+| confidence | a doubtful answer weighs less: by calibrated probability, else by the stated confidence |
+| budget | `max_comparisons` per group: those that tell most about the order come first |
+| failures | a clip without any answer has no score: `EpisodeFailure`, never 0 |
+
+Over HTTP the same stands at `POST /v1/reward` of `videosearch serve`; `compute_score` fits verl's
+`batch` reward manager."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from verl_videosearch.config import at_least, check
+from verl_videosearch.failures import EpisodeFailure, FailureKind
+from verl_videosearch.judge.clip_ranking import to_result
+from verl_videosearch.judge.clips import Clips, measure_clip, write_clips
+from verl_videosearch.judge.comparison import Comparison
+from verl_videosearch.judge.monitors import MonitorConfig, RewardMonitor, WatchedGroup
+from verl_videosearch.judge.ranking import PairResult, Ranking
+from verl_videosearch.judge.tournament import TournamentConfig, play_tournament
+
+STATED_WEIGHTS: Mapping[int | None, float] = {1: 1.0, 2: 2 / 3, 3: 1 / 3, None: 1.0}
+"""Weight of an answer by the confidence that the judge states; unsaid counts in full."""
+MIN_WEIGHT = 0.05
+"""Of an answer that a calibration thinks little better than a guess."""
+ComparePaths = Callable[[str, str, str], Awaitable[Comparison]]
+"""(prompt, video 1, video 2) -> comparison; `Judge.compare_async` is one."""
+
+
+@dataclass(frozen=True)
+class GroupScoreConfig:
+    """How the clips of a prompt are compared."""
+
+    max_comparisons: int | None = None
+    """Comparisons per group, each of both orders; null: every pair, n * (n - 1) / 2."""
+    weighs_by_confidence: bool = True
+    """Doubtful answers weigh less."""
+    concurrency: int = 4
+    """Comparisons of a group in flight."""
+    watches: bool = True
+    """Measure the clips for the monitors; costs one small decode a clip."""
+
+    def __post_init__(self) -> None:
+        check(self, max_comparisons=at_least(1), concurrency=at_least(1))
+
+
+@dataclass(frozen=True)
+class GroupScores:
+    """Scores of the clips of one prompt."""
+
+    scores: tuple[float | None, ...]
+    """0..1 in the order of the clips; None for a clip that no answer is about."""
+    comparisons: tuple[Comparison, ...]
+    failures: tuple[EpisodeFailure, ...]
+    """Comparisons that broke; they are in no score."""
+    ranking: Ranking | None = None
+    """Strengths and intervals; null against an anchor."""
+
+    @property
+    def num_flips(self) -> int:
+        """Comparisons whose two orders disagree."""
+        return sum(each.orders_agree is False for each in self.comparisons)
+
+    @property
+    def num_both_orders(self) -> int:
+        """Comparisons with a readable verdict in both orders."""
+        return sum(each.orders_agree is not None for each in self.comparisons)
+
+    def require_all(self) -> list[float]:
+        """Return every score; `EpisodeFailure` when a clip has none."""
+        missing = [index for index, score in enumerate(self.scores) if score is None]
+        if missing:
+            reason = str(self.failures[0]) if self.failures else "no readable verdict"
+            raise EpisodeFailure(
+                FailureKind.SIBLING, f"no score for the clips {missing}: {reason}", cause="no_score"
+            )
+        return [score for score in self.scores if score is not None]
+
+
+async def score_group(
+    prompt: str,
+    videos: Sequence[str],
+    compare: ComparePaths,
+    config: GroupScoreConfig | None = None,
+    anchor: str | None = None,
+) -> GroupScores:
+    """Score the clips of one prompt against one another, or against `anchor`."""
+    config = config or GroupScoreConfig()
+    if anchor is not None:
+        return await _score_against(prompt, videos, compare, config, anchor)
+    if len(videos) < 2:
+        raise ValueError(f"a group needs at least two clips, got {len(videos)}; or give an anchor")
+    comparisons: list[Comparison] = []
+
+    async def ask(first: int, second: int) -> PairResult | None:
+        if videos[first] == videos[second]:
+            return None  # the same clip twice: nothing to learn, both get the same score
+        comparison = await compare(prompt, videos[first], videos[second])
+        comparisons.append(comparison)
+        return to_weighted_result(first, second, comparison, config)
+
+    limits = TournamentConfig(config.max_comparisons, config.concurrency)
+    tournament = await play_tournament(len(videos), ask, limits)
+    compared = {clip for each in tournament.results for clip in (each.first, each.second)}
+    rates = tournament.ranking.win_rates
+    scores = tuple(rate if clip in compared else None for clip, rate in enumerate(rates))
+    failures = tuple(failure for *_, failure in tournament.failed)
+    return GroupScores(scores, tuple(comparisons), failures, tournament.ranking)
+
+
+async def _score_against(
+    prompt: str,
+    videos: Sequence[str],
+    compare: ComparePaths,
+    config: GroupScoreConfig,
+    anchor: str,
+) -> GroupScores:
+    """Score each clip by one comparison with the anchor: 1 wins, 0 loses, drawn towards 0.5 by
+    doubt."""
+    if config.max_comparisons is not None and config.max_comparisons < len(videos):
+        raise ValueError(
+            f"against an anchor every clip costs one comparison: max_comparisons must be at least "
+            f"{len(videos)}, got {config.max_comparisons}"
+        )
+    gate, comparisons, failures = asyncio.Semaphore(config.concurrency), [], []
+
+    async def ask(video: str) -> float | None:
+        async with gate:
+            try:
+                comparison = await compare(prompt, video, anchor)
+            except EpisodeFailure as failure:
+                failures.append(failure)
+                return None
+        comparisons.append(comparison)
+        if comparison.overall is None or comparison.abstains:
+            return None
+        vote = {1: 0.5, 0: 0.0, 2: -0.5}[comparison.overall]
+        return 0.5 + vote * weigh(comparison, config)
+
+    scores = await asyncio.gather(*(ask(video) for video in videos))
+    if failures and not comparisons:
+        raise failures[0]
+    return GroupScores(tuple(scores), tuple(comparisons), tuple(failures))
+
+
+def to_weighted_result(
+    first: int, second: int, comparison: Comparison, config: GroupScoreConfig
+) -> PairResult | None:
+    """Read a comparison as a result that weighs as much as its confidence; None without one."""
+    result = to_result(first, second, comparison)
+    if result is None:
+        return None
+    return PairResult(first, second, result.winner, weigh(comparison, config))
+
+
+def weigh(comparison: Comparison, config: GroupScoreConfig) -> float:
+    """Return how much an answer counts, above 0 and at most 1: by its calibrated probability (1/2
+    counts nearly nothing), else by the mean of the stated confidences."""
+    if not config.weighs_by_confidence:
+        return 1.0
+    if comparison.confidence is not None:
+        return max(MIN_WEIGHT, 2 * comparison.confidence - 1)
+    stated = [STATED_WEIGHTS[value] for value in comparison.stated_confidence.values()]
+    return sum(stated) / len(stated)
+
+
+class ClipRewards:
+    """A reward function: `rewards(prompt, clips) -> scores`; keeps its judge open."""
+
+    def __init__(
+        self,
+        endpoint: str | Sequence[str] = (),
+        model: str = "",
+        *,
+        judge: Any = None,
+        config: GroupScoreConfig | None = None,
+        monitor: MonitorConfig | None = None,
+        **settings: Any,
+    ) -> None:
+        """Score with `judge` (a `Judge`), or with one made of `endpoint`, `model` and further
+        settings of `Judge`."""
+        from verl_videosearch.judge.judge import Judge
+
+        self.judge = judge if judge is not None else Judge(endpoint, model, **settings)
+        self.config = config or GroupScoreConfig()
+        self.monitor = RewardMonitor(monitor)
+        self.figures: dict[str, float] = {}
+        """Figures and alarms of the newest call, for a log."""
+        self._folder = tempfile.TemporaryDirectory(prefix="videosearch-clips-")
+
+    def __call__(self, prompt: str, clips: Clips, anchor: Any = None) -> list[float]:
+        """Return a score in 0..1 for every clip; raises `EpisodeFailure` if one has none."""
+        return self.score_groups([(prompt, clips, anchor)])[0].require_all()
+
+    def score_groups(self, groups: Sequence[tuple[str, Clips, Any]]) -> list[GroupScores]:
+        """Score several prompts side by side, each with its clips and an anchor or None; they are
+        one step of the monitors."""
+        folder = Path(self._folder.name)
+        files = [
+            (
+                prompt,
+                [str(path) for path in write_clips(clips, folder)],
+                None if anchor is None else str(write_clips([anchor], folder)[0]),
+            )
+            for prompt, clips, anchor in groups
+        ]
+
+        async def score_all() -> list[GroupScores]:
+            return await asyncio.gather(
+                *(
+                    score_group(prompt, videos, self.judge.compare_async, self.config, anchor)
+                    for prompt, videos, anchor in files
+                )
+            )
+
+        scored = self.judge.wait(score_all())
+        if self.config.watches:
+            watched = [
+                WatchedGroup(
+                    group.scores,
+                    [measure_clip(Path(video)) for video in videos],
+                    group.num_flips,
+                    group.num_both_orders,
+                )
+                for group, (_, videos, _) in zip(scored, files, strict=True)
+            ]
+            self.figures = self.monitor.update(watched)
+        return scored
+
+    def close(self) -> None:
+        """Close the judge and remove the clips that were written."""
+        self.judge.close()
+        self._folder.cleanup()
+
+
+_REWARDS: dict[str, ClipRewards] = {}
+"""One per setting of `compute_score`, for the life of the trainer's process."""
+
+
+def compute_score(
+    data_sources: Sequence[str],
+    solution_strs: Sequence[str],
+    ground_truths: Sequence[Any],
+    extra_infos: Sequence[Mapping[str, Any]],
+    **settings: Any,
+) -> list[dict[str, float]]:
+    """Score a batch for verl 0.9.1 (`reward_model.reward_manager: batch`).
+
+    `extra_infos` hold `prompt` and `clip` (a path, or an array [T, C, H, W]) and may hold `anchor`
+    and `group` (default: the prompt); rows of one group are compared. `settings` are `endpoint`,
+    `model`, `max_comparisons` and any setting of `Judge`. Each row gets `score` and `has_flipped`,
+    the share of its group's comparisons whose orders disagree."""
+    rewards = _find_rewards(settings)
+    groups: dict[tuple[str, str], list[int]] = {}
+    for index, info in enumerate(extra_infos):
+        if missing := [name for name in ("prompt", "clip") if name not in info]:
+            raise ValueError(f"row {index} of the batch: extra_info lacks {missing}")
+        name = str(info.get("group", info["prompt"])), str(info.get("anchor", ""))
+        groups.setdefault(name, []).append(index)
+    rows = [
+        (
+            extra_infos[indices[0]]["prompt"],
+            [extra_infos[index]["clip"] for index in indices],
+            extra_infos[indices[0]].get("anchor"),
+        )
+        for indices in groups.values()
+    ]
+    found: dict[int, dict[str, float]] = {}
+    for indices, group in zip(groups.values(), rewards.score_groups(rows), strict=True):
+        flipped = group.num_flips / group.num_both_orders if group.num_both_orders else 0.0
+        for index, score in zip(indices, group.require_all(), strict=True):
+            found[index] = {"score": score, "flip_share": flipped}
+    return [found[index] for index in range(len(extra_infos))]
+
+
+def _find_rewards(settings: Mapping[str, Any]) -> ClipRewards:
+    """Return the reward function of these settings, made once."""
+    name = repr(sorted(settings.items()))
+    if name not in _REWARDS:
+        names = GroupScoreConfig.__dataclass_fields__
+        ours = {key: value for key, value in settings.items() if key in names}
+        theirs = {key: value for key, value in settings.items() if key not in names}
+        _REWARDS[name] = ClipRewards(config=GroupScoreConfig(**ours), **theirs)
+    return _REWARDS[name]
