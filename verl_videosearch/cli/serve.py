@@ -66,7 +66,7 @@ def run_serve(
     from verl_videosearch.config import read_config
     from verl_videosearch.judge.server.run import run_server
     from verl_videosearch.judge.server.settings import LOOPBACK_NAMES, ServerConfig
-    from verl_videosearch.models.server import find_port
+    from verl_videosearch.models.server import find_ports
 
     with explain_errors():
         token = None
@@ -78,7 +78,7 @@ def run_serve(
             "state": state.absolute(),
             "roots": tuple(root or ()),
             "host": host,
-            "port": port or find_port(),
+            "port": port or find_ports(1)[0],
             "token": token,
             "allowed_hosts": tuple(allowed_host or (*LOOPBACK_NAMES, host)),
         }
