@@ -48,6 +48,7 @@ from verl_videosearch.failures import EpisodeFailure
 from verl_videosearch.frames import CandidateFrames, FrameLocation
 from verl_videosearch.prompts import PromptStyle
 from verl_videosearch.recipe import read_episode
+from verl_videosearch.report.console import REFUSED
 from verl_videosearch.sample import PreferenceSample, to_row, write_rows
 from verl_videosearch.video.pair import load_pair
 from verl_videosearch.video.store import FrameStore
@@ -195,7 +196,7 @@ def main(
             rows.append(PairCaptions(sample, pair.candidates, settings).make_row(config))
     except (ValueError, ImportError) as error:
         Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from error
+        raise typer.Exit(REFUSED) from error
     write_rows(out, pa.Table.from_pylist(rows, schema=CAPTION_SCHEMA))
     console.print(f"{len(rows)} rows in {out}; {failures} pairs could not be read", highlight=False)
 

@@ -256,11 +256,8 @@ def read_weights(text: str) -> tuple[float, ...]:
         ) from error
 
 
-def read_pairs(
-    files: Sequence[Path], limit: int | None = None, stages: Filter = Filter.CORRECT
-) -> tuple[list[PreferenceSample], str]:
-    """Read the pairs whose traces can be judged right or wrong; returns them, and what was left out
-    in words (empty: nothing)."""
+def read_pairs(files: Sequence[Path], limit: int | None = None) -> list[PreferenceSample]:
+    """Read the pairs that can be judged right or wrong: those with a gold label."""
     samples = [sample for file in files for sample in read_samples(file)]
     twice = [uid for uid, count in Counter(sample.uid for sample in samples).items() if count > 1]
     if twice:
@@ -268,7 +265,15 @@ def read_pairs(
             f"sample_uid must be unique, {len(twice)} come more than once, such as {twice[0]!r}"
         )
     labelled = [each for each in samples if any(x is not None for x in each.labels.values())]
-    kept, note = leave_out_unlabelled(labelled, stages)
+    return labelled[:limit]
+
+
+def read_checked_pairs(
+    files: Sequence[Path], limit: int | None, stages: Filter
+) -> tuple[list[PreferenceSample], str]:
+    """Read the pairs whose traces the filter can take; returns them, and what was left out in words
+    (empty: nothing)."""
+    kept, note = leave_out_unlabelled(read_pairs(files), stages)
     if not kept:
         raise ValueError(f"no pair can be checked: {note or 'none has a gold label'}")
     return kept[:limit], note
@@ -390,7 +395,7 @@ def main(
     """Make cold-start traces."""
     console = Console()
     with explain_errors():
-        samples, note = read_pairs(pairs, limit, stages)
+        samples, note = read_checked_pairs(pairs, limit, stages)
         if note:
             say(note)
         choices = TeacherConfig(

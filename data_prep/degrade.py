@@ -42,6 +42,7 @@ from verl_videosearch.data_prep.synthetic.defects import (
 )
 
 from verl_videosearch.judgement import OVERALL
+from verl_videosearch.report.console import REFUSED
 from verl_videosearch.sample import PreferenceSample, write_samples
 from verl_videosearch.video.decode import VideoError
 from verl_videosearch.video.lossless import SUFFIX, store_lossless
@@ -207,7 +208,7 @@ def main(
         samples = make_pairs(find_clips(clips), out, config)
     except (ClipError, ValueError, VideoError) as error:  # a wrong option, no clips, a broken clip
         console.print(f"[red]error:[/red] {error}", highlight=False)
-        raise typer.Exit(1) from error
+        raise typer.Exit(REFUSED) from error
     write_samples(out / "pairs.parquet", samples)
     console.print(tabulate(samples))
     console.print(

@@ -35,7 +35,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from verl_videosearch.data_prep.cold_start import read_pairs
+from verl_videosearch.data_prep.cold_start import read_checked_pairs
 from verl_videosearch.data_prep.traces.sampling_report import (
     describe_run,
     find_missing_verdicts,
@@ -455,12 +455,12 @@ def main(
     """Sample traces from a policy and keep what is worth learning."""
     console = Console()
     with explain_errors():
-        part, found = Shard.parse(shard), read_pairs(pairs, limit, stages)
-        if found[1]:
-            say(found[1])
+        part, (checked, note) = Shard.parse(shard), read_checked_pairs(pairs, limit, stages)
+        if note:
+            say(note)
         orders = tuple(Order) if both_orders else (Order.AB,)
         config = read_episode(recipe, episode or ())
-        sampling = Sampling(found[0], source, config, samples, orders, part, checkpoint)
+        sampling = Sampling(checked, source, config, samples, orders, part, checkpoint)
         run = sample_traces(
             sampling,
             out,

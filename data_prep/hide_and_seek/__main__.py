@@ -37,6 +37,7 @@ from verl_videosearch.data_prep.hide_and_seek.profile import PROFILES, Profile
 from verl_videosearch.data_prep.hide_and_seek.sheet import write_sheet
 from verl_videosearch.data_prep.synthetic.clips import AUTO, ClipError, find_clips
 
+from verl_videosearch.report.console import REFUSED
 from verl_videosearch.video.decode import VideoError
 
 
@@ -118,7 +119,7 @@ def main(
         make_data_set(out, config, found, workers or len(os.sched_getaffinity(0)), console)
     except (ClipError, OtherDataSetError, ValueError, VideoError) as error:
         console.print(f"error: {error}", style="red", highlight=False)
-        raise typer.Exit(1) from error
+        raise typer.Exit(REFUSED) from error
 
 
 if __name__ == "__main__":

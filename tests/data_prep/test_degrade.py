@@ -101,7 +101,7 @@ def test_bad_options(tmp_path: Path, clips: Path, options: list[str], message: s
     result = CliRunner().invoke(
         app, ["--out", str(tmp_path / "out"), "--clips", str(clips), *options]
     )
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert message in " ".join(result.output.split())
     assert not (tmp_path / "out/pairs.parquet").exists()
 

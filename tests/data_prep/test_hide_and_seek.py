@@ -555,13 +555,13 @@ def test_killed_run_goes_on(tmp_path: Path) -> None:
 )
 def test_bad_options(tmp_path: Path, options: list[str], message: str) -> None:
     result = CliRunner().invoke(app, ["--out", str(tmp_path / "out"), *options])
-    assert result.exit_code == 1 and not (tmp_path / "out").exists()
+    assert result.exit_code == 2 and not (tmp_path / "out").exists()
     assert message in " ".join(result.output.split())
 
 
 def test_folder_of_another_data_set_is_left_alone(data_set: Path) -> None:
     before = read_tree(data_set)
     result = CliRunner().invoke(app, ["--out", str(data_set), "--clip-share", "0", "--seed", "9"])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "made with other settings (both_hidden_share, clips," in " ".join(result.output.split())
     assert read_tree(data_set) == before

@@ -353,7 +353,7 @@ def test_a_wrong_option_is_one_line(
     run: Callable[..., Result], tmp_path: Path, options: list[str], words: str
 ) -> None:
     result = run([SAMPLE], *options)
-    assert result.exit_code == 1 and words in result.output and "Traceback" not in result.output
+    assert result.exit_code == 2 and words in result.output and "Traceback" not in result.output
     assert not (tmp_path / "captions.parquet").exists()
 
 
