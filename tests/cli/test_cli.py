@@ -116,6 +116,13 @@ def test_assignments(assignments: list[str], values: dict) -> None:
     assert read_assignments(assignments) == values
 
 
+def test_a_second_benchmark_does_not_replace_the_first(samples: Path) -> None:
+    place = ["--endpoint", "http://localhost:1/v1", "--model", "m", "--out", "never-made"]
+    output = refuse("eval", "--benchmark", samples, "--benchmark", "genai", *place)
+    assert "a run has one: repeat the command for each" in output
+    assert not Path("never-made").exists()
+
+
 def test_help_is_light() -> None:
     program = "import sys; from verl_videosearch.cli import app; app(standalone_mode=False); print(*sys.modules)"
     run = subprocess.run(

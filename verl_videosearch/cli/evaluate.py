@@ -47,8 +47,11 @@ ForgetFailures = Annotated[
 
 @takes_source()
 def run_eval(
-    benchmark: Annotated[
-        str, typer.Option(help="videogen, genai, mj, or a PATH.parquet of samples.")
+    benchmarks: Annotated[
+        list[str],
+        typer.Option(
+            "--benchmark", help="Short name of a public set, such as genai, or a PATH.parquet."
+        ),
     ],
     out: Out,
     source: ModelSource,
@@ -95,6 +98,7 @@ def run_eval(
     from verl_videosearch.evaluation.evaluate import PlayOptions, evaluate
 
     with explain_errors():
+        benchmark = read_one_benchmark(benchmarks)
         videos = video_root or root or _find_folder(benchmark)
         loaded = load_benchmark(
             benchmark, root or video_root, videos, split=split, allows_missing=allow_missing
@@ -228,6 +232,17 @@ def read_choices(names: Sequence[str], kind: Any) -> list[Any]:
     if wrong := [name for name in names if name not in allowed]:
         raise ValueError(f"got {wrong}; choose among {allowed}")
     return [kind(name) for name in dict.fromkeys(names)]
+
+
+def read_one_benchmark(names: Sequence[str]) -> str:
+    """Return the one benchmark of a run; raises `ValueError` for several: each has its own folders
+    and its own run."""
+    if len(names) > 1:
+        raise ValueError(
+            f"got the benchmarks {', '.join(names)}; a run has one: repeat the command for each, "
+            "with its own --root and --out"
+        )
+    return names[0]
 
 
 def _find_folder(benchmark: str) -> Path | None:
