@@ -79,12 +79,13 @@ class Calibration:
         another model."""
         if UNKNOWN_MODEL not in (model_hash, self.model_hash) and model_hash != self.model_hash:
             raise CalibrationError(
-                f"the calibration is for model {self.model_hash}, this one is {model_hash}; fit its own"
+                f"the calibration is for model {self.model_hash}, this one is {model_hash}; "
+                "fit its own"
             )
         if shared := set(pair_hashes) & set(self.pair_hashes):
             raise CalibrationError(
-                f"the calibration was fitted on {len(shared)} of these {len(pair_hashes)} pairs, so its figures here "
-                "would be too good; fit it on other pairs or evaluate others"
+                f"the calibration was fitted on {len(shared)} of these {len(pair_hashes)} pairs, "
+                "so its figures here would be too good; fit it on other pairs or evaluate others"
             )
 
 
@@ -95,12 +96,14 @@ def check_held_out(
     reported ones."""
     if found := sorted({sample.split for sample in samples} & set(TEST_SPLITS)):
         raise CalibrationError(
-            f"got pairs of split {found}; a calibration is fitted on held-out pairs, not on a test split"
+            f"got pairs of split {found}; a calibration is fitted on held-out pairs, "
+            "not on a test split"
         )
     shared = {hash_pair(sample) for sample in samples} & {hash_pair(sample) for sample in reported}
     if shared:
         raise CalibrationError(
-            f"{len(shared)} of the {len(samples)} pairs are among those to be reported on; take others"
+            f"{len(shared)} of the {len(samples)} pairs are among those to be reported on; "
+            "take others"
         )
 
 

@@ -100,8 +100,8 @@ def expected_calibration_error(
     missing, confidences, flags = Rate.of(~known), confidences[known], flags[known]
     if np.any((confidences < 0) | (confidences > 1)):
         raise ValueError(
-            f"confidence: got values from {confidences.min():g} to {confidences.max():g}; allowed is [0, 1]; "
-            "map the judge's confidence to a probability first"
+            f"confidence: got values from {confidences.min():g} to {confidences.max():g}; allowed "
+            "is [0, 1]; map the judge's confidence to a probability first"
         )
     edges = np.arange(num_bins + 1) / num_bins
     index = np.minimum(np.searchsorted(edges, confidences, side="right") - 1, num_bins - 1)

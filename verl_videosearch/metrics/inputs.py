@@ -41,8 +41,8 @@ def read_gold(gold: Iterable[object]) -> np.ndarray:
     )
     if unknown:
         raise ValueError(
-            f"gold labels: got {', '.join(unknown[:5])}; allowed are 0 (tie), 1, 2 and None (no label); "
-            "map the benchmark's own labels to these first"
+            f"gold labels: got {', '.join(unknown[:5])}; allowed are 0 (tie), 1, 2 and None (no "
+            "label); map the benchmark's own labels to these first"
         )
     return read_verdicts(values)
 
@@ -84,7 +84,8 @@ def check_same_length(**columns: np.ndarray) -> None:
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(
-            f"columns must be equally long: got {lengths}; pass one value per row, None for no value"
+            f"columns must be equally long: got {lengths}; pass one value per row, "
+            "None for no value"
         )
 
 
