@@ -63,7 +63,7 @@ TINY_EPISODE = (
     "videosearch.episode.max_tool_calls=2",
     "videosearch.episode.initial_max_pixels=3136",
     "videosearch.episode.tool_max_pixels=3136",
-    "videosearch.episode.prompt_style=brief",
+    "videosearch.episode.prompt_pack=brief",
 )
 app = typer.Typer(add_completion=False, help=__doc__.split("\n")[0])
 console = Console()

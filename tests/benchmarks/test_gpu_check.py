@@ -1,0 +1,71 @@
+"""The rehearsal's commands compose against verl's own config, and its script plays whole episodes."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("verl", reason="composes against verl's config")
+
+from hydra import compose, initialize_config_module  # noqa: E402
+from omegaconf import OmegaConf  # noqa: E402
+
+from benchmarks.gpu_check import __main__ as gpu_check  # noqa: E402
+from benchmarks.gpu_check.scripted import ScriptedEngine, write_reply  # noqa: E402
+from verl_videosearch.episode import Episode, EpisodeConfig, Reply  # noqa: E402
+from verl_videosearch.frames import CandidateFrames  # noqa: E402
+from verl_videosearch.sample import PreferenceSample  # noqa: E402
+from verl_videosearch.verl_plugin.settings import Settings  # noqa: E402
+
+
+@pytest.mark.parametrize("attention", [None, object()])
+def test_the_commands_compose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attention: object
+) -> None:
+    monkeypatch.setattr(gpu_check.importlib.util, "find_spec", lambda name: attention)
+    for main, arguments in (
+        ("sft_trainer_engine", gpu_check.list_sft(tmp_path, 3)),
+        ("ppo_trainer", gpu_check.list_tiny_grpo(tmp_path, tmp_path / "model", 3)),
+    ):
+        overrides = [word for word in arguments if "=" in word and not word.startswith("--")]
+        with initialize_config_module("verl.trainer.config", version_base=None):
+            config = compose(main, overrides=overrides)
+        assert config.trainer.total_training_steps == 3
+        Settings.from_dict(OmegaConf.to_container(config.videosearch, resolve=True))
+
+
+def test_a_script_is_an_episode() -> None:
+    sample = PreferenceSample("a", "a cat", "1", "2", dict.fromkeys(("TA", "VQ", "MQ", "OA"), 1))
+    config = EpisodeConfig()
+    calls = set()
+    for number in range(30):
+        episode = Episode(sample, CandidateFrames((0.0,) * 48, (0.0,) * 48), config)
+        for turn in range(config.max_turns):
+            if episode.is_done:
+                break
+            episode.step(Reply(write_reply(str(number), turn, config)))
+        result = episode.result()
+        assert result.is_well_formed
+        calls.add(len(result.outcomes))
+    assert calls == {0, 1, 2, 3}
+
+
+def test_the_engine_generates_as_many_tokens_as_the_script_has() -> None:
+    asked = []
+
+    class Engine:
+        async def generate(self, **request: object) -> SimpleNamespace:
+            asked.append(request["sampling_params"])
+            return SimpleNamespace(token_ids=[7], log_probs=[0.0])
+
+    tokenizer = SimpleNamespace(encode=lambda text, add_special_tokens: list(range(len(text))))
+    settings = SimpleNamespace(episode=EpisodeConfig())
+    engine = ScriptedEngine(Engine(), tokenizer, settings)
+    request = {"request_id": "r", "sampling_params": {"stop": ["x"], "temperature": 1.0}}
+    outputs = [asyncio.run(engine.generate(**request, prompt_ids=[1])) for _ in range(2)]
+    assert [len(output.token_ids) for output in outputs] == [each["max_tokens"] for each in asked]
+    assert all(each["ignore_eos"] and each["stop"] == [] for each in asked)
+    assert len(outputs[0].log_probs) == len(outputs[0].token_ids) > 100
