@@ -10,10 +10,7 @@ from verl_videosearch.judge.comparison import Comparison
 def grade_comparison(calibration: Calibration, comparison: Comparison) -> tuple[float | None, bool]:
     """Return (probability that the verdict is right, the judge abstains); (None, False) without a
     readable verdict."""
-    episodes = {
-        record.order: {"verdicts": record.verdicts, "confidence": record.confidence}
-        for record in comparison.records
-    }
+    episodes = {record.order: record for record in comparison.records}
     pair = PairVerdicts(comparison.records[0].uid, episodes)
     confidence = calibration.map_confidence(pair)
     return confidence, confidence is not None and confidence < calibration.min_confidence

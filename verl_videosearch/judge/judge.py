@@ -25,7 +25,7 @@ import json
 import os
 import tempfile
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,6 +33,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from verl_videosearch.checkpoint import read_checkpoint_settings
 from verl_videosearch.config import above, at_least, check
 from verl_videosearch.episode import EpisodeConfig
 from verl_videosearch.evaluation.calibration import Calibration, read_calibration
@@ -67,8 +68,8 @@ class JudgeConfig:
 
     episode: EpisodeConfig | None = None
     """Settings of an episode; null: the model's own (`videosearch.json`), else the defaults."""
-    dimensions: tuple[Dimension, ...] = DEFAULT_DIMENSIONS
-    """What is judged besides overall."""
+    dimensions: tuple[Dimension, ...] | None = None
+    """What is judged besides overall; null: what the model was trained on, else the defaults."""
     orders: tuple[Order, ...] = BOTH_ORDERS
     """Both orders cost twice as much and show whether the judge only likes the first video."""
     calibration: Path | None = None
@@ -88,7 +89,7 @@ class JudgeConfig:
 
     def __post_init__(self) -> None:
         problems = [] if self.orders else ["orders must name at least one order"]
-        if len(keys := [d.key for d in self.dimensions]) > len(set(keys)):
+        if len(keys := [d.key for d in self.dimensions or ()]) > len(set(keys)):
             problems.append(f"dimensions must have different keys, got {keys}")
         check(
             self,
@@ -106,6 +107,7 @@ class _Ready:
 
     model: OpenModel
     config: EpisodeConfig
+    dimensions: tuple[Dimension, ...]
     calibration: Calibration | None
     identity: Identity
     decided_by: dict[str, Any] = field(default_factory=dict)
@@ -236,6 +238,10 @@ class Judge:
         """Rank clips from async code, see `rank`."""
         return await self._loop.join(self._rank(prompt, videos, max_comparisons, on_comparison))
 
+    def wait(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine that uses this judge to its end, from plain code."""
+        return self._loop.wait(work)
+
     def find_known(
         self, prompt: str, video_1: str | Path, video_2: str | Path
     ) -> Comparison | None:
@@ -243,7 +249,7 @@ class Judge:
         ready = self._opened.ready
         if ready is None:
             return None
-        sample = self._make_sample((prompt, video_1, video_2))
+        sample = self._make_sample((prompt, video_1, video_2), ready.dimensions)
         recalled = [self._recall(sample, order, ready) for order in self.config.orders]
         records = [record for record in recalled if record is not None]
         return self._grade(sample, records, ready, {}) if len(records) == len(recalled) else None
@@ -279,22 +285,29 @@ class Judge:
     async def _compare_many(
         self, pairs: Sequence[Pair], on_episode: Callable[[EpisodeRecord], None] | None
     ) -> list[Outcome]:
-        samples = [self._make_sample(pair) for pair in pairs]
-        work = self._play_all({sample.uid: sample for sample in samples}, on_episode)
         try:
-            outcomes = await asyncio.wait_for(work, self.config.deadline_s)
+            work = self._judge_pairs(pairs, on_episode)
+            return await asyncio.wait_for(work, self.config.deadline_s)
         except (asyncio.TimeoutError, TimeoutError) as error:
             detail = f"no result after {self.config.deadline_s:g} s, retries included"
             raise EpisodeFailure(FailureKind.TIMEOUT, detail, cause="deadline") from error
+
+    async def _judge_pairs(
+        self, pairs: Sequence[Pair], on_episode: Callable[[EpisodeRecord], None] | None
+    ) -> list[Outcome]:
+        ready = await self._open()
+        samples = [self._make_sample(pair, ready.dimensions) for pair in pairs]
+        by_uid = {sample.uid: sample for sample in samples}
+        outcomes = await self._play_all(by_uid, ready, on_episode)
         return [outcomes[sample.uid] for sample in samples]
 
     async def _play_all(
         self,
         samples: Mapping[str, PreferenceSample],
+        ready: _Ready,
         on_episode: Callable[[EpisodeRecord], None] | None,
     ) -> dict[str, Outcome]:
         """Play every order of every pair that is not remembered."""
-        ready = await self._open()
         jobs = [Job(sample, order) for sample in samples.values() for order in self.config.orders]
         cached: dict[str, bool] = {}
         setup = PlaySetup(
@@ -375,18 +388,18 @@ class Judge:
         confidence, abstains = grade_comparison(ready.calibration, comparison)
         return replace(comparison, confidence=confidence, abstains=abstains)
 
-    def _make_sample(self, pair: Pair) -> PreferenceSample:
+    def _make_sample(self, pair: Pair, dimensions: tuple[Dimension, ...]) -> PreferenceSample:
         prompt, video_1, video_2 = pair
         paths = [os.path.abspath(video) for video in (video_1, video_2)]
         digest = hashlib.sha256("\0".join([prompt, *paths]).encode("utf-8", "surrogatepass"))
-        keys = [*(dimension.key for dimension in self.config.dimensions), OVERALL]
+        keys = [*(dimension.key for dimension in dimensions), OVERALL]
         return PreferenceSample(
             uid=f"pair-{digest.hexdigest()[:16]}",
             prompt=prompt,
             video_1=paths[0],
             video_2=paths[1],
             labels=dict.fromkeys(keys),
-            dimensions=self.config.dimensions,
+            dimensions=dimensions,
             source="judge",
             split="own",
         )
@@ -410,14 +423,20 @@ class Judge:
         async with opened.lock:
             if opened.ready is None:
                 log = Path(tempfile.gettempdir()) / f"videosearch-judge-{os.getpid()}.log"
-                model = await opened.stack.enter_async_context(self.source.open(log))
+                early = self.config.episode or read_model_settings(self.source.folder)[0]
+                thought = (early or EpisodeConfig()).native_thought
+                opening = self.source.open(log, thought)
+                model = await opened.stack.enter_async_context(opening)
                 opened.ready = await asyncio.to_thread(self._prepare, model)
             return opened.ready
 
     def _prepare(self, model: OpenModel) -> _Ready:
         """Find what lies beside the model: its settings, its calibration."""
         folder = self.source.folder or _find_folder(model.model_root)
-        config = self.config.episode or read_model_settings(folder) or EpisodeConfig()
+        own_config, own_dimensions = read_model_settings(folder)
+        config = self.config.episode or own_config or EpisodeConfig()
+        config.check_words()
+        dimensions = self.config.dimensions or own_dimensions or DEFAULT_DIMENSIONS
         calibration, model_hash = self._read_calibration(folder), None
         if calibration is not None and folder is not None:
             model_hash = hash_model(folder)
@@ -426,9 +445,13 @@ class Judge:
             "servers": list(self.source.endpoints),
             "model": describe_files(folder),
             "episode": msgspec.to_builtins(config),
+            "words": config.pack.words_hash,
         }
-        identity = Identity(model=self.source.name, model_hash=model_hash)
-        return _Ready(model, config, calibration, identity, json.loads(json.dumps(decided_by)))
+        identity = Identity(
+            model=self.source.name, model_hash=model_hash, words_hash=config.pack.words_hash
+        )
+        plain = json.loads(json.dumps(decided_by))
+        return _Ready(model, config, dimensions, calibration, identity, plain)
 
     def _read_calibration(self, folder: Path | None) -> Calibration | None:
         if self.config.calibration is not None:
@@ -437,9 +460,13 @@ class Judge:
         return read_calibration(beside) if beside is not None and beside.is_file() else None
 
 
-def read_model_settings(folder: Path | None) -> EpisodeConfig | None:
-    """Return the episode settings that a checkpoint of ours was trained with, if it says."""
-    return None
+def read_model_settings(
+    folder: Path | None,
+) -> tuple[EpisodeConfig | None, tuple[Dimension, ...] | None]:
+    """Return the episode settings and dimensions that a checkpoint of ours was trained with, if its
+    folder says."""
+    settings = None if folder is None else read_checkpoint_settings(folder)
+    return (None, None) if settings is None else (settings.config, settings.dimensions)
 
 
 def describe_files(folder: Path | None) -> list[list[Any]] | None:

@@ -54,13 +54,19 @@ class GroupScoreConfig:
     """Comparisons per group, each of both orders; null: every pair, n * (n - 1) / 2."""
     weighs_by_confidence: bool = True
     """Doubtful answers weigh less."""
-    concurrency: int = 4
-    """Comparisons of a group in flight."""
+    concurrency: int | None = None
+    """Comparisons of a group in flight; null: one after another within a budget, because each tells
+    which to ask next (groups run side by side), and 8 where every pair is asked anyway."""
     watches: bool = True
     """Measure the clips for the monitors; costs one small decode a clip."""
 
     def __post_init__(self) -> None:
         check(self, max_comparisons=at_least(1), concurrency=at_least(1))
+
+    @property
+    def num_in_flight(self) -> int:
+        """Comparisons of a group that run at a time."""
+        return self.concurrency or (8 if self.max_comparisons is None else 1)
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,7 @@ async def score_group(
         comparisons.append(comparison)
         return to_weighted_result(first, second, comparison, config)
 
-    limits = TournamentConfig(config.max_comparisons, config.concurrency)
+    limits = TournamentConfig(config.max_comparisons, config.num_in_flight)
     tournament = await play_tournament(len(videos), ask, limits)
     compared = {clip for each in tournament.results for clip in (each.first, each.second)}
     rates = tournament.ranking.win_rates
@@ -141,7 +147,7 @@ async def _score_against(
             f"against an anchor every clip costs one comparison: max_comparisons must be at least "
             f"{len(videos)}, got {config.max_comparisons}"
         )
-    gate, comparisons, failures = asyncio.Semaphore(config.concurrency), [], []
+    gate, comparisons, failures = asyncio.Semaphore(config.concurrency or 8), [], []
 
     async def ask(video: str) -> float | None:
         async with gate:

@@ -38,6 +38,11 @@ _OLD_FORMATS = {
 """Names that tell today's lines from older ones."""
 
 
+_DECODER = msgspec.json.Decoder(EpisodeRecord)
+"""Made at import: it makes msgspec describe the type once, for `convert`, too; two threads that each
+were the first to read a record crashed the process (msgspec 0.22)."""
+
+
 class RecordError(ValueError):
     """A line is no record; the text names file and line, and what to do."""
 

@@ -1,0 +1,198 @@
+"""Rewards of a generator: tensors or files, in a group or against an anchor; cheating is noticed."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.clips import write_clip
+from tests.judge.episodes import SETTINGS, make_judge
+from tests.judge.test_ranking import tau_b
+from tests.seeing_judge import HIDDEN, prefer_first, serve_judge
+from verl_videosearch.failures import EpisodeFailure, FailureKind
+from verl_videosearch.judge import reward
+from verl_videosearch.judge.clips import ClipMeasures, measure_clip, to_frames, write_clips
+from verl_videosearch.judge.monitors import MonitorConfig, RewardMonitor, WatchedGroup
+from verl_videosearch.judge.reward import (
+    ClipRewards,
+    GroupScoreConfig,
+    compute_score,
+    score_group,
+)
+
+LEVELS = (60, 250, 105, 180)
+"""Brightness of each clip's hidden frame; the darker, the better."""
+
+
+def make_tensor() -> np.ndarray:
+    """A batch [B, C, T, H, W] of floats, one clip per level."""
+    batch = np.full((len(LEVELS), 3, 8, 56, 84), 60 / 255, np.float32)
+    for clip, level in zip(batch, LEVELS, strict=True):
+        clip[:, HIDDEN] = level / 255
+    return batch
+
+
+def test_tensors_and_files_get_the_same_scores(tmp_path: Path) -> None:
+    batch = make_tensor()
+    with serve_judge() as server, make_judge(server, tmp_path) as judge:
+        rewards = ClipRewards(judge=judge)
+        scores = rewards("a cat", batch)
+        assert list(np.argsort(scores)) == [1, 3, 2, 0] and 0 < min(scores) < max(scores) < 1
+        files = write_clips(batch, tmp_path / "clips")
+        singles = [np.rint(clip.transpose(1, 0, 2, 3) * 255).astype(np.uint8) for clip in batch]
+        num_requests = len(server.requests)
+        assert rewards("a cat", files) == rewards("a cat", singles) == scores
+        assert len(server.requests) == num_requests  # the same content was judged before
+        assert rewards("a cat", batch, anchor=files[2]) == [1.0, 0.0, 0.5, 0.0]
+        rewards.close()
+
+
+def test_a_torch_tensor_is_read_like_an_array() -> None:
+    torch = pytest.importorskip("torch")
+    batch = make_tensor()
+    frames = to_frames(torch.from_numpy(batch[1]).permute(1, 0, 2, 3).bfloat16())
+    assert frames.shape == (8, 56, 84, 3) and frames.dtype == np.uint8
+    assert abs(int(frames[HIDDEN].mean()) - 250) <= 1
+
+
+@pytest.mark.parametrize(
+    ("clips", "words"),
+    [
+        ("a.mp4", "give a list"),
+        (np.zeros((2, 3, 4, 4)), r"\[B, C, T, H, W\]"),
+        ([np.zeros((3, 4, 4))], r"\[T, C, H, W\]"),
+        ([np.zeros((2, 4, 4, 3))], r"\[T, C, H, W\]"),
+        ([np.full((2, 3, 4, 4), -0.5)], r"-0.5 .*\(x \+ 1\) / 2"),
+        ([np.full((2, 3, 4, 4), np.nan)], r"0\.\.1"),
+        ([np.full((2, 3, 4, 4), 7)], "uint8 or floats"),
+    ],
+)
+def test_what_is_no_clip_is_refused_with_advice(clips: Any, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=words):
+        write_clips(clips, tmp_path)
+
+
+def test_the_budget_is_kept_and_still_orders_the_group(tmp_path: Path) -> None:
+    asked = []
+
+    async def compare(prompt: str, video_1: str, video_2: str) -> Any:
+        asked.append((video_1, video_2))
+        return FakeComparison(1 if video_1 < video_2 else 2)
+
+    config = GroupScoreConfig(max_comparisons=16)
+    scores = asyncio.run(score_group("a cat", list("abcdefgh"), compare, config)).require_all()
+    assert len(asked) == 16 and tau_b(scores, list(range(8, 0, -1))) >= 0.8
+
+
+class FakeComparison:
+    """What the scores read of a `Comparison`."""
+
+    def __init__(self, overall: int | None, stated: int | None = None) -> None:
+        self.overall, self.abstains, self.confidence = overall, False, None
+        self.stated_confidence = {"AB": stated, "BA": stated}
+        self.orders_agree = True
+
+
+def test_doubt_draws_a_score_towards_the_middle() -> None:
+    def score(stated: int | None, confidence: float | None = None) -> float:
+        async def compare(*_: str) -> Any:
+            comparison = FakeComparison(1, stated)
+            comparison.confidence = confidence
+            return comparison
+
+        [value] = asyncio.run(score_group("a", ["x"], compare, anchor="y")).require_all()
+        return value
+
+    assert score(None) == score(1) == 1.0
+    assert score(2) == pytest.approx(0.5 + 1 / 3) and score(3) == pytest.approx(0.5 + 1 / 6)
+    assert score(3, confidence=0.9) == pytest.approx(0.9)
+    assert score(1, confidence=0.5) < 0.55
+
+
+def test_orders_that_disagree_score_nobody_and_are_counted(tmp_path: Path) -> None:
+    with serve_judge(prefer_first) as server, make_judge(server, tmp_path) as judge:
+        rewards = ClipRewards(judge=judge, monitor=MonitorConfig(window_steps=1))
+        [group] = rewards.score_groups([("a cat", make_tensor(), None)])
+    assert group.require_all() == [0.5] * 4 and group.num_flips == 6
+    assert rewards.figures["flip_share"] == 1 and rewards.figures["alarm_orders_flip"] == 1
+    assert rewards.figures["alarm_saturated"] == 1
+
+
+def test_a_failure_is_no_score() -> None:
+    async def compare(prompt: str, video_1: str, video_2: str) -> Any:
+        if "c" in (video_1, video_2):
+            raise EpisodeFailure(FailureKind.VIDEO, "c is torn")
+        return FakeComparison(1)
+
+    scores = asyncio.run(score_group("a", ["a", "b", "c"], compare))
+    assert scores.scores[2] is None and None not in scores.scores[:2]
+    with pytest.raises(EpisodeFailure, match="c is torn"):
+        scores.require_all()
+
+
+def test_verl_scores_a_batch_group_by_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reward, "_REWARDS", {})
+    files = [str(path) for path in write_clips(make_tensor(), tmp_path / "clips")]
+    infos = [{"prompt": prompt, "clip": file} for file in files for prompt in ("a cat", "a dog")]
+    infos.append({"prompt": "a cow", "clip": files[0], "anchor": files[1]})
+    blank = [""] * len(infos)
+    with serve_judge() as server:
+        settings = {"endpoint": server.url, "model": "tiny", "episode": SETTINGS}
+        settings |= {"store": str(tmp_path / "frames"), "max_comparisons": 6}
+        rows = compute_score(blank, blank, blank, infos, **settings)
+        assert len(reward._REWARDS) == 1
+        for made in reward._REWARDS.values():
+            made.close()
+    scores = [row["score"] for row in rows]
+    assert scores[0:8:2] == pytest.approx(scores[1:8:2]) and scores[8] == 1.0
+    assert list(np.argsort(scores[0:8:2])) == [1, 3, 2, 0] and rows[0]["flip_share"] == 0
+    with pytest.raises(ValueError, match="row 0 .* lacks"):
+        compute_score([""], [""], [""], [{"prompt": "a"}], **settings)
+
+
+def test_a_clip_is_measured(tmp_path: Path) -> None:
+    still = write_clip(tmp_path / "still.mkv", np.full((8, 56, 84, 3), 100, np.uint8))
+    blink = np.full((8, 56, 84, 3), 100, np.uint8)
+    blink[::2] = 140
+    moving = write_clip(tmp_path / "moving.mkv", blink)
+    assert measure_clip(still).motion < 2 and measure_clip(moving).motion > 30
+    assert measure_clip(still).brightness == pytest.approx(100, abs=3)
+    assert measure_clip(still).seconds == pytest.approx(7 / 25)
+
+
+def watch(motion: float = 10, brightness: float = 100, seconds: float = 2, **more: Any) -> Any:
+    """A group whose winner has these measures."""
+    measures = [ClipMeasures(motion, brightness, seconds), ClipMeasures(10, 100, 2)]
+    values = {"scores": (0.9, 0.1), "num_flips": 0, "num_both_orders": 1} | more
+    return WatchedGroup(measures=measures, **values)
+
+
+@pytest.mark.parametrize(
+    ("later", "alarm"),
+    [
+        (watch(), None),
+        (watch(motion=4), "motion_collapsed"),
+        (watch(seconds=2.6), "length_drifted"),
+        (watch(seconds=1.4), "length_drifted"),
+        (watch(brightness=145), "brightness_drifted"),
+        (watch(scores=(0.5, 0.5)), "saturated"),
+        (watch(num_flips=1), "orders_flip"),
+    ],
+)
+def test_each_way_to_cheat_sounds_its_alarm(later: Any, alarm: str | None) -> None:
+    monitor = RewardMonitor(MonitorConfig(window_steps=2))
+    for _ in range(2):
+        figures = monitor.update([watch()])
+    assert not any(value for name, value in figures.items() if name.startswith("alarm"))
+    for _ in range(2):
+        figures = monitor.update([later])
+    on = {
+        name.removeprefix("alarm_")
+        for name, value in figures.items()
+        if name[:5] == "alarm" and value
+    }
+    assert on == ({alarm} if alarm else set())
