@@ -31,12 +31,11 @@ from verl_videosearch.from_scratch.tiny_model import make_processor, make_tokeni
 from verl_videosearch.report.table import Table
 from verl_videosearch.sample import PreferenceSample
 from verl_videosearch.verl_plugin.replay import (
-    LengthRenderer,
     blank_images,
     find_end_of_turn,
     replay_sequences,
 )
-from verl_videosearch.verl_plugin.tokens import TrainingSequence
+from verl_videosearch.verl_plugin.tokens import ContextRenderer, TrainingSequence
 from verl_videosearch.video.decode import fit_size
 
 PROMPT = (
@@ -79,11 +78,11 @@ class EpisodeSize:
         return sum(context.num_tokens for context in self.contexts) + self.reply_tokens
 
 
-def load_renderer(model: str | None = None) -> LengthRenderer:
+def load_renderer(model: str | None = None) -> ContextRenderer:
     """Return a renderer with a checkpoint's processor; None makes Qwen2.5-VL's from its published
     vocabulary."""
     processor: Any = AutoProcessor.from_pretrained(model) if model else make_qwen_processor()
-    return LengthRenderer(processor.tokenizer, processor)
+    return ContextRenderer(processor.tokenizer, processor)
 
 
 def make_qwen_processor() -> Any:
@@ -96,7 +95,7 @@ def make_qwen_processor() -> Any:
 
 
 def measure_episode(
-    renderer: LengthRenderer,
+    renderer: ContextRenderer,
     config: EpisodeConfig,
     shape: tuple[int, int],
     num_calls: int,
@@ -128,7 +127,7 @@ def count_pixel_bytes(sequence: TrainingSequence) -> int:
 
 
 def write_replies(
-    renderer: LengthRenderer,
+    renderer: ContextRenderer,
     num_calls: int,
     frames_per_call: int,
     num_frames: int,
@@ -142,7 +141,7 @@ def write_replies(
     ]  # the end of a turn is a token
 
 
-def draw_out(renderer: LengthRenderer, reply: str, num_tokens: int) -> str:
+def draw_out(renderer: ContextRenderer, reply: str, num_tokens: int) -> str:
     """Add idle words to a reply's thoughts until it has `num_tokens` tokens."""
     num_words = num_tokens - count(renderer, reply)
     longer = reply.replace("</Think>", " so" * num_words + "</Think>")
@@ -151,7 +150,7 @@ def draw_out(renderer: LengthRenderer, reply: str, num_tokens: int) -> str:
 
 
 def count_frame_tokens(
-    renderer: LengthRenderer, shape: tuple[int, int], config: EpisodeConfig
+    renderer: ContextRenderer, shape: tuple[int, int], config: EpisodeConfig
 ) -> dict[str, int]:
     """Return the visual tokens of a frame of the first view and of a call, by the real image
     processor."""
@@ -168,7 +167,7 @@ def count_frame_tokens(
 
 
 def describe_text(
-    renderer: LengthRenderer, config: EpisodeConfig, sample: PreferenceSample
+    renderer: ContextRenderer, config: EpisodeConfig, sample: PreferenceSample
 ) -> Table:
     """Show what text costs, whatever the videos."""
     pair = make_pair(config)
@@ -195,12 +194,12 @@ def describe_text(
     return Table("Text", ("part", "tokens"), [(name, f"{tokens:,}") for name, tokens in rows])
 
 
-def count(renderer: LengthRenderer, text: str) -> int:
+def count(renderer: ContextRenderer, text: str) -> int:
     return len(renderer.tokenizer.encode(text))
 
 
 def describe_shapes(
-    renderer: LengthRenderer, config: EpisodeConfig, sizes: dict[str, EpisodeSize]
+    renderer: ContextRenderer, config: EpisodeConfig, sizes: dict[str, EpisodeSize]
 ) -> Table:
     """Show how many tokens frames of each shape take."""
     num_first = 2 * config.initial_frames_per_video
@@ -273,7 +272,7 @@ def name_window(window: int | None) -> str:
 
 
 def describe_sequences(
-    renderer: LengthRenderer,
+    renderer: ContextRenderer,
     config: EpisodeConfig,
     shape: str,
     reply_tokens: int,
@@ -318,7 +317,7 @@ def describe_sequences(
 
 
 def measure_shapes(
-    renderer: LengthRenderer, config: EpisodeConfig, reply_tokens: int, sample: PreferenceSample
+    renderer: ContextRenderer, config: EpisodeConfig, reply_tokens: int, sample: PreferenceSample
 ) -> dict[str, dict[int | None, EpisodeSize]]:
     """Measure an episode with all its calls, for each shape and window."""
     return {

@@ -23,7 +23,7 @@ from benchmarks.shapes import TEXT as TEXT_CONFIG
 from benchmarks.shapes import build_model, measure_model, measure_peak
 from tests.engine import model_dir
 from verl_videosearch.sample import PreferenceSample, write_samples
-from verl_videosearch.verl_plugin.preflight import find_problems
+from verl_videosearch.verl_plugin.preflight.grpo import find_problems
 
 PAGE = (Path(__file__).parents[2] / "docs" / "seven_b.md").read_text("utf-8")
 COMMAND = ["python", "-m", "benchmarks.memory_plan"]
@@ -89,9 +89,10 @@ def test_a_command_of_the_page_can_start_and_fits(words: list[str], tmp_path: Pa
 
 def give_files(config: DictConfig, folder: Path) -> DictConfig:
     labels = {"TA": 0, "VQ": 1, "MQ": 0, "OA": 1}
-    write_samples(
-        folder / "pairs.parquet", [PreferenceSample("a", "a cat", "1.mp4", "2.mp4", labels)]
-    )
+    for name in ("1.mp4", "2.mp4"):
+        (folder / name).touch()
+    samples = [PreferenceSample(f"{i}", "a cat", "1.mp4", "2.mp4", labels) for i in range(256)]
+    write_samples(folder / "pairs.parquet", samples)
     config, pairs = copy.deepcopy(config), str(folder / "pairs.parquet")
     given = {
         "data.train_files": pairs,

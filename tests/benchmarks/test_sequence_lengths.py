@@ -27,7 +27,6 @@ from benchmarks.sequence_lengths import (
 )
 from tests.engine import compose_recipe
 from verl_videosearch.episode import EpisodeConfig
-from verl_videosearch.verl_plugin.replay import LengthRenderer
 from verl_videosearch.verl_plugin.settings import RolloutConfig
 from verl_videosearch.verl_plugin.tokens import ContextRenderer
 
@@ -37,7 +36,7 @@ PAIR = replace(SAMPLE, prompt=PROMPT)
 
 
 @cache
-def renderer() -> LengthRenderer:
+def renderer() -> ContextRenderer:
     return load_renderer()
 
 

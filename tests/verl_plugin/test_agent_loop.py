@@ -40,9 +40,12 @@ from tests.engine import (
     tokenize_oddly,
     use_memory_queue,
 )
+from verl_videosearch.runs.record import replay_episode
+from verl_videosearch.runs.record_file import read_records
 from verl_videosearch.sample import PreferenceSample, write_samples
 from verl_videosearch.verl_plugin import agent_loop, group
 from verl_videosearch.verl_plugin.agent_loop import FAILURES, VideoSearchAgentLoop
+from verl_videosearch.verl_plugin.references import make_pixels
 from verl_videosearch.video.pair import PairFrames
 
 Worker = AgentLoopWorkerTQ.__ray_metadata__.modified_class
@@ -225,7 +228,9 @@ def check_images(row: dict[str, Any], calls: list[EngineCall]) -> None:
     for call in calls:
         assert digest(call.images) == digest(calls[-1].images[: len(call.images)])
     expected = processor().image_processor(images=calls[-1].images, return_tensors="pt")
-    assert torch.equal(row["multi_modal_inputs"]["pixel_values"], expected["pixel_values"])
+    assert "pixel_values" not in row["multi_modal_inputs"]
+    (pixels,) = make_pixels(processor(), [row["multi_modal_inputs"]])
+    assert torch.equal(pixels, expected["pixel_values"])
     assert torch.equal(row["multi_modal_inputs"]["image_grid_thw"], expected["image_grid_thw"])
     num_features = int(expected["image_grid_thw"].prod(dim=1).sum()) // 4
     assert row["input_ids"].tolist().count(processor().image_token_id) == num_features
@@ -385,9 +390,9 @@ def test_a_broken_video_fails_the_whole_group(
     detail = only_failure(run, sorted(kinds - {"sibling"})[0])
     assert "pair-7" in detail and "broken.mp4" in detail
     assert not run.engine.calls
-    records = [json.loads(line) for line in next(tmp_path.glob("episodes-*.jsonl")).open()]
-    assert {record["failure"] for record in records} == kinds
-    assert all("score" not in record for record in records)
+    records = read_records(next(tmp_path.glob("episodes-*.jsonl"))).records
+    assert {record.failure.label for record in records} == kinds
+    assert all(record.score is None and record.uid == "pair-7" for record in records)
 
 
 def test_an_engine_without_tokens_is_no_score(run_group: Callable[..., Run]) -> None:
@@ -483,47 +488,94 @@ def test_videos_images_and_tokens_are_handled_off_the_event_loop(
         monkeypatch.setattr(owner, name, watched)
 
     watch(agent_loop, "load_pair")
-    watch(agent_loop, "check_sequence")
-    watch(agent_loop, "digest_image")
     watch(agent_loop.ContextRenderer, "tokenize")
     watch(PairFrames, "images")
-    watch(VideoSearchAgentLoop, "_write_line")
+    watch(VideoSearchAgentLoop, "_write_record")
     run_group([TURNS[0], ANSWER])
-    assert len(threads) == 6
+    assert len(threads) == 4
     assert all(threading.get_ident() not in seen for seen in threads.values())
 
 
-def test_every_episode_is_one_json_line(run_group: Callable[..., Run], tmp_path: Path) -> None:
+def test_every_episode_is_one_record(run_group: Callable[..., Run], tmp_path: Path) -> None:
     run_group(*[[call_frames(2, 14), "long " * 20 + ANSWER]] * 12)
-    records = [json.loads(line) for line in next(tmp_path.glob("episodes-*.jsonl")).open()]
-    assert sorted(record["session"] for record in records) == list(range(12))
-    record = records[0]
-    assert (record["step"], record["group"], record["sample_uid"], record["ending"]) == (
+    file = read_records(next(tmp_path.glob("episodes-*.jsonl")))
+    assert not file.damaged
+    assert sorted(record.attempt for record in file.records) == list(range(12))
+    assert len({record.key for record in file.records}) == 12
+    record = file.records[0]
+    assert (record.kind.value, record.step, record.group, record.uid) == (
+        "rollout",
         3,
         "prompt",
         "pair-7",
-        "answered",
     )
-    assert record["verdict"] == "TA=0, VQ=1, MQ=0, OA=1"
-    assert record["turns"][0]["frames"] == [2, 14]
-    assert record["score"] == pytest.approx(sum(record["reward_parts"].values()))
+    assert record.outcome == "answered"
+    assert record.verdicts == {"TA": 0, "VQ": 1, "MQ": 0, "OA": 1}
+    assert record.turns[0].shown == (2, 14)
+    assert record.score == pytest.approx(sum(record.reward_parts.values()))
+    assert replay_episode(record).result().ending.value == "answered"
 
 
-def test_lines_of_many_threads_stay_whole(tmp_path: Path) -> None:
-    loop = object.__new__(VideoSearchAgentLoop)
-    loop.settings = agent_loop._read_settings(f"rollout: {{episodes_dir: {tmp_path}}}")
-    record = {"sample_uid": "pair-7", "prompt": "x" * 60_000}
-    row = {"uid": "prompt", "session_id": 0, "global_steps": 1}
-    threads = [
-        threading.Thread(target=lambda: [loop._write_line(record, row) for _ in range(20)])
-        for _ in range(8)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    lines = next(tmp_path.glob("*.jsonl")).read_text().splitlines()
-    assert len(lines) == 160 and all(json.loads(line)["sample_uid"] == "pair-7" for line in lines)
+# Drafts, thoughts and what an engine must not return
+
+
+DRAFTS = {
+    "an answer": "<Think>perhaps <Answer>TA=2, VQ=2, MQ=2, OA=2</Answer>",
+    "a call": '<Think>try <tool_call>{"name": "select_frames", "arguments": {"target_frames": [9]}}</tool_call>',
+}
+
+
+@pytest.mark.parametrize("name", DRAFTS)
+def test_a_draft_inside_a_block_is_not_acted_upon(run_group: Callable[..., Run], name: str) -> None:
+    """The engine stops at the draft's stop string; it is asked to go on, in the same sequence."""
+    draft, rest = DRAFTS[name], " no</Think><Answer>TA=0, VQ=1, MQ=0, OA=1</Answer>"
+    run = run_group([f"<Snapshot>grey</Snapshot>{draft}", rest])
+    first, second = run.engine.calls[0]
+    assert second.prompt_ids == first.prompt_ids + first.reply_ids
+    assert [len(call.images) for call in (first, second)] == [8, 8]
+    used = len(first.reply_ids)
+    assert first.sampling["max_tokens"] - second.sampling["max_tokens"] == used
+    (row,) = run.rows()
+    check_row(row, [first, second])
+    assert row["response_mask"].tolist() == [1] * len(row["responses"])
+    measures = run.measures()
+    assert measures["num_turns"] == 1.0 and measures["num_calls"] == 0.0
+    assert measures["correct_OA"] == 1.0 and measures["num_continued"] == 1.0
+
+
+def test_a_draft_that_uses_up_the_turn_is_truncated(run_group: Callable[..., Run]) -> None:
+    draft = DRAFTS["an answer"]
+    num_tokens = len(tokenize(draft))
+    run = run_group([draft, ANSWER], **{"videosearch.rollout.max_turn_tokens": num_tokens})
+    assert len(run.engine.calls[0]) == 1
+    assert run.measures()["num_turns"] == 1.0
+
+
+def test_an_end_of_turn_inside_a_block_ends_the_turn(run_group: Callable[..., Run]) -> None:
+    run = run_group([tokenize(f"<Think>so{IM_END}"), ANSWER])
+    assert len(run.engine.calls[0]) == 1 and run.measures()["ending_no_answer"] == 1.0
+
+
+def test_a_sampled_placeholder_is_no_score(run_group: Callable[..., Run]) -> None:
+    """verl bans them in vLLM; an engine that samples one would shift every image behind it."""
+    run = run_group([[*tokenize("a"), processor().image_token_id]])
+    assert "sampled a placeholder" in only_failure(run, "server")
+
+
+def test_log_probabilities_of_another_length_are_no_score(
+    run_group: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generate = ScriptedEngine.generate
+
+    async def lose_one(self: ScriptedEngine, request_id: str, **kwargs: Any) -> Any:
+        output = await generate(self, request_id, **kwargs)
+        output.log_probs.pop()
+        return output
+
+    monkeypatch.setattr(ScriptedEngine, "generate", lose_one)
+    detail = only_failure(run_group([ANSWER]), "server")
+    length = len(tokenize(ANSWER))
+    assert f"{length - 1} log-probabilities for {length} tokens" in detail
 
 
 def test_nothing_is_left_of_a_group(run_group: Callable[..., Run]) -> None:

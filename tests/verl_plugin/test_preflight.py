@@ -1,10 +1,13 @@
 """A run that cannot work is refused before Ray starts, with every mistake and what to do."""
 
 import copy
+import inspect
+import json
 import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +18,16 @@ pytest.importorskip("verl")
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
+from verl.trainer import sft_trainer
 
 from tests.engine import compose_recipe, model_dir
 from verl_videosearch.sample import PreferenceSample, write_samples
-from verl_videosearch.verl_plugin.preflight import find_problems
+from verl_videosearch.verl_plugin.preflight import sft
+from verl_videosearch.verl_plugin.preflight.grpo import find_problems
+from verl_videosearch.verl_plugin.preflight.model import read_image_limits
+from verl_videosearch.verl_plugin.preflight.run import describe_finished, has_wandb_key
 
 LABELS = {"TA": 0, "VQ": 1, "MQ": 0, "OA": 1}
 
@@ -30,6 +38,14 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_samples(
         folder / "good.parquet", [PreferenceSample("a", "a cat", "1.mp4", "2.mp4", LABELS)]
     )
+    for name in ("1.mp4", "2.mp4"):
+        (folder / name).touch()
+    many = [
+        PreferenceSample(f"m{i}", "a cat", "1.mp4", "2.mp4" if i % 2 else f"gone{i}.mp4", LABELS)
+        for i in range(200)
+    ]
+    write_samples(folder / "many.parquet", many)
+    write_samples(folder / "enough.parquet", [replace(many[1], uid=f"e{i}") for i in range(256)])
     write_samples(folder / "empty.parquet", [])
     write_samples(
         folder / "outside.parquet", [PreferenceSample("b", "a cat", "../1.mp4", "2.mp4", LABELS)]
@@ -43,7 +59,7 @@ def make_config(
     data_dir: Path, settings: dict[str, Any], recipe: str = "videosearch_grpo_tiny"
 ) -> DictConfig:
     config = copy.deepcopy(compose_recipe(recipe))
-    good = str(data_dir / "good.parquet")
+    good = str(data_dir / "enough.parquet")
     given = {
         "data.train_files": good,
         "data.val_files": good,
@@ -60,7 +76,10 @@ def test_a_recipe_with_files_can_start(data_dir: Path, recipe: str) -> None:
 
 
 def test_a_sequence_may_be_shared_by_gpus(data_dir: Path) -> None:
-    settings = {"actor_rollout_ref.actor.ppo_max_token_len_per_gpu": 768}
+    settings = {
+        "actor_rollout_ref.actor.ppo_max_token_len_per_gpu": 768,
+        "trainer.n_gpus_per_node": 2,
+    }
     assert (
         find_problems(
             make_config(
@@ -72,7 +91,7 @@ def test_a_sequence_may_be_shared_by_gpus(data_dir: Path) -> None:
 
 
 def test_several_files_can_start(data_dir: Path) -> None:
-    files = [str(data_dir / "good.parquet")] * 2
+    files = [str(data_dir / "enough.parquet"), str(data_dir / "good.parquet")]
     assert find_problems(make_config(data_dir, {"data.train_files": files})) == []
 
 
@@ -177,6 +196,45 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         "videosearch.frames.video_root: no such folder: '/nowhere'",
     ),
     (
+        {"data.train_files": "{data}/many.parquet"},
+        "many.parquet': of the videos of 20 rows",
+    ),
+    (
+        {"data.train_files": "{data}/many.parquet"},
+        "set videosearch.frames.video_root to the folder",
+    ),
+    ({"data.train_files": "{data}/good.parquet"}, "(8) is larger than data.train_files, 1 rows"),
+    ({"actor_rollout_ref.rollout.temperature": 0}, "rollout.temperature must be above 0, got 0"),
+    (
+        {"actor_rollout_ref.rollout.gpu_memory_utilization": 60},
+        "gpu_memory_utilization must be above 0 and at most 1, got 60",
+    ),
+    (
+        {"actor_rollout_ref.rollout.tensor_model_parallel_size": 2},
+        "tensor_model_parallel_size (2) must divide trainer.nnodes * trainer.n_gpus_per_node = 1",
+    ),
+    (
+        {"actor_rollout_ref.actor.ulysses_sequence_parallel_size": 3},
+        "ulysses_sequence_parallel_size (3) must divide",
+    ),
+    ({"trainer.n_gpus_per_node": 0}, "n_gpus_per_node must be at least 1, got 0"),
+    (
+        {"trainer.logger": ["console", "wandbb"]},
+        "trainer.logger: unknown logger 'wandbb'; verl knows",
+    ),
+    (
+        {"videosearch.episode.patch_multiple": 32},
+        "patch_multiple must be 28 for this model, got 32",
+    ),
+    (
+        {"videosearch.episode.tool_max_pixels": 2_000_000},
+        "tool_max_pixels must be at most 1003520 for this model, got 2000000: it would shrink",
+    ),
+    (
+        {"reward.custom_reward_function.path": "mine.py"},
+        "reward.custom_reward_function.path ('mine.py') would not be called",
+    ),
+    (
         {"videosearch.episode.window": 0},
         "videosearch.episode: EpisodeConfig: window must be a whole number",
     ),
@@ -220,6 +278,171 @@ def test_all_mistakes_are_named_at_once(data_dir: Path) -> None:
         "'/nowhere'",
     ):
         assert word in text
+
+
+def make_sft_config(data_dir: Path, settings: dict[str, Any], recipe: str) -> DictConfig:
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        config = compose("sft_trainer_engine", overrides=[f"+recipe={recipe}"])
+    given = {
+        "model.path": str(model_dir()),
+        "data.train_files": str(data_dir / "enough.parquet"),
+        "videosearch.frames.video_root": str(data_dir),
+    }
+    for key, value in (given | settings).items():
+        OmegaConf.update(config, key, value, force_add=True)
+    return config
+
+
+SFT_RECIPES = (
+    "videosearch_cold_start",
+    "videosearch_cold_start_tiny",
+    "videosearch_rft",
+    "videosearch_rft_tiny",
+)
+
+
+@pytest.mark.parametrize("recipe", SFT_RECIPES)
+def test_a_supervised_recipe_with_files_can_start(data_dir: Path, recipe: str) -> None:
+    assert sft.find_problems(make_sft_config(data_dir, {}, recipe)) == []
+
+
+SFT_MISTAKES: list[tuple[dict[str, Any], str]] = [
+    ({"model.path": None}, "model.path is not set; give it on the command line as model.path=..."),
+    ({"data.train_files": None}, "data.train_files is not set; give it on the command line"),
+    ({"data.train_files": "nowhere.parquet"}, "data.train_files: no such file: 'nowhere.parquet'"),
+    ({"data.train_files": "{data}/many.parquet"}, "of the videos of 20 rows"),
+    ({"videosearch.episode.wndow": 1}, "unknown setting 'wndow', perhaps 'window'?"),
+    ({"model.path": "./no_model"}, "model.path: no model in 'no_model'"),
+    ({"videosearch.episode.patch_multiple": 14}, "patch_multiple must be 28 for this model"),
+    ({"trainer.logger": ["console", "files"]}, "unknown logger 'files'"),
+    ({"trainer.n_gpus_per_node": 3}, "data.train_batch_size (4) must be a multiple of the 3 ranks"),
+    ({"data.train_batch_size": 5000}, "(5000) is larger than the data, 256 traces"),
+    ({"data.max_token_len_per_gpu": 100}, "must hold one sequence of data.max_length = 1536"),
+    ({"data.custom_cls.name": None}, "data.custom_cls.name must be 'VideoSearchSFTDataset'"),
+    ({"data.pad_mode": "right"}, "data.pad_mode must be 'no_padding'"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), SFT_MISTAKES, ids=lambda value: str(value)[:50])
+def test_a_mistake_of_a_supervised_run_is_named(
+    data_dir: Path, settings: dict[str, Any], message: str
+) -> None:
+    settings = {
+        key: value.replace("{data}", str(data_dir)) if isinstance(value, str) else value
+        for key, value in settings.items()
+    }
+    config = make_sft_config(data_dir, settings, "videosearch_cold_start_tiny")
+    problems = sft.find_problems(config)
+    assert [problem for problem in problems if message in problem], problems
+
+
+def test_verl_s_sft_trainer_asks_us_first(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """`auto_set_device` is the first thing that its `main` calls."""
+    source = inspect.getsource(sft_trainer.main.__wrapped__)
+    assert source.index("auto_set_device(") < source.index("run_sft(")
+    config = make_sft_config(data_dir, {"data.train_files": "gone"}, "videosearch_rft_tiny")
+    with pytest.raises(SystemExit) as caught:
+        sft_trainer.auto_set_device(config)
+    assert caught.value.code == 1
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit):
+        sft_trainer.auto_set_device(config)
+    text = capfd.readouterr().err
+    assert text.count("This run cannot start:\n- data.train_files: no such file: 'gone'") == 1
+    plain = OmegaConf.create({"trainer": {"device": "cpu"}})
+    sft_trainer.auto_set_device(plain)  # another's run is not ours to check
+
+
+def test_a_finished_run_says_so_and_ends_well(
+    data_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = {"trainer.default_local_dir": str(tmp_path), "trainer.total_training_steps": 40}
+    config = make_sft_config(data_dir, folder, "videosearch_cold_start_tiny")
+    assert describe_finished(config) is None
+    (tmp_path / "global_step_20").mkdir()
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("20")
+    assert describe_finished(config) is None, "half-way"
+    (tmp_path / "global_step_40").mkdir()
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("40")
+    with pytest.raises(SystemExit) as caught:
+        sft_trainer.auto_set_device(config)
+    assert caught.value.code == 0
+    assert "This run is complete: step 40 of 40" in capfd.readouterr().err
+    grpo_run = make_config(data_dir, folder)
+    assert "raise trainer.total_training_steps" in str(describe_finished(grpo_run))
+    for changes in ({"trainer.total_training_steps": 41}, {"trainer.resume_mode": "disable"}):
+        assert describe_finished(make_config(data_dir, folder | changes)) is None
+
+
+@pytest.mark.parametrize(
+    ("environment", "has_key"),
+    [
+        ({}, False),
+        ({"WANDB_API_KEY": "x"}, True),
+        ({"WANDB_API_KEY": ""}, False),
+        ({"WANDB_MODE": "offline"}, True),
+        ({"WANDB_MODE": "online"}, False),
+        ({"NETRC": "{folder}/netrc"}, True),
+        ({"NETRC": "{folder}/other"}, False),
+    ],
+)
+def test_wandb_must_not_ask(environment: dict[str, str], has_key: bool, tmp_path: Path) -> None:
+    (tmp_path / "netrc").write_text("machine api.wandb.ai\n  login user\n  password x\n")
+    given = {"NETRC": "/nowhere"} | {
+        name: value.replace("{folder}", str(tmp_path)) for name, value in environment.items()
+    }
+    assert has_wandb_key(given) is has_key
+
+
+@pytest.mark.parametrize(
+    ("files", "limits"),
+    [
+        (
+            {"preprocessor_config.json": {"patch_size": 14, "merge_size": 2, "min_pixels": 3136}},
+            (28, 3136, None),
+        ),
+        (
+            {
+                "preprocessor_config.json": {
+                    "patch_size": 16,
+                    "merge_size": 2,
+                    "size": {"shortest_edge": 65536, "longest_edge": 16777216},
+                }
+            },
+            (32, 65536, 16777216),
+        ),
+        (
+            {"processor_config.json": {"image_processor": {"patch_size": 14, "merge_size": 2}}},
+            (28, None, None),
+        ),
+        ({"preprocessor_config.json": {"crop_size": 336}}, None),
+        ({}, None),
+    ],
+)
+def test_a_model_says_how_it_sees(
+    files: dict[str, Any], limits: tuple | None, tmp_path: Path
+) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    read = read_image_limits(str(tmp_path))
+    assert (read and (read.patch_multiple, read.min_pixels, read.max_pixels)) == limits
+
+
+def test_qwen3_vl_is_refused_with_the_settings_that_fit(data_dir: Path, tmp_path: Path) -> None:
+    sight = {
+        "patch_size": 16,
+        "merge_size": 2,
+        "size": {"shortest_edge": 65536, "longest_edge": 16777216},
+    }
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(sight))
+    settings = {"actor_rollout_ref.model.path": str(tmp_path)}
+    (problem,) = find_problems(make_config(data_dir, settings, "videosearch_grpo"))
+    assert "set videosearch.episode.patch_multiple=32" in problem
+    settings["videosearch.episode.patch_multiple"] = 32
+    assert find_problems(make_config(data_dir, settings, "videosearch_grpo")) == []
 
 
 @pytest.mark.slow_start

@@ -32,7 +32,9 @@ from tests.engine import ANSWER, GUESS, THOUGHT, ScriptedEngine, call_frames, mo
 from verl_videosearch.episode import Episode, EpisodeConfig
 from verl_videosearch.rollout import run_episode
 from verl_videosearch.sample import PreferenceSample, to_row, write_rows
+from verl_videosearch.verl_plugin import sft_dataset
 from verl_videosearch.verl_plugin.agent_loop import TokenGenerator
+from verl_videosearch.verl_plugin.references import REFERENCES, STORE, make_pixels
 from verl_videosearch.verl_plugin.settings import FramesConfig
 from verl_videosearch.verl_plugin.sft_dataset import VideoSearchSFTDataset, encode_images
 from verl_videosearch.verl_plugin.tokens import ContextRenderer, TrainingSequence
@@ -51,7 +53,7 @@ SCRIPTS = {
     "two calls": [call_frames(2, 3), call_frames(10), ANSWER],
     "three calls": [call_frames(2, 3), call_frames(10, 11, 12), call_frames(6), ANSWER],
     "a refused call": [call_frames(99), call_frames(4), ANSWER],
-    "a blank before and after": [f" {call_frames(2)}\n", f"\n{ANSWER}"],
+    "a blank before": [f" {call_frames(2)}", f"\n{ANSWER}"],
 }
 NUM_SEQUENCES = {
     "two calls": 2,
@@ -119,7 +121,8 @@ def roll_out(sample: PreferenceSample, replies: list[str]) -> list[TrainingSeque
     loop = SimpleNamespace(
         renderer=renderer(),
         server_manager=ScriptedEngine([replies]),
-        measure_room=lambda ids, episode: 10_000,
+        measure_room=lambda ids, episode, reply_ids: 10_000,
+        settings=SimpleNamespace(frames=FramesConfig()),
     )
     generator = TokenGenerator(loop, episode, SimpleNamespace(raise_if_failed=lambda uid: None), {})
     asyncio.run(run_episode(episode, pair, generator))
@@ -160,6 +163,17 @@ def test_every_reply_is_trained_exactly_once(
     assert text == "".join(f"{reply}<|im_end|>" for reply in SCRIPTS[name])
 
 
+def test_what_stands_behind_the_act_is_not_trained(
+    sample: PreferenceSample, tmp_path: Path
+) -> None:
+    """Generation stops there, in the rollout as in a record of today."""
+    dataset = make_dataset(
+        tmp_path / "sft.parquet", [make_trace(sample, [f"{ANSWER}\nI hope so."])]
+    )
+    trained = dataset[0]["input_ids"][dataset[0]["loss_mask"].bool()].tolist()
+    assert renderer().tokenizer.decode(trained) == f"{ANSWER}<|im_end|>"
+
+
 def test_images_and_positions_are_those_of_the_rollout(
     sample: PreferenceSample, tmp_path: Path
 ) -> None:
@@ -175,9 +189,9 @@ def test_images_and_positions_are_those_of_the_rollout(
             worker, input_ids, torch.ones_like(input_ids), inputs
         )
         assert torch.equal(item["position_ids"], positions[0])
-        assert set(item["multi_modal_inputs"]) == {"pixel_values", "image_grid_thw"}
-        for name, value in item["multi_modal_inputs"].items():
-            assert torch.equal(value, inputs[name])
+        assert set(item["multi_modal_inputs"]) == {"image_grid_thw", REFERENCES, STORE}
+        assert torch.equal(item["multi_modal_inputs"]["image_grid_thw"], inputs["image_grid_thw"])
+        assert item["multi_modal_inputs"][REFERENCES] == inputs[REFERENCES]
 
 
 GROUPS = [[10], [2, 3, 10, 11], [16], [6, 14]]
@@ -212,8 +226,9 @@ def test_the_images_of_captions_are_the_frames_in_order(
     ]
     expected = encode_images(renderer(), images)
     assert len(expected["image_grid_thw"]) == 8
-    for name, value in item["multi_modal_inputs"].items():
-        assert torch.equal(value, expected[name])
+    (pixels,) = make_pixels(renderer().processor, [item["multi_modal_inputs"]])
+    assert torch.equal(pixels, expected["pixel_values"])
+    assert torch.equal(item["multi_modal_inputs"]["image_grid_thw"], expected["image_grid_thw"])
 
 
 def test_captions_and_traces_mix(sample: PreferenceSample, tmp_path: Path) -> None:
@@ -293,11 +308,22 @@ def test_traces_that_cannot_be_used_whole_are_counted(
     assert "1 x has control tokens" in caplog.text and "left out 5 of 6 traces" in caplog.text
 
 
-def test_measured_lengths_are_exact(sample: PreferenceSample, tmp_path: Path) -> None:
-    dataset = make_dataset(tmp_path / "sft.parquet", [make_trace(sample, SCRIPTS["three calls"])])
-    assert dataset._measure(dataset._traces[0]) == [len(item["input_ids"]) for item in dataset]
-    dataset = open_dataset(write_captions(tmp_path / "captions.parquet", sample, GROUPS, CAPTIONS))
-    assert dataset._measure(dataset._traces[0]) == [len(item["input_ids"]) for item in dataset]
+def test_a_trace_is_replayed_once_whatever_the_epochs(
+    sample: PreferenceSample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no pixel is touched: the worker that trains reads them."""
+    dataset = make_dataset(tmp_path / "sft.parquet", [make_trace(sample, SCRIPTS["two calls"])])
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("replayed or read again")
+
+    monkeypatch.setattr(sft_dataset, "replay_sequences", refuse)
+    monkeypatch.setattr(sft_dataset, "load_pair", refuse)
+    first, second = ([dataset[index] for index in range(len(dataset))] for _ in range(2))
+    for one, other in zip(first, second, strict=True):
+        assert torch.equal(one["input_ids"], other["input_ids"])
+        assert torch.equal(one["position_ids"], other["position_ids"])
+        assert "pixel_values" not in one["multi_modal_inputs"]
 
 
 @pytest.mark.parametrize(

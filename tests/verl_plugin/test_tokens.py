@@ -76,19 +76,21 @@ def test_a_placeholder_becomes_as_many_ids_as_the_image_has_features(
 
 
 def test_template_settings_reach_the_template() -> None:
-    renderer = ContextRenderer(processor().tokenizer, processor(), {"add_generation_prompt": False})
     with pytest.raises(TypeError, match="add_generation_prompt"):  # ours to decide
-        renderer.render([user("hi")])
+        ContextRenderer(processor().tokenizer, processor(), {"add_generation_prompt": False})
 
 
 @pytest.mark.parametrize("token", CONTROL_TOKENS)
 def test_a_control_token_in_a_reply_never_reaches_a_later_context(
     renderer: ContextRenderer, token: str
 ) -> None:
-    sampled, spelt = tokenize(f"a{token}b"), tokenize_oddly(f"a{token}b")
-    assert renderer.decode(sampled) == "ab"
-    assert renderer.decode(spelt) == f"a{token[0]} {token[1:]}b"
-    assert not set(tokenize("".join(CONTROL_TOKENS))) & set(tokenize(renderer.decode(spelt)))
+    sampled, spelt = (
+        renderer.make_reply(token_ids, is_truncated=False).text
+        for token_ids in (tokenize(f"a{token}b"), tokenize_oddly(f"a{token}b"))
+    )
+    assert sampled == "ab"
+    assert spelt == f"a{token[0]} {token[1:]}b"
+    assert not set(tokenize("".join(CONTROL_TOKENS))) & set(tokenize(spelt))
 
 
 @pytest.mark.parametrize("token", PLAIN_TOKENS)

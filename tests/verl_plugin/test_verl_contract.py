@@ -57,6 +57,7 @@ OVERRIDDEN = [
     (PPOTrainer, VideoSearchTrainer, "_build_replay_buffer", "self"),
     (PPOTrainer, VideoSearchTrainer, "fit", "self agent_loop_manager"),
     (PPOTrainer, VideoSearchTrainer, "prepare_step", "self"),
+    (PPOTrainer, VideoSearchTrainer, "_save_checkpoint", "self"),
     (PPOTrainer, VideoSearchTrainer, "_add_prompts_to_generate", "self num_prompts"),
     (
         PPOTrainer,
@@ -153,6 +154,8 @@ def test_verl_finds_us() -> None:
 
 def test_the_check_stands_before_verl_s_own() -> None:
     assert main_ppo.validate_config is verl.utils.config.validate_config
-    assert main_ppo.validate_config.__module__ == "verl_videosearch.verl_plugin.preflight"
+    wrapper = main_ppo.validate_config
+    assert wrapper.__wrapped__.__module__ == "verl.utils.config"
+    assert wrapper.__code__.co_filename.endswith("preflight/__init__.py")
     source = inspect.getsource(main_ppo.main.__wrapped__)
     assert source.index("validate_config(") < source.index("run_ppo("), "before Ray starts"

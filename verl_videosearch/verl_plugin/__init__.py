@@ -5,10 +5,12 @@ The one idea: nothing is imported here, only announced. Each hook waits for a mo
 after its import:
 
     hydra                                    -> `+recipe=NAME` finds the recipes of this package from any folder
-    verl.experimental.agent_loop.agent_loop  -> the agent loop `videosearch` is known by name
+    verl.experimental.agent_loop.agent_loop  -> the agent loop `videosearch` is known by name, frames travel as references
+    verl.workers.engine.fsdp.transformer_impl  -> and become pixels in the worker that trains
     verl.trainer.ppo.v1                      -> our trainer registers itself
-    verl.utils.config                        -> a wrong setting or file is named before Ray starts
+    verl.utils.config, verl.utils.device     -> a wrong setting or file is named before anything starts
     verl.models.transformers.qwen2_vl        -> a micro-batch without images works
+    verl.utils.checkpoint.checkpoint_handler -> a supervised checkpoint says how it was trained
     verl.workers.utils.losses                -> every sampled token of an episode weighs the same
     verl.plugin.platform and others          -> without an accelerator: training on the CPU (package `cpu`)
 
@@ -17,6 +19,7 @@ after its import:
 
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 from verl_videosearch.verl_plugin import cpu
 from verl_videosearch.verl_plugin.hooks import log_failure, on_import
@@ -31,7 +34,10 @@ def register() -> None:
     on_import(
         "verl.trainer.ppo.v1", lambda _: import_module("verl_videosearch.verl_plugin.trainer")
     )
-    on_import("verl.utils.config", check_before_ray)
+    on_import("verl.workers.engine.fsdp.transformer_impl", read_frames_in_engine)
+    on_import("verl.utils.config", check_grpo)
+    on_import("verl.utils.device", check_sft)
+    on_import("verl.utils.checkpoint.checkpoint_handler", write_settings_with_sft)
     on_import("verl.models.transformers.qwen2_vl", allow_text_only_batch)
     on_import("verl.workers.utils.losses", weigh_actor_loss)
     if cpu.is_wanted():
@@ -53,15 +59,49 @@ def add_recipes(_hydra: ModuleType) -> None:
 
 
 def add_agent_loop(agent_loop: ModuleType) -> None:
-    """Register our agent loop by its path, so that only the workers that run it import it."""
+    """Register our agent loop by its path, so that only the workers that run it import it; its
+    images travel without their pixels."""
+    from verl_videosearch.verl_plugin import references
+
     agent_loop._agent_loop_registry["videosearch"] = {"_target_": AGENT_LOOP}
+    references.name_in_agent_loop(agent_loop)
 
 
-def check_before_ray(config_module: ModuleType) -> None:
-    """Check a run with the node `videosearch` in the driver."""
+def read_frames_in_engine(transformer_impl: ModuleType) -> None:
+    """Let the FSDP engine read frames that a batch names."""
+    from verl_videosearch.verl_plugin import references
+
+    references.read_in_engine(transformer_impl)
+
+
+def check_grpo(config_module: ModuleType) -> None:
+    """Check a GRPO run with the node `videosearch` in the driver."""
     from verl_videosearch.verl_plugin import preflight
 
-    preflight.check_before_ray(config_module)
+    preflight.check_grpo(config_module)
+
+
+def check_sft(device_module: ModuleType) -> None:
+    """Check a supervised run with the node `videosearch` before a model is loaded."""
+    if not hasattr(device_module, "auto_set_device"):
+        raise AttributeError("verl.utils.device has no auto_set_device")
+    auto_set_device = device_module.auto_set_device
+
+    def check_first(config: Any) -> Any:
+        from verl_videosearch.verl_plugin import preflight
+
+        return preflight.check_sft(auto_set_device)(config)
+
+    device_module.auto_set_device = check_first
+
+
+def write_settings_with_sft(handler: ModuleType) -> None:
+    """Let a checkpoint of a supervised run say how it was trained."""
+    from verl_videosearch.verl_plugin.checkpoints import save_with_settings
+
+    handler.CheckpointHandler.save_checkpoint = save_with_settings(
+        handler.CheckpointHandler.save_checkpoint
+    )
 
 
 def allow_text_only_batch(qwen2_vl: ModuleType) -> None:

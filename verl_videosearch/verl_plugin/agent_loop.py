@@ -10,11 +10,11 @@ group (`sync_refill_failed_groups`)."""
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import time
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -28,9 +28,19 @@ from verl_videosearch.episode import Episode, EpisodeResult, Message, Reply
 from verl_videosearch.failures import ContextTooLong, EpisodeFailure, FailureKind
 from verl_videosearch.judgement import STOP_STRINGS
 from verl_videosearch.reward import Score, measure_episode, score_episode
-from verl_videosearch.rollout import run_episode, to_record
-from verl_videosearch.sample import PreferenceSample, from_row
+from verl_videosearch.rollout import run_episode
+from verl_videosearch.runs.record import (
+    EpisodeRecord,
+    Identity,
+    RecordKind,
+    Usage,
+    record_episode,
+    record_failure,
+)
+from verl_videosearch.runs.record_file import append_record
+from verl_videosearch.sample import Order, PreferenceSample, from_row
 from verl_videosearch.verl_plugin.group import EpisodeGroup, join_group, leave_group
+from verl_videosearch.verl_plugin.references import drop_pixels
 from verl_videosearch.verl_plugin.settings import FramesConfig, Settings
 from verl_videosearch.verl_plugin.tokens import (
     ContextRenderer,
@@ -39,7 +49,6 @@ from verl_videosearch.verl_plugin.tokens import (
     TrainingSequence,
     check_sequence,
     digest_image,
-    find_rest,
 )
 from verl_videosearch.video.pair import PairFrames, load_pair
 from verl_videosearch.video.store import FrameStore
@@ -63,6 +72,8 @@ class TokenGenerator:
         self.generate_s = 0.0
         self.extra_fields: dict[str, Any] = {}
         self.num_preempted = -1
+        self.num_continued = 0
+        """How often generation went on after a stop string inside an open block."""
         self._loop, self._episode, self._group = loop, episode, group
         self._sampling = sampling | {"stop": list(STOP_STRINGS), "include_stop_str_in_output": True}
         self._request_id = uuid4().hex
@@ -71,47 +82,71 @@ class TokenGenerator:
     async def __call__(self, messages: list[Message], images: Sequence[Image.Image]) -> Reply:
         """Sample one reply; raises `ContextTooLong` when no whole turn fits any more."""
         self._group.raise_if_failed(self._episode.sample.uid)
-        await asyncio.to_thread(self._extend, messages, images)
-        sequence = self.sequences[-1]
-        max_tokens = self._loop.measure_room(sequence.context_ids, self._episode)
-        start = time.perf_counter()
+        context = await asyncio.to_thread(self._extend, messages, images)
+        renderer, reply_ids, is_truncated = self._loop.renderer, list[int](), False
+        while True:
+            room = self._loop.measure_room(self.sequences[-1].context_ids, self._episode, reply_ids)
+            if room < 1:  # used up by a draft
+                is_truncated = True
+                break
+            new_ids = await self._sample(images, room)
+            reply_ids += new_ids
+            is_truncated = len(new_ids) >= room
+            if is_truncated or renderer.is_finished(reply_ids):
+                break
+            self.num_continued += 1
+        reply = renderer.make_reply(reply_ids, is_truncated=is_truncated)
+        self._previous = (context, reply)
+        return reply
+
+    async def _sample(self, images: Sequence[Image.Image], max_tokens: int) -> list[int]:
+        """Go on after everything that the sequence holds; returns the new ids."""
+        sequence, start = self.sequences[-1], time.perf_counter()
         output = await self._loop.server_manager.generate(
             request_id=self._request_id,
             prompt_ids=sequence.context_ids,
             sampling_params=self._sampling | {"max_tokens": max_tokens},
-            image_data=sequence.images,
+            image_data=list(images),
         )
         self.generate_s += time.perf_counter() - start
-        if not output.token_ids:
-            raise EpisodeFailure(
-                FailureKind.SERVER, "the engine returned no tokens", self._episode.sample.uid
-            )
-        digests = await asyncio.to_thread(lambda: tuple(map(digest_image, sequence.images)))
-        sequence.sent.append(
-            SentContext(tuple(sequence.context_ids), digests, tuple(output.token_ids))
-        )
-        sequence.add_reply(output.token_ids, output.log_probs)
+        self._refuse_bad_output(output)
+        token_ids = list(output.token_ids)
+        digests = tuple(map(digest_image, images))
+        sequence.sent.append(SentContext(tuple(sequence.context_ids), digests, tuple(token_ids)))
+        sequence.add_reply(token_ids, output.log_probs)
         self._note(output)
-        reply = Reply(
-            self._loop.renderer.decode(output.token_ids),
-            is_truncated=len(output.token_ids) >= max_tokens,
-        )
-        self._previous = (self._loop.renderer.render(messages), reply)
-        return reply
+        return token_ids
 
-    def _extend(self, messages: list[Message], images: Sequence[Image.Image]) -> None:
-        """Append the new context to the current sequence, or start a new one after an eviction."""
+    def _refuse_bad_output(self, output: Any) -> None:
+        """Raise a failure for what no working engine returns."""
+        uid, problem = self._episode.sample.uid, None
+        if not output.token_ids:
+            problem = "the engine returned no tokens"
+        elif output.log_probs and len(output.log_probs) != len(output.token_ids):
+            problem = (
+                f"the engine gave {len(output.log_probs)} log-probabilities for "
+                f"{len(output.token_ids)} tokens"
+            )
+        elif not self._loop.renderer.placeholder_ids.isdisjoint(output.token_ids):
+            problem = "the engine sampled a placeholder of an image or video, which it must not"
+        if problem is not None:
+            raise EpisodeFailure(FailureKind.SERVER, problem, uid)
+
+    def _extend(self, messages: list[Message], images: Sequence[Image.Image]) -> str:
+        """Append the new context to the current sequence, or start a new one after an eviction;
+        returns its text."""
         renderer, text = self._loop.renderer, self._loop.renderer.render(messages)
+        stored = [drop_pixels(image, self._loop.settings.frames) for image in images]
         if self._previous is not None and self._episode.context_grew():
-            previous_text, reply = self._previous
-            rest = find_rest(previous_text, reply.text, text)
+            rest = renderer.find_rest(*self._previous, text)
             if rest is not None:
                 sequence = self.sequences[-1]
-                new_images = list(images[len(sequence.images) :])
+                new_images = stored[len(sequence.images) :]
                 reply_ids = sequence.sent[-1].reply_ids
                 sequence.add_context(renderer.continue_ids(reply_ids, rest, new_images), new_images)
-                return
-        self.sequences.append(TrainingSequence(renderer.tokenize(text, images), list(images)))
+                return text
+        self.sequences.append(TrainingSequence(renderer.tokenize(text, stored), stored))
+        return text
 
     def drop_unanswered(self) -> None:
         """Forget context that was appended but never answered: the episode ended as overlong."""
@@ -145,21 +180,29 @@ class VideoSearchAgentLoop(AgentLoopBase):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.settings = _read_settings(OmegaConf.to_yaml(self.config.videosearch, resolve=True))
+        self.identity = Identity(
+            model=str(self.config.actor_rollout_ref.model.path),
+            package_version=version("verl-videosearch"),
+        )
         self.renderer = ContextRenderer(
-            self.tokenizer, self.processor, dict(self.apply_chat_template_kwargs)
+            self.tokenizer,
+            self.processor,
+            dict(self.apply_chat_template_kwargs),
+            self.settings.episode.native_thought,
         )
 
     async def run(self, sampling_params: dict[str, Any], **row: Any) -> list[AgentLoopOutput]:
         """Run one episode; `row` is a row of the contract (`sample.py`) plus verl's `uid`,
         `session_id`, `global_steps`."""
-        group = join_group(row["uid"])
+        group, sample = join_group(row["uid"]), None
         sample_uid = str(row.get("sample_uid", "?"))
         try:
-            return await self._run_session(read_sample(row), group, sampling_params, row)
+            sample = read_sample(row)
+            return await self._run_session(sample, group, sampling_params, row)
         except Exception as error:  # the one boundary: whatever it was, the group is told and the failure gets a kind
             failure = to_failure(error, sample_uid)
             group.fail(failure)
-            await self._report_failure(failure, row)
+            await self._report_failure(failure, sample, row)
             raise failure from error
         except asyncio.CancelledError:
             group.fail(EpisodeFailure(FailureKind.TIMEOUT, "the session was cancelled", sample_uid))
@@ -188,7 +231,7 @@ class VideoSearchAgentLoop(AgentLoopBase):
         )
         generator.drop_unanswered()
         for sequence in generator.sequences:
-            await asyncio.to_thread(check_sequence, sequence)
+            check_sequence(sequence)
         search_rate = await group.share_search(
             result.has_searched, timeout_s=settings.rollout.group_timeout_s, sample_uid=sample.uid
         )
@@ -196,14 +239,32 @@ class VideoSearchAgentLoop(AgentLoopBase):
         measures = measure_episode(result, score, sample.labels) | _measure_cost(
             generator, pair, load_s
         )
-        await asyncio.to_thread(self._write_line, to_record(sample, episode, result, score), row)
+        record = record_episode(
+            RecordKind.ROLLOUT,
+            name_session(row),
+            sample,
+            Order.AB,
+            episode,
+            score=score,
+            usage=Usage(
+                num_reply_tokens=int(measures["num_sampled_tokens"]),
+                num_requests=sum(len(sequence.sent) for sequence in generator.sequences),
+            ),
+            seconds=time.perf_counter() - start,
+            identity=self.identity,
+            **describe_session(row),
+        )
+        await asyncio.to_thread(self._write_record, record)
         return self._pack(generator, result, score, measures)
 
-    def measure_room(self, context_ids: Sequence[int], episode: Episode) -> int:
-        """Return how many tokens the next reply may have; a first context that is too long is a
-        wrong setting."""
+    def measure_room(
+        self, context_ids: Sequence[int], episode: Episode, reply_ids: Sequence[int] = ()
+    ) -> int:
+        """Return how many tokens the reply, of which `reply_ids` are there, may still have; a first
+        context that is too long is a wrong setting."""
         limits = self.rollout_config
-        if episode.num_turns == 0 and len(context_ids) > limits.prompt_length:
+        is_first = episode.num_turns == 0 and not reply_ids
+        if is_first and len(context_ids) > limits.prompt_length:
             raise EpisodeFailure(
                 FailureKind.PROMPT_TOO_LONG,
                 f"the first context has {len(context_ids)} tokens, data.max_prompt_length is {limits.prompt_length}; "
@@ -213,9 +274,9 @@ class VideoSearchAgentLoop(AgentLoopBase):
             )
         room = min(
             limits.prompt_length + limits.response_length - len(context_ids),
-            self.settings.rollout.max_turn_tokens,
+            self.settings.rollout.max_turn_tokens - len(reply_ids),
         )
-        if room < 1:
+        if room < 1 and not reply_ids:
             raise ContextTooLong
         return room
 
@@ -248,31 +309,47 @@ class VideoSearchAgentLoop(AgentLoopBase):
         outputs[-1].extra_fields["reward_extra_info"] = measures
         return outputs
 
-    async def _report_failure(self, failure: EpisodeFailure, row: dict[str, Any]) -> None:
+    async def _report_failure(
+        self, failure: EpisodeFailure, sample: PreferenceSample | None, row: dict[str, Any]
+    ) -> None:
         """Tell the trainer, and the file of episodes, that this session failed."""
         tag = {"kind": failure.label, "detail": str(failure)[:500], "uid": row["uid"]}
         await tq.async_kv_put(
             key=f"{row['uid']}_{row['session_id']}_0", partition_id=FAILURES, tag=tag
         )
-        record = {
-            "sample_uid": failure.sample_uid,
-            "failure": failure.label,
-            "failure_detail": failure.detail,
-        }
-        await asyncio.to_thread(self._write_line, record, row)
+        record = record_failure(
+            RecordKind.ROLLOUT,
+            name_session(row),
+            sample,
+            Order.AB,
+            failure,
+            identity=self.identity,
+            **describe_session(row),
+        )
+        await asyncio.to_thread(self._write_record, record)
 
-    def _write_line(self, record: dict[str, Any], row: dict[str, Any]) -> None:
-        """Append one episode to this process's file of JSON lines."""
+    def _write_record(self, record: EpisodeRecord) -> None:
+        """Append one episode to this process's file of records."""
         if self.settings.rollout.episodes_dir is None:
             return
         folder = Path(self.settings.rollout.episodes_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        where = {"step": row["global_steps"], "group": row["uid"], "session": row["session_id"]}
-        line = json.dumps(where | record) + "\n"
-        # Sessions write from several threads: unbuffered, a line is one append and stays in one
-        # piece.
-        with (folder / f"episodes-{os.getpid()}.jsonl").open("ab", buffering=0) as file:
-            file.write(line.encode())
+        # Sessions write from several threads: a line is one append and stays in one piece.
+        append_record(folder / f"episodes-{os.getpid()}.jsonl", record)
+
+
+def name_session(row: dict[str, Any]) -> str:
+    """Return the key of an episode's record: verl's prompt group and session."""
+    return f"{row['uid']}_{row['session_id']}"
+
+
+def describe_session(row: dict[str, Any]) -> dict[str, Any]:
+    """Return where in the training an episode was played, as fields of its record."""
+    return {
+        "step": int(row["global_steps"]),
+        "group": str(row["uid"]),
+        "attempt": int(row["session_id"]),
+    }
 
 
 def read_sample(row: dict[str, Any]) -> PreferenceSample:
@@ -298,6 +375,7 @@ def _measure_cost(generator: TokenGenerator, pair: PairFrames, load_s: float) ->
     sequences = generator.sequences
     return {
         "num_sequences": float(len(sequences)),
+        "num_continued": float(generator.num_continued),
         "num_sampled_tokens": float(sum(sum(sequence.response_mask) for sequence in sequences)),
         "num_trained_tokens": float(sum(len(sequence.context_ids) for sequence in sequences)),
         "max_context_tokens": float(max(len(sequence.context_ids) for sequence in sequences)),

@@ -14,9 +14,10 @@ from functools import lru_cache
 
 from PIL import Image
 
-from verl_videosearch.episode import Episode, Message, Reply, images_of
+from verl_videosearch.episode import Episode, Message, images_of
 from verl_videosearch.from_scratch.captions import CaptionDialogue
-from verl_videosearch.verl_plugin.tokens import ContextRenderer, TrainingSequence, find_rest
+from verl_videosearch.reply import Reply, ThoughtForm
+from verl_videosearch.verl_plugin.tokens import ContextRenderer, SequenceImage, TrainingSequence
 from verl_videosearch.video.pair import PairFrames
 
 
@@ -29,7 +30,7 @@ def replay_sequences(
     episode: Episode | CaptionDialogue,
     replies: Sequence[str],
     renderer: ContextRenderer,
-    resolve: Callable[[list[Message]], list[Image.Image]],
+    resolve: Callable[[list[Message]], list[SequenceImage]],
     end_of_turn: int,
 ) -> list[TrainingSequence]:
     """Drive an episode with recorded replies and return its training sequences; raises
@@ -38,35 +39,65 @@ def replay_sequences(
     `resolve` turns the image references of a context into images. Every reply carries its
     end-of-turn token, as one that was sampled to the end does."""
     sequences: list[TrainingSequence] = []
-    previous: tuple[str, str] | None = None
-    for text in replies:
+    previous: tuple[str, Reply] | None = None
+    for recorded in replies:
         if episode.is_done:
             raise UnusableTrace("goes on after its end")
         messages = episode.messages()
         context, images = renderer.render(messages), resolve(messages)
-        rest = find_rest(*previous, context) if previous and episode.context_grew() else None
+        rest = None
+        if previous is not None and episode.context_grew():
+            rest = renderer.find_rest(*previous, context)
         if rest is None:
             sequences.append(TrainingSequence(renderer.tokenize(context, images), list(images)))
         else:
             new_images = images[len(sequences[-1].images) :]
             rest_ids = renderer.continue_ids(sequences[-1].response_ids, rest, new_images)
             sequences[-1].add_context(rest_ids, new_images)
-        reply_ids = renderer.tokenizer.encode(text, add_special_tokens=False)
-        if renderer.decode(reply_ids) != text:
-            raise UnusableTrace("has control tokens in a reply")
+        reply, reply_ids = read_reply(recorded, renderer)
         sequences[-1].add_reply([*reply_ids, end_of_turn], None)
-        episode.step(Reply(text))
-        previous = (context, text)
+        episode.step(reply)
+        previous = (context, reply)
     return sequences
 
 
+def read_reply(recorded: str, renderer: ContextRenderer) -> tuple[Reply, list[int]]:
+    """Return a recorded reply, which ends behind its act as a sampled one does, and its ids."""
+    tokenizer, text = renderer.tokenizer, close_thought(recorded, renderer.thought)
+    token_ids = tokenizer.encode(text, add_special_tokens=False)
+    if renderer.decode(token_ids) != text:
+        raise UnusableTrace("has control tokens in a reply")
+    reply = renderer.make_reply(token_ids, is_truncated=False)
+    whole = reply.thought + reply.text
+    if not text.startswith(whole):
+        raise UnusableTrace("has control tokens in a reply")  # spelt in letters
+    return reply, tokenizer.encode(whole, add_special_tokens=False)
+
+
+def close_thought(text: str, form: ThoughtForm | None) -> str:
+    """Put an empty thought before a reply without one, for a model whose template has opened it.
+
+    >>> close_thought("<Answer>", ThoughtForm(is_opened=True))
+    '\\n</think>\\n\\n<Answer>'
+    >>> close_thought("<Answer>", ThoughtForm()), close_thought("<Answer>", None)
+    ('<Answer>', '<Answer>')
+    """
+    if form is None or not form.is_opened or form.closing in text:
+        return text
+    return f"\n{form.closing}\n\n{text}"
+
+
 def find_end_of_turn(renderer: ContextRenderer) -> int:
-    """Return the control token that the chat template writes right after a reply."""
+    """Return the control token that the chat template writes right after a reply.
+
+    It is looked for behind the reply's own words: a template may open a reply in another way than
+    it writes it into the history (Qwen3-VL-Thinking opens a thought)."""
     question, reply = (
-        {"role": role, "content": [{"type": "text", "text": "a"}]} for role in ("user", "assistant")
+        {"role": role, "content": [{"type": "text", "text": text}]}
+        for role, text in (("user", "a"), ("assistant", REPLY_MARK))
     )
-    rest = find_rest(renderer.render([question]), "a", renderer.render([question, reply, question]))
-    token_ids = renderer.tokenizer.encode(rest or "", add_special_tokens=False)
+    _, _, rest = renderer.render([question, reply, question]).rpartition(REPLY_MARK)
+    token_ids = renderer.tokenizer.encode(rest, add_special_tokens=False)
     if not token_ids or token_ids[0] not in renderer.tokenizer.all_special_ids:
         raise ValueError(
             f"the chat template must write a control token after a reply, got {rest!r}; use another model"
@@ -74,22 +105,8 @@ def find_end_of_turn(renderer: ContextRenderer) -> int:
     return token_ids[0]
 
 
-class LengthRenderer(ContextRenderer):
-    """A renderer that only counts: images are measured by size, once, so that no pixel has to be
-    processed."""
-
-    def tokenize(self, text: str, images: Sequence[Image.Image]) -> list[int]:
-        """Return as many ids as `ContextRenderer.tokenize`; what images add stands as zeros at the
-        end."""
-        token_ids = self.tokenizer.encode(text, add_special_tokens=False)
-        return token_ids + [0] * sum(self._count_extra(image.size) for image in images)
-
-    @lru_cache(maxsize=1024)  # noqa: B019  (lives as long as the dataset)
-    def _count_extra(self, size: tuple[int, int]) -> int:
-        """Return by how many ids an image of this size is longer than its placeholder."""
-        text = self.render([{"role": "user", "content": [{"type": "image"}]}])
-        with_pixels = super().tokenize(text, [Image.new("RGB", size)])
-        return len(with_pixels) - len(self.tokenizer.encode(text, add_special_tokens=False))
+REPLY_MARK = "A reply like no other."
+"""Words to find a reply by."""
 
 
 def blank_images(pair: PairFrames, messages: list[Message]) -> list[Image.Image]:

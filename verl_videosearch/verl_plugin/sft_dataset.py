@@ -16,8 +16,11 @@ Trained are the tokens of a reply and the end-of-turn token after it, as in the 
 One row of the file is one trace (`data_prep/traces/sft_rows.py`: the columns of a sample,
 `replies`, `episode`), one item of the dataset is one sequence. A row with `captioned_frames` is a
 dialogue of captions instead (`data_prep/captions.py`). Traces that cannot be used whole (too long,
-broken video) are left out and counted, never cut; finding them takes 5 ms a trace at the start of a
-run, plus the decoding of videos that are not in the frame store yet.
+broken video) are left out and counted, never cut.
+
+Every trace is replayed once, at the start of a run (some milliseconds, plus the decoding of videos
+that are not in the frame store yet), and what it leaves is kept: token ids, mask, positions, and
+the names of its frames (`references.py`); the worker that trains reads their pixels.
 """
 
 from __future__ import annotations
@@ -26,32 +29,27 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from PIL import Image
 from torch.utils.data import Dataset
 from verl.utils.logger import log_with_rank
 from verl.utils.tokenizer import build_multimodal_processor_inputs, get_processor_token_id
 
-from verl_videosearch.episode import Ending, Episode, EpisodeConfig, Message
+from verl_videosearch.episode import Ending, Episode, EpisodeConfig
 from verl_videosearch.failures import EpisodeFailure
 from verl_videosearch.from_scratch.captions import CaptionDialogue
+from verl_videosearch.judgement import Dimension
 from verl_videosearch.sample import PreferenceSample, from_row
-from verl_videosearch.verl_plugin.replay import (
-    LengthRenderer,
-    UnusableTrace,
-    blank_images,
-    find_end_of_turn,
-    replay_sequences,
-)
+from verl_videosearch.verl_plugin.references import name_frames, name_images
+from verl_videosearch.verl_plugin.replay import UnusableTrace, find_end_of_turn, replay_sequences
 from verl_videosearch.verl_plugin.settings import Settings
-from verl_videosearch.verl_plugin.tokens import ContextRenderer, TrainingSequence
-from verl_videosearch.video.pair import PairFrames, load_pair
+from verl_videosearch.verl_plugin.tokens import ContextRenderer, SequenceImage, TrainingSequence
+from verl_videosearch.video.pair import load_pair
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +76,16 @@ class RecordedTrace:
     """Frame numbers of each caption of a dialogue; empty for an episode."""
 
 
+class CachedSequence(NamedTuple):
+    """A training sequence, small: what an item is made of."""
+
+    input_ids: torch.Tensor
+    """int32 (L,)."""
+    loss_mask: torch.Tensor
+    """uint8 (L,), 1 for trained tokens."""
+    images: tuple[SequenceImage, ...]
+
+
 class VideoSearchSFTDataset(Dataset):
     """Items: input_ids, position_ids, loss_mask, multi_modal_inputs of one training sequence."""
 
@@ -100,13 +108,14 @@ class VideoSearchSFTDataset(Dataset):
             )
         self.settings = Settings.from_dict(OmegaConf.to_container(node, resolve=True))
         template_kwargs = dict(config.get("apply_chat_template_kwargs") or {})
-        self.renderer = ContextRenderer(tokenizer, processor, template_kwargs)
-        self._measurer = LengthRenderer(tokenizer, processor, template_kwargs)
+        self.renderer = ContextRenderer(
+            tokenizer, processor, template_kwargs, self.settings.episode.native_thought
+        )
         self._end_of_turn = find_end_of_turn(self.renderer)
         self._max_length = config.max_length
         self._store = self.settings.frames.open_store()
         self._traces = read_rows(parquet_files, self.settings.episode)
-        self._items = self._index_sequences()[: max_samples if max_samples > 0 else None]
+        self._items = self._replay_all()[: max_samples if max_samples > 0 else None]
         if not self._items:
             raise ValueError(
                 f"none of {len(self._traces)} traces can be used; the log above says why"
@@ -116,88 +125,88 @@ class VideoSearchSFTDataset(Dataset):
         return len(self._items)
 
     def __getitem__(self, item: int) -> dict[str, Any]:
-        trace_index, sequence_index = self._items[item]
-        trace = self._traces[trace_index]
-        pair = self._load(trace)
-        sequence = self._replay(trace, pair, self.renderer, pair.images)[sequence_index]
-        input_ids = torch.tensor(sequence.context_ids)
+        sequence = self._items[item]
+        input_ids = sequence.input_ids.long()
         images = encode_images(self.renderer, sequence.images)
         return {
             "input_ids": input_ids,
             "position_ids": compute_positions(self.renderer.processor, input_ids, images),
-            "loss_mask": torch.tensor([0] * len(sequence.prompt_ids) + sequence.response_mask),
+            "loss_mask": sequence.loss_mask.long(),
             "multi_modal_inputs": images,
         }
 
-    def _index_sequences(self) -> list[tuple[int, int]]:
-        """Return (trace, sequence) of every usable trace: its videos can be read and all its
-        sequences fit."""
-        items, dropped = [], Counter()
-        for index, trace in enumerate(self._traces):
+    def describe_training(self) -> tuple[EpisodeConfig, tuple[Dimension, ...]]:
+        """Return what `videosearch.json` of a checkpoint says: settings, and dimensions of the
+        first trace."""
+        return self.settings.episode, tuple(self._traces[0].sample.dimensions)
+
+    def _replay_all(self) -> list[CachedSequence]:
+        """Return the sequences of every usable trace: its videos can be read and all its sequences
+        fit."""
+        items: list[CachedSequence] = []
+        dropped: Counter[str] = Counter()
+        for trace in self._traces:
             try:
-                lengths = self._measure(trace)
+                items += self._replay(trace)
             except EpisodeFailure as failure:
                 dropped[failure.label] += 1
                 logger.warning("left out trace %s: %s", trace.sample.uid, failure.detail)
             except UnusableTrace as error:
                 dropped[str(error)] += 1
-            else:
-                items += [(index, number) for number in range(len(lengths))]
         message = f"{len(items)} sequences of {len(self._traces) - dropped.total()} traces"
         if dropped:
             reasons = ", ".join(f"{count} x {reason}" for reason, count in dropped.most_common())
             message += f"; left out {dropped.total()} of {len(self._traces)} traces: {reasons}"
-        log_with_rank(
-            message,
-            int(os.environ.get("RANK", 0)),
-            logger,
-            logging.WARNING if dropped else logging.INFO,
-            True,
-        )
+        level = logging.WARNING if dropped else logging.INFO
+        log_with_rank(message, int(os.environ.get("RANK", 0)), logger, level, True)
         return items
 
-    def _measure(self, trace: RecordedTrace) -> list[int]:
-        """Return the length of each sequence without touching a pixel; raises `UnusableTrace`."""
-        pair = self._load(trace)
-        sequences = self._replay(
-            trace, pair, self._measurer, lambda messages: blank_images(pair, messages)
-        )
-        lengths = [len(sequence.context_ids) for sequence in sequences]
-        if max(lengths) > self._max_length:
-            raise UnusableTrace(f"longer than data.max_length={self._max_length}")
-        return lengths
-
-    def _load(self, trace: RecordedTrace) -> PairFrames:
-        return load_pair(
-            trace.sample, self._store, self.settings.episode, self.settings.frames.video_root
-        )
-
-    def _replay(
-        self,
-        trace: RecordedTrace,
-        pair: PairFrames,
-        renderer: ContextRenderer,
-        resolve: Callable[[list[Message]], list[Image.Image]],
-    ) -> list[TrainingSequence]:
-        settings = self.settings.episode
+    def _replay(self, trace: RecordedTrace) -> list[CachedSequence]:
+        """Return the sequences of one trace; raises `UnusableTrace`."""
+        settings, frames = self.settings.episode, self.settings.frames
+        pair = load_pair(trace.sample, self._store, settings, frames.video_root)
+        episode: Episode | CaptionDialogue = Episode(trace.sample, pair.candidates, settings)
         if trace.captioned_frames:
-            dialogue = CaptionDialogue(pair.candidates, trace.captioned_frames, settings)
-            return replay_sequences(dialogue, trace.replies, renderer, resolve, self._end_of_turn)
-        episode = Episode(trace.sample, pair.candidates, settings)
-        sequences = replay_sequences(episode, trace.replies, renderer, resolve, self._end_of_turn)
-        if not episode.is_done or episode.result().ending is not Ending.ANSWERED:
+            episode = CaptionDialogue(pair.candidates, trace.captioned_frames, settings)
+        sequences = replay_sequences(
+            episode,
+            trace.replies,
+            self.renderer,
+            lambda messages: name_frames(pair, messages, frames),
+            self._end_of_turn,
+        )
+        if isinstance(episode, Episode) and not is_answered(episode):
             raise UnusableTrace("does not end with an answer")
-        return sequences
+        if max(len(sequence.context_ids) for sequence in sequences) > self._max_length:
+            raise UnusableTrace(f"longer than data.max_length={self._max_length}")
+        return [cache_sequence(sequence) for sequence in sequences]
+
+
+def is_answered(episode: Episode) -> bool:
+    """True when an episode has ended with a readable verdict."""
+    return episode.is_done and episode.result().ending is Ending.ANSWERED
+
+
+def cache_sequence(sequence: TrainingSequence) -> CachedSequence:
+    """Keep a sequence in little memory."""
+    mask = [0] * len(sequence.prompt_ids) + sequence.response_mask
+    return CachedSequence(
+        torch.tensor(sequence.context_ids, dtype=torch.int32),
+        torch.tensor(mask, dtype=torch.uint8),
+        tuple(sequence.images),
+    )
+
+
+_build_inputs = name_images(build_multimodal_processor_inputs)
 
 
 def encode_images(
-    renderer: ContextRenderer, images: Sequence[Image.Image]
+    renderer: ContextRenderer, images: Sequence[SequenceImage]
 ) -> dict[str, torch.Tensor]:
-    """Return what the model takes for these images, such as pixel_values and image_grid_thw."""
+    """Return what the model takes for these images: image_grid_thw, and pixel_values or the names
+    of stored frames."""
     text = renderer.render([{"role": "user", "content": [{"type": "image"}] * len(images)}])
-    inputs = dict(
-        build_multimodal_processor_inputs(renderer.processor, text=[text], images=list(images))
-    )
+    inputs = dict(_build_inputs(renderer.processor, text=[text], images=list(images)))
     return {name: value for name, value in inputs.items() if name not in _TEXT_INPUTS}
 
 

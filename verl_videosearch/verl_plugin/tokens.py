@@ -14,15 +14,33 @@ compares a finished sequence with what the engine was given."""
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from PIL import Image
-from verl.utils.tokenizer import build_multimodal_processor_inputs, normalize_token_ids
+from verl.utils.tokenizer import (
+    build_multimodal_processor_inputs,
+    get_processor_token_id,
+    normalize_token_ids,
+)
 
 from verl_videosearch.episode import Message
+from verl_videosearch.judgement import STOP_STRINGS
+from verl_videosearch.reply import (
+    NativeThought,
+    Reply,
+    ThoughtForm,
+    find_thought_form,
+    is_finished,
+    make_reply,
+)
+from verl_videosearch.verl_plugin.references import StoredImage
+from verl_videosearch.video.pair import REFERENCE
+
+SequenceImage = Image.Image | StoredImage
+"""An image of a sequence: its pixels, or the name of a stored frame."""
 
 
 class TokenMismatch(AssertionError):
@@ -35,7 +53,7 @@ class TrainingSequence:
     """One causal sequence: a prompt, then replies (trained) and appended context (not trained)."""
 
     prompt_ids: list[int]
-    images: list[Image.Image]
+    images: list[SequenceImage]
     """Every image of the sequence, in order."""
     response_ids: list[int] = field(default_factory=list)
     response_mask: list[int] = field(default_factory=list)
@@ -50,12 +68,17 @@ class TrainingSequence:
         return self.prompt_ids + self.response_ids
 
     def add_reply(self, token_ids: Sequence[int], logprobs: Sequence[float] | None) -> None:
-        """Append what the engine sampled from `context_ids`, unchanged."""
+        """Append what the engine sampled from `context_ids`, unchanged; `logprobs` is None or empty
+        where the engine was not asked for any."""
+        if logprobs and len(logprobs) != len(token_ids):
+            raise TokenMismatch(
+                f"the engine gave {len(logprobs)} log-probabilities for {len(token_ids)} tokens"
+            )
         self.response_ids += token_ids
         self.response_mask += [1] * len(token_ids)
         self.logprobs += logprobs if logprobs else [0.0] * len(token_ids)
 
-    def add_context(self, token_ids: Sequence[int], images: Sequence[Image.Image]) -> None:
+    def add_context(self, token_ids: Sequence[int], images: Sequence[SequenceImage]) -> None:
         """Append the tool's answer and the opening of the next turn."""
         self.response_ids += token_ids
         self.response_mask += [0] * len(token_ids)
@@ -72,8 +95,13 @@ class SentContext:
     reply_ids: tuple[int, ...]
 
 
-def digest_image(image: Image.Image) -> str:
-    """Fingerprint an image by size and pixels."""
+def digest_image(image: SequenceImage) -> str:
+    """Name an image: a stored frame by its reference and size, any other by its size and pixels."""
+    if isinstance(image, StoredImage):
+        return f"{image.reference} {image.size}"
+    reference = image.info.get(REFERENCE)
+    if reference is not None:
+        return f"{reference} {image.size}"
     return hashlib.blake2b(image.tobytes() + str(image.size).encode(), digest_size=16).hexdigest()
 
 
@@ -108,7 +136,11 @@ class ContextRenderer:
     """Messages to text to token ids, through the model's own processor."""
 
     def __init__(
-        self, tokenizer: Any, processor: Any, chat_template_kwargs: dict[str, Any] | None = None
+        self,
+        tokenizer: Any,
+        processor: Any,
+        chat_template_kwargs: dict[str, Any] | None = None,
+        native_thought: NativeThought = NativeThought.AUTO,
     ) -> None:
         if processor is None:
             raise ValueError(
@@ -117,10 +149,28 @@ class ContextRenderer:
             )
         self.tokenizer, self.processor = tokenizer, processor
         self._template_kwargs = chat_template_kwargs or {}
-        control_tokens = [
-            token.content for token in tokenizer.added_tokens_decoder.values() if token.special
-        ]
-        self._control_token = re.compile("|".join(map(re.escape, control_tokens)) or "(?!)")
+        self._image_token = get_processor_token_id(processor, "image")
+        tokens = tokenizer.added_tokens_decoder
+        self._control_tokens = [token.content for token in tokens.values() if token.special]
+        self._control_ids = {token_id for token_id, token in tokens.items() if token.special}
+        self.placeholder_ids = frozenset(
+            token_id
+            for token_id in (self._image_token, get_processor_token_id(processor, "video"))
+            if token_id is not None
+        )
+        """What stands for an image or a video in a context; no reply may hold it."""
+        self.thought = self._find_thought(native_thought)
+        """How the model marks its native thought; None when it has none."""
+
+    def _find_thought(self, setting: NativeThought) -> ThoughtForm | None:
+        question = [{"role": "user", "content": [{"type": "text", "text": "a"}]}]
+        asked = self.render(question)
+        plain = self.processor.apply_chat_template(
+            question, tokenize=False, add_generation_prompt=False, **self._template_kwargs
+        )
+        opening = asked[len(plain) :] if asked.startswith(plain) else asked
+        tokens = [token.content for token in self.tokenizer.added_tokens_decoder.values()]
+        return find_thought_form(_get_template(self.processor), tokens, opening, setting)
 
     def render(self, messages: list[Message]) -> str:
         """Render a context as text, one placeholder per image, ready for the next reply."""
@@ -128,26 +178,78 @@ class ContextRenderer:
             messages, tokenize=False, add_generation_prompt=True, **self._template_kwargs
         )
 
-    def tokenize(self, text: str, images: Sequence[Image.Image]) -> list[int]:
+    def tokenize(self, text: str, images: Sequence[SequenceImage]) -> list[int]:
         """Turn text into ids; each image placeholder becomes as many ids as the image has
-        features."""
+        features. Only the images' sizes matter, and each size is measured once: no pixel is
+        processed."""
+        token_ids = normalize_token_ids(self.tokenizer(text)["input_ids"])
+        counts = [self._count_features(image.size) for image in images]
+        if token_ids.count(self._image_token) != len(images):
+            raise TokenMismatch(
+                f"the context has {token_ids.count(self._image_token)} image placeholders for "
+                f"{len(images)} images"
+            )
+        expanded, remaining = [], iter(counts)
+        for token_id in token_ids:
+            expanded += [token_id] * (next(remaining) if token_id == self._image_token else 1)
+        return expanded
+
+    @lru_cache(maxsize=1024)  # noqa: B019  (lives as long as its loop or data set)
+    def _count_features(self, size: tuple[int, int]) -> int:
+        """Return how many ids stand for an image of this size, by the processor itself; a processor
+        that writes more than a run of its image token is refused."""
+        text = self.render([{"role": "user", "content": [{"type": "image"}]}])
         inputs = build_multimodal_processor_inputs(
-            self.processor, text=[text], images=list(images) or None
+            self.processor, text=[text], images=[Image.new("RGB", size)]
         )
-        return normalize_token_ids(inputs["input_ids"])
+        whole = normalize_token_ids(inputs["input_ids"])
+        count, plain = whole.count(self._image_token), self.tokenizer(text)["input_ids"]
+        if whole != [
+            copy
+            for token_id in plain
+            for copy in [token_id] * (count if token_id == self._image_token else 1)
+        ]:
+            raise ValueError(
+                "the model's processor writes more than a run of image tokens for an image; such "
+                "models are not supported (supported: Qwen2-VL, Qwen2.5-VL, Qwen3-VL)"
+            )
+        return count
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Turn a sampled reply into text, without control tokens.
+        """Turn sampled ids into text, without control tokens."""
+        return self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+
+    def is_finished(self, reply_ids: Sequence[int]) -> bool:
+        """Say whether a reply that the engine stopped, by a control token or a stop string, is
+        over; a stop string inside an open block is a draft."""
+        if reply_ids[-1] in self._control_ids:
+            return True
+        text = self.decode(reply_ids)
+        # the last token may hold more than the end of the stop string
+        tail = text[-max(map(len, STOP_STRINGS)) - len(self.decode(reply_ids[-1:])) :]
+        is_stopped = any(stop in tail for stop in STOP_STRINGS)
+        return not is_stopped or is_finished(text, self.thought)
+
+    def make_reply(self, reply_ids: Sequence[int], *, is_truncated: bool) -> Reply:
+        """Turn sampled ids into the reply that the episode takes; the ids stay as they are.
 
         A control token that the model spelt in ordinary letters is broken up: a later context is
-        made from this text, and an image placeholder in it would stand there without an image. The
-        sampled ids stay as they are.
+        made from this text, and an image placeholder in it would stand there without an image.
         """
-        text = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
-        return self._control_token.sub(lambda spelt: f"{spelt[0][0]} {spelt[0][1:]}", text)
+        return make_reply(
+            self.decode(reply_ids),
+            is_truncated=is_truncated,
+            thought=self.thought,
+            special_tokens=self._control_tokens,
+        )
+
+    def find_rest(self, previous_text: str, reply: Reply, text: str) -> str | None:
+        """Return what follows the previous context and the whole reply in `text`; None when the
+        template or a setting changed what stood there, such as a thought that is dropped."""
+        return find_rest(previous_text, reply.thought + reply.text, text)
 
     def continue_ids(
-        self, reply_ids: Sequence[int], rest: str, images: Sequence[Image.Image]
+        self, reply_ids: Sequence[int], rest: str, images: Sequence[SequenceImage]
     ) -> list[int]:
         """Tokenise what the template adds after a reply; an end-of-turn token that was sampled is
         not added twice."""
@@ -158,6 +260,12 @@ class ContextRenderer:
             and reply_ids[-1] == token_ids[0] in self.tokenizer.all_special_ids
         )
         return token_ids[1:] if is_sampled else token_ids
+
+
+def _get_template(processor: Any) -> str | None:
+    """Return the chat template's source, of the processor or else of its tokenizer."""
+    template = processor.chat_template or processor.tokenizer.chat_template
+    return template.get("default") if isinstance(template, dict) else template
 
 
 def find_rest(previous_text: str, reply_text: str, text: str) -> str | None:

@@ -45,6 +45,8 @@ from verl.utils.seqlen_balancing import (
 
 from verl_videosearch.verl_plugin.agent_loop import FAILURES
 from verl_videosearch.verl_plugin.alarms import PREFIX, AlarmKind, find_alarms
+from verl_videosearch.verl_plugin.checkpoints import saves_settings
+from verl_videosearch.verl_plugin.preflight.data import read_first_sample
 from verl_videosearch.verl_plugin.settings import Settings
 from verl_videosearch.verl_plugin.weights import SHARE_FIELD, compute_shares
 
@@ -194,6 +196,12 @@ class VideoSearchTrainer(PPOTrainerSync):
             return super()._update_actor(batch, metrics)
         finally:
             workers.update_actor = plain_update
+
+    def _save_checkpoint(self) -> None:
+        """Write `videosearch.json` into the Hugging Face folder, too."""
+        sample = read_first_sample(self.config.data.train_files)
+        with saves_settings(self.actor_rollout_wg, self._settings.episode, sample.dimensions):
+            super()._save_checkpoint()
 
     def _val_metrics_update(
         self,

@@ -1,44 +1,30 @@
-"""Check a GRPO run before any Ray process starts: every mistake at once, each with what to do.
-
-The one idea: verl calls `validate_config` in the driver before it starts Ray; this runs just before
-it, for configs that have the node `videosearch`. A wrong key, value or file then costs seconds, not
-minutes and a stack trace from a worker.
-"""
+"""Checks of a GRPO run: what would train something else, not fit, or not divide."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
-import pyarrow.parquet as pq
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from verl_videosearch.sample import from_row
+from verl_videosearch.verl_plugin.preflight.data import (
+    check_data,
+    check_video_root,
+    count_rows,
+    list_files,
+)
+from verl_videosearch.verl_plugin.preflight.model import check_folder, check_sight
+from verl_videosearch.verl_plugin.preflight.run import check_loggers
 from verl_videosearch.verl_plugin.settings import Settings
 
 REQUIRED = ("actor_rollout_ref.model.path", "data.train_files", "data.val_files")
 """What a recipe leaves to the user."""
+OUR_REWARD = "pkg://verl_videosearch.verl_plugin.reward_fn"
+"""`reward.custom_reward_function.path` of our recipes, for stock loops."""
+MADE_WITH = "python -m data_prep.build"
 IMAGE_TEXT_TOKENS = 24
 """Tokens of the label before a frame, and of the marks around it: measured with Qwen2.5-VL's
 tokenizer, rounded up."""
-
-
-def check_before_ray(config_module: ModuleType) -> None:
-    """Put our check before verl's own `validate_config` (verl 0.9.1, `verl.utils.config`)."""
-    validate = config_module.validate_config
-
-    def validate_config(config: DictConfig, *args: Any, **kwargs: Any) -> None:
-        if "videosearch" in config:
-            problems = find_problems(config)
-            if problems:
-                raise SystemExit(
-                    "\n".join(["This run cannot start:", *(f"- {problem}" for problem in problems)])
-                )
-        validate(config, *args, **kwargs)
-
-    config_module.validate_config = validate_config
 
 
 def find_problems(config: DictConfig) -> list[str]:
@@ -52,11 +38,17 @@ def find_problems(config: DictConfig) -> list[str]:
         return str(error).splitlines()
     return [
         *_check_method(config),
+        *_check_reward(config, settings),
+        *_check_sampling(config),
         *_check_batches(config),
+        *_check_parallel(config),
         *_check_lengths(config, settings),
         *_check_adapter(config),
-        *_check_model(config),
-        *_check_data(config, settings),
+        *_check_model(config, settings),
+        *check_video_root(settings),
+        *check_data(config, settings, "train_files", MADE_WITH),
+        *check_data(config, settings, "val_files", MADE_WITH),
+        *check_loggers(config),
     ]
 
 
@@ -96,6 +88,31 @@ def _check_method(config: DictConfig) -> Iterator[str]:
             yield f"{key} must be {wanted!r}, got {got!r}: {reason}"
 
 
+def _check_reward(config: DictConfig, settings: Settings) -> Iterator[str]:
+    """verl's own key is never called by our loop, which scores its episodes itself."""
+    path = OmegaConf.select(config, "reward.custom_reward_function.path")
+    if path not in (None, OUR_REWARD):
+        yield (
+            f"reward.custom_reward_function.path ({path!r}) would not be called: the agent loop scores "
+            "its own episodes, because verl 0.9.1 cannot score several sequences. Set "
+            "videosearch.reward.function=pkg://MODULE:FUNCTION instead; docs/verl.md says what it gets"
+        )
+
+
+def _check_sampling(config: DictConfig) -> Iterator[str]:
+    rollout = config.actor_rollout_ref.rollout
+    if not rollout.temperature > 0:
+        yield (
+            f"actor_rollout_ref.rollout.temperature must be above 0, got {rollout.temperature}: a "
+            "group of equal episodes has no signal"
+        )
+    if not 0 < rollout.gpu_memory_utilization <= 1:
+        yield (
+            "actor_rollout_ref.rollout.gpu_memory_utilization must be above 0 and at most 1, got "
+            f"{rollout.gpu_memory_utilization}: it is a fraction of the card"
+        )
+
+
 def _check_batches(config: DictConfig) -> Iterator[str]:
     batch, mini = config.data.train_batch_size, config.actor_rollout_ref.actor.ppo_mini_batch_size
     num_rollouts = config.actor_rollout_ref.rollout.n
@@ -106,6 +123,35 @@ def _check_batches(config: DictConfig) -> Iterator[str]:
         )
     if num_rollouts < 2:
         yield f"actor_rollout_ref.rollout.n must be at least 2, or a group has no baseline; got {num_rollouts}"
+    files = list_files(config.data.train_files)
+    if all(Path(file).expanduser().is_file() for file in files):
+        try:
+            num_rows = count_rows(files)
+        except (ValueError, OSError):
+            return  # the check of the files says so
+        if batch > num_rows:
+            yield (
+                f"data.train_batch_size ({batch}) is larger than data.train_files, {num_rows} rows: no "
+                "step would be made"
+            )
+
+
+def _check_parallel(config: DictConfig) -> Iterator[str]:
+    """Sizes that must divide the number of ranks."""
+    ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
+    if ranks < 1:
+        yield f"trainer.nnodes * trainer.n_gpus_per_node must be at least 1, got {ranks}"
+        return
+    for key in (
+        "actor_rollout_ref.rollout.tensor_model_parallel_size",
+        "actor_rollout_ref.actor.ulysses_sequence_parallel_size",
+    ):
+        size = OmegaConf.select(config, key)
+        if size < 1 or ranks % size:
+            yield (f"{key} ({size}) must divide trainer.nnodes * trainer.n_gpus_per_node = {ranks}")
+    workers = config.actor_rollout_ref.rollout.agent.num_workers
+    if workers < 1:
+        yield f"actor_rollout_ref.rollout.agent.num_workers must be at least 1, got {workers}"
 
 
 def _check_lengths(config: DictConfig, settings: Settings) -> Iterator[str]:
@@ -181,11 +227,10 @@ def _check_adapter(config: DictConfig) -> Iterator[str]:
         )
 
 
-def _check_model(config: DictConfig) -> Iterator[str]:
-    path = Path(config.actor_rollout_ref.model.path).expanduser()
-    looks_local = str(config.actor_rollout_ref.model.path).startswith(("/", ".", "~"))
-    if looks_local and not (path / "config.json").is_file():
-        yield f"actor_rollout_ref.model.path: no model in {str(path)!r} (config.json is missing)"
+def _check_model(config: DictConfig, settings: Settings) -> Iterator[str]:
+    path = str(config.actor_rollout_ref.model.path)
+    yield from check_folder("actor_rollout_ref.model.path", path)
+    yield from check_sight(path, settings.episode)
     for role in ("actor", "ref"):
         dtype = config.actor_rollout_ref[role].fsdp_config.model_dtype
         if dtype not in ("fp32", "float32"):
@@ -193,28 +238,3 @@ def _check_model(config: DictConfig) -> Iterator[str]:
                 f"actor_rollout_ref.{role}.fsdp_config.model_dtype must be 'fp32', got {dtype!r}: verl would round the "
                 "frequencies of the rotary embedding, too; it computes in bfloat16 anyway"
             )
-
-
-def _check_data(config: DictConfig, settings: Settings) -> Iterator[str]:
-    """Look at the first row of every data file, and for its videos."""
-    for key in ("train_files", "val_files"):
-        files = config.data[key]
-        for file in files if isinstance(files, list | ListConfig) else [files]:
-            path = Path(file).expanduser()
-            if not path.is_file():
-                yield f"data.{key}: no such file: {str(path)!r}; make one with `python -m data_prep.build`"
-                continue
-            yield from _check_rows(f"data.{key}", path, settings)
-    root = settings.frames.video_root
-    if root is not None and not Path(root).is_dir():
-        yield f"videosearch.frames.video_root: no such folder: {root!r}"
-
-
-def _check_rows(key: str, path: Path, settings: Settings) -> Iterator[str]:
-    try:
-        rows = next(pq.ParquetFile(path).iter_batches(batch_size=1)).to_pylist()
-        from_row(rows[0]).resolve_videos(settings.frames.video_root)
-    except StopIteration:
-        yield f"{key}: {str(path)!r} has no rows"
-    except (ValueError, OSError) as error:
-        yield f"{key}: {str(path)!r}: {error}"
