@@ -184,19 +184,64 @@ def test_every_ending_has_a_row() -> None:
         (write_call(3, 60), None, (3, 60), "Frames 3, 60:"),
         (write_call(3, 60, 3), None, (3, 60), "You named 3 more than once; each is shown once."),
         (write_call(0, 97), CallFault.OUT_OF_RANGE, (), "No frames: outside the videos: 0, 97."),
-        (write_call(*range(1, 10)), CallFault.TOO_MANY, (), "No frames: you asked for 9 frames; at most 8 are allowed"),
-        (write_call(), CallFault.EMPTY_LIST, (), 'No frames: "target_frames" must be a list of one or more'),
-        (write_call("3"), CallFault.NOT_INTEGERS, (), 'No frames: "target_frames" must be a list of one or more'),
-        (write_call()[:-14] + "</tool_call>", CallFault.BAD_JSON, (), "No frames: the call is not valid JSON. Write <"),
-        ("<tool_call></tool_call>", CallFault.BAD_JSON, (), "No frames: the call is not valid JSON. Write <"),
+        (
+            write_call(*range(1, 10)),
+            CallFault.TOO_MANY,
+            (),
+            "No frames: you asked for 9 frames; at most 8 are allowed",
+        ),
+        (
+            write_call(),
+            CallFault.EMPTY_LIST,
+            (),
+            'No frames: "target_frames" must be a list of one or more',
+        ),
+        (
+            write_call("3"),
+            CallFault.NOT_INTEGERS,
+            (),
+            'No frames: "target_frames" must be a list of one or more',
+        ),
+        (
+            write_call()[:-14] + "</tool_call>",
+            CallFault.BAD_JSON,
+            (),
+            "No frames: the call is not valid JSON. Write <",
+        ),
+        (
+            "<tool_call></tool_call>",
+            CallFault.BAD_JSON,
+            (),
+            "No frames: the call is not valid JSON. Write <",
+        ),
         ("<tool_call>" + write_call(1), None, (1,), "Frames 1:"),  # the second one is whole
-        ("<tool_call>{}", CallFault.UNCLOSED_TAG, (), "No frames: the call was not closed with </tool_call>. Write"),
-        ("<tool_call>{}<Think>b</Think>", CallFault.UNCLOSED_TAG, (), "No frames: the call was not closed"),
-        (write_call(1) + write_call(2), None, (1,), "You made more than one call; only the first one counts."),
-        (write_call(0) + write_call(2), CallFault.OUT_OF_RANGE, (), "more than one call; only the first one counts."),
+        (
+            "<tool_call>{}",
+            CallFault.UNCLOSED_TAG,
+            (),
+            "No frames: the call was not closed with </tool_call>. Write",
+        ),
+        (
+            "<tool_call>{}<Think>b</Think>",
+            CallFault.UNCLOSED_TAG,
+            (),
+            "No frames: the call was not closed",
+        ),
+        (
+            write_call(1) + write_call(2),
+            None,
+            (1,),
+            "You made more than one call; only the first one counts.",
+        ),
+        (
+            write_call(0) + write_call(2),
+            CallFault.OUT_OF_RANGE,
+            (),
+            "more than one call; only the first one counts.",
+        ),
         (write_call(1) + ANSWER, None, (1,), "Frames 1:"),  # the turn ended at the call
     ],
-)  # fmt: skip
+)
 def test_what_a_call_gets(
     text: str, fault: CallFault | None, frames: tuple[int, ...], told: str
 ) -> None:

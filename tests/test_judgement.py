@@ -365,8 +365,10 @@ MEGABYTE = 1 << 20
 @pytest.mark.parametrize(
     "unit",
     [
-        "<", "< ", "<    ", "<" + " " * 99, "< / ", "<answer ", "<recommend    ", "<Answer>", "</Answer>",
-        "<Think><Answer>", "<Think>", "</Think>", "<Think></Think>", "<Answer></Think>", "<tool_call>", "<tool_call></tool_call>", ANSWER, "=", ",", "TA=1,", "TA" + " " * 99,
+        "<", "< ", "<    ", "<" + " " * 99, "< / ", "<answer ", "<recommend    ", "<Answer>",
+        "</Answer>", "<Think><Answer>", "<Think>", "</Think>", "<Think></Think>",
+        "<Answer></Think>", "<tool_call>", "<tool_call></tool_call>", ANSWER, "=", ",", "TA=1,",
+        "TA" + " " * 99,
     ],
 )  # fmt: skip
 def test_four_megabytes_are_read_in_linear_time(unit: str) -> None:

@@ -275,9 +275,13 @@ def test_a_link_that_the_root_itself_holds_is_followed(
     assert load_pair(sample_of(), store, CONFIG, tmp_path / "root").candidates
 
 
-@pytest.mark.parametrize("failure", [EpisodeFailure(FailureKind.VIDEO, "cut", "a", cause="truncated")] + [
-    EpisodeFailure(kind, "why") for kind in FailureKind
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "failure",
+    [
+        EpisodeFailure(FailureKind.VIDEO, "cut", "a", cause="truncated"),
+        *(EpisodeFailure(kind, "why") for kind in FailureKind),
+    ],
+)
 def test_a_failure_crosses_processes(failure: EpisodeFailure) -> None:
     copy = pickle.loads(pickle.dumps(failure))
     assert (

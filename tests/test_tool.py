@@ -92,7 +92,8 @@ ARGUMENTS = [
     (
         "[]",
         F.EMPTY_LIST,
-        '"target_frames" must be a list of one or more whole numbers, such as [3, 7]; got an empty list',
+        '"target_frames" must be a list of one or more whole numbers, such as [3, 7]; got an '
+        "empty list",
     ),
     ("12", F.NOT_A_LIST, "got 12."),
     ("null", F.NOT_A_LIST, "got null."),
@@ -265,7 +266,8 @@ def test_what_json_allows_is_allowed() -> None:
         '{"name": "\\u0073elect_frames", "arguments": {"target_frames": [12]}}'
     ).frame_numbers == (12,)
     assert call(
-        '{"name": "zoom", "name": "select_frames", "arguments": {"target_frames": [1], "target_frames": [2]}}'
+        '{"name": "zoom", "name": "select_frames", "arguments": {"target_frames": [1], '
+        '"target_frames": [2]}}'
     ).frame_numbers == (2,)
 
 

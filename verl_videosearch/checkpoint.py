@@ -1,4 +1,4 @@
-"""videosearch.json: a checkpoint says how it was trained, so that nobody asks it otherwise unawares.
+"""videosearch.json: a checkpoint says how it was trained, so nobody asks it otherwise unawares.
 
 The one idea: a judge is trained on a window, a number of frames, dimensions and words; asked with
 others it answers worse, silently. So training writes them into the Hugging Face folder, and whoever

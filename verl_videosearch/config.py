@@ -14,7 +14,8 @@ JSON), where unknown names are mistakes, too.
 >>> read_config(Limits, {"window": 0, "temperature": "hot", "windows": 3})
 Traceback (most recent call last):
 ValueError: Limits: unknown setting 'windows', perhaps 'window'? (allowed: window, temperature); \
-window must be a whole number of at least 1, or null, got 0; temperature must be a number from 0 to 2, got 'hot'
+window must be a whole number of at least 1, or null, got 0; \
+temperature must be a number from 0 to 2, got 'hot'
 
 Covers: whole numbers, numbers, words, flags, paths, fixed choices, sequences and mappings of
 anything, and `X | None`. Does not cover: settings that are each fine and contradict one another;

@@ -7,12 +7,13 @@ context of the next turn; `step(reply)` takes what the model wrote.
 >>> sample = PreferenceSample("a", "a cat", "1.mp4", "2.mp4", {"TA": 0, "VQ": 1, "MQ": 0, "OA": 1})
 >>> candidates = CandidateFrames((0.0, 0.5, 1.0), (0.0, 0.5, 1.0))
 >>> episode = Episode(sample, candidates, EpisodeConfig(initial_frames_per_video=1))
->>> call = '<tool_call>{"name": "select_frames", "arguments": {"target_frames": [2, 5]}}</tool_call>'
+>>> call = '{"name": "select_frames", "arguments": {"target_frames": [2, 5]}}'
 >>> guess = "<Recommend Answer>TA=0, VQ=0, MQ=0, OA=0, CF=3</Recommend Answer>"
->>> episode.step(Reply("<Snapshot>a</Snapshot><Think>b</Think>" + guess + call))
+>>> notes = "<Snapshot>a</Snapshot><Think>b</Think>"
+>>> episode.step(Reply(f"{notes}{guess}<tool_call>{call}</tool_call>"))
 >>> [item["frame_number"] for item in images_of(episode.messages())]
 [1, 4, 2, 5]
->>> episode.step(Reply("<Snapshot>c</Snapshot><Think>d</Think><Answer>TA=0, VQ=1, MQ=0, OA=1</Answer>"))
+>>> episode.step(Reply(f"{notes}<Answer>TA=0, VQ=1, MQ=0, OA=1</Answer>"))
 >>> episode.is_done, episode.result().ending, episode.result().verdict.overall
 (True, <Ending.ANSWERED: 'answered'>, 1)
 

@@ -41,7 +41,8 @@ def sample_indices(num_frames: int, max_candidates: int) -> list[int]:
     """
     if num_frames < 1 or max_candidates < 1:
         raise ValueError(
-            f"num_frames and max_candidates must be at least 1, got {num_frames} and {max_candidates}"
+            f"num_frames and max_candidates must be at least 1, got {num_frames} and "
+            f"{max_candidates}"
         )
     num_candidates = min(num_frames, max_candidates)
     return [i * num_frames // num_candidates for i in range(num_candidates)]

@@ -67,9 +67,9 @@ def find_thought_form(
 ) -> ThoughtForm | None:
     """Return how a model marks its native thought, or None when it has none.
 
-    `generation_prompt` is what the template puts before a reply (`<|im_start|>assistant\\n<think>\\n`).
+    `generation_prompt` is what the template puts before a reply.
 
-    >>> find_thought_form("{{ '<think>' }} ... </think>", generation_prompt="assistant\\n<think>\\n")
+    >>> find_thought_form("{{ '<think>' }}", generation_prompt="assistant\\n<think>\\n")
     ThoughtForm(opening='<think>', closing='</think>', is_opened=True)
     >>> find_thought_form("{{ message.content }}") is None
     True

@@ -9,11 +9,12 @@ becomes one `EpisodeFailure` with its kind, and is never a score.
 >>> from verl_videosearch.episode import EpisodeConfig
 >>> from verl_videosearch.frames import CandidateFrames
 >>> async def always_tie(messages, images):
-...     return Reply("<Snapshot>alike</Snapshot><Think>no</Think><Answer>TA=0, VQ=0, MQ=0, OA=0</Answer>")
+...     return Reply("<Think>alike</Think><Answer>TA=0, VQ=0, MQ=0, OA=0</Answer>")
 >>> black = np.zeros((8, 28, 28, 3), np.uint8)
 >>> pair = PairFrames(CandidateFrames((0.0,) * 8, (0.0,) * 8), black, black)
 >>> sample = PreferenceSample("a", "a cat", "1.mp4", "2.mp4", {"TA": 0, "VQ": 1, "MQ": 0, "OA": 1})
->>> asyncio.run(run_episode(Episode(sample, pair.candidates, EpisodeConfig()), pair, always_tie)).verdict.overall
+>>> episode = Episode(sample, pair.candidates, EpisodeConfig())
+>>> asyncio.run(run_episode(episode, pair, always_tie)).verdict.overall
 0
 """
 

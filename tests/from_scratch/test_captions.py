@@ -74,7 +74,8 @@ RARE_NUMBERS = {5, 21, 22, 23}
         ),  # one frame of the flicker
         (
             [5, 6, 21, 22],
-            "<Snapshot>video 1 lines; video 2 snow on 22; marker on 5, 21, behind it 6, 22</Snapshot>",
+            "<Snapshot>video 1 lines; video 2 snow on 22; marker on 5, 21, behind it 6, "
+            "22</Snapshot>",
         ),
         (
             [22, 23, 26, 27],
@@ -112,7 +113,8 @@ def test_a_look_is_judged_by_what_it_shows_alone(numbers: list[int], verdict: st
         ([22], "bright snow over the picture"),
         (
             [7, 8, 23, 24],
-            "<Snapshot>video 1 bright lines across the picture; video 2 bright snow over the picture on 23</Snapshot>",
+            "<Snapshot>video 1 bright lines across the picture; video 2 bright snow over the "
+            "picture on 23</Snapshot>",
         ),
     ],
 )

@@ -1,4 +1,5 @@
-"""Prompt packs: what is checked, what is told, and published judges in their own words and forms."""
+"""Prompt packs: what is checked, what is told, and published judges in their own words and
+forms."""
 
 from pathlib import Path
 

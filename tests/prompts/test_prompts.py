@@ -167,7 +167,8 @@ def test_system_text_states_the_limits(pack: str, settings: dict[str, int], word
     [
         (
             1,
-            "Frames from earlier calls leave your view when new ones arrive, but your own words stay",
+            "Frames from earlier calls leave your view when new ones arrive, but your own "
+            "words stay",
         ),
         (2, "Only the frames of your newest 2 calls stay in your view"),
         (None, "All frames that you were shown stay in your view"),

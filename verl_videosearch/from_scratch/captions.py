@@ -6,7 +6,8 @@ the same code makes its training sequence. It has no tool, no verdict and no rew
 training only.
 
 >>> from verl_videosearch.episode import images_of
->>> dialogue = CaptionDialogue(CandidateFrames((0.0, 0.5), (0.0, 0.5)), ((2,), (1, 3)), EpisodeConfig())
+>>> pair = CandidateFrames((0.0, 0.5), (0.0, 0.5))
+>>> dialogue = CaptionDialogue(pair, ((2,), (1, 3)), EpisodeConfig())
 >>> dialogue.step(Reply("snow"))
 >>> [item["frame_number"] for item in images_of(dialogue.messages())], dialogue.is_done
 ([2, 1, 3], False)

@@ -1,13 +1,15 @@
-"""Build a Qwen2.5-VL of about a million random parameters, with its own tokenizer, as a Hugging Face folder.
+"""Build a Qwen2.5-VL of about a million random parameters, with its own tokenizer, as a Hugging
+Face folder.
 
-The one idea: everything but the size is real. The folder holds the files of a real checkpoint (config, weights,
-tokenizer, chat template, image and video processor), so transformers, vLLM and verl load it unchanged and the whole
-system runs on two CPU cores.
+The one idea: everything but the size is real. The folder holds the files of a real checkpoint
+(config, weights, tokenizer, chat template, image and video processor), so transformers, vLLM and
+verl load it unchanged and the whole system runs on two CPU cores.
 
     python -m verl_videosearch.from_scratch.tiny_model OUT_DIR --seed 0
 
-The same seed, corpus and size give the same bytes. Covers: architecture, special tokens, M-RoPE, images and videos of
-multiples of 28 pixels. Does not cover: any skill; the weights are random until somebody trains them.
+The same seed, corpus and size give the same bytes. Covers: architecture, special tokens, M-RoPE,
+images and videos of multiples of 28 pixels. Does not cover: any skill; the weights are random until
+somebody trains them.
 """
 
 import json
@@ -57,7 +59,8 @@ CONTROL_TOKENS = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-"""Qwen2.5-VL's special tokens, in its order: left out when text is decoded with `skip_special_tokens`."""
+"""Qwen2.5-VL's special tokens, in its order: left out when text is decoded with
+`skip_special_tokens`."""
 
 PLAIN_TOKENS = (
     "<tool_call>",
@@ -69,7 +72,8 @@ PLAIN_TOKENS = (
     "<|repo_name|>",
     "<|file_sep|>",
 )
-"""Qwen2.5-VL's added tokens that count as text: decoding keeps them, so a tool call stays readable."""
+"""Qwen2.5-VL's added tokens that count as text: decoding keeps them, so a tool call stays
+readable."""
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -77,7 +81,8 @@ CHAT_TEMPLATE = (
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
     "{% endif %}"
     "<|im_start|>{{ message.role }}\n"
-    "{% if message.content is string %}{{ message.content }}{% else %}{% for item in message.content %}"
+    "{% if message.content is string %}{{ message.content }}{% else %}{% for item in "
+    "message.content %}"
     "{% if item.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
     "{% elif item.type == 'video' %}<|vision_start|><|video_pad|><|vision_end|>"
     "{% else %}{{ item.text }}{% endif %}"
@@ -85,21 +90,31 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""ChatML with vision placeholders, as Qwen2.5-VL renders it; like that one it has no section for tools."""
+"""ChatML with vision placeholders, as Qwen2.5-VL renders it; like that one it has no section for
+tools."""
 
 BASE_CORPUS = (
-    "<Snapshot> </Snapshot> <Think> </Think> <Recommend Answer> </Recommend Answer> <Answer> </Answer>",
-    "<Recommend Answer>TA=0, VQ=1, MQ=2, OA=1, CF=2</Recommend Answer>\n<Answer>TA=0, VQ=1, MQ=2, OA=1</Answer>",
-    '<tool_call>\n{"name": "select_frames", "arguments": {"target_frames": [12, 16, 76, 80]}}\n</tool_call>',
-    "text alignment, visual quality, motion quality, overall, tie, video 1 is better, video 2 is better, both equal",
-    "frame 1 to frame 96 at 0.5 s: clean, defect, noise, snow, tint, blur, blocks, square, inverted, grey, frozen, "
-    "jumps, tearing, flicker, brighter, darker, marker, hidden, visible, nothing, start, middle, end, between, gap",
-    "look behind the marker on 5, 21; something may hide there, look again to be sure, check more frames; dim, comb, "
+    "<Snapshot> </Snapshot> <Think> </Think> <Recommend Answer> </Recommend Answer> <Answer> "
+    "</Answer>",
+    "<Recommend Answer>TA=0, VQ=1, MQ=2, OA=1, CF=2</Recommend Answer>\n<Answer>TA=0, VQ=1, "
+    "MQ=2, OA=1</Answer>",
+    '<tool_call>\n{"name": "select_frames", "arguments": {"target_frames": [12, 16, 76, '
+    "80]}}\n</tool_call>",
+    "text alignment, visual quality, motion quality, overall, tie, video 1 is better, video "
+    "2 is better, both equal",
+    "frame 1 to frame 96 at 0.5 s: clean, defect, noise, snow, tint, blur, blocks, square, "
+    "inverted, grey, frozen, "
+    "jumps, tearing, flicker, brighter, darker, marker, hidden, visible, nothing, start, "
+    "middle, end, between, gap",
+    "look behind the marker on 5, 21; something may hide there, look again to be sure, check "
+    "more frames; dim, comb, "
     "flash; so video 1 wins, no difference, a tie, video 2 is better, both equal",
-    "A small plum circle, large sand ring, rust triangle, teal or moss diamond moves left and right, up or down over a "
+    "A small plum circle, large sand ring, rust triangle, teal or moss diamond moves left "
+    "and right, up or down over a "
     "navy, slate, khaki, brown background.",
 )
-"""What a reply is made of, whatever the wording of the prompts: tags, verdicts, a call, words for what is seen."""
+"""What a reply is made of, whatever the wording of the prompts: tags, verdicts, a call, words
+for what is seen."""
 
 MODEL_CARD = """---
 library_name: transformers
@@ -107,8 +122,10 @@ pipeline_tag: image-text-to-text
 ---
 # Tiny Qwen2.5-VL for tests and demonstrations
 
-{num_parameters:,} parameters with **random weights** (seed {seed}) and {vocab_size:,} tokens, made by
-`python -m verl_videosearch.from_scratch.tiny_model`. It has the architecture and file layout of Qwen2.5-VL and knows nothing: for
+{num_parameters:,} parameters with **random weights** (seed {seed}) and {vocab_size:,} tokens, \
+made by
+`python -m verl_videosearch.from_scratch.tiny_model`. It has the architecture \
+and file layout of Qwen2.5-VL and knows nothing: for
 tests and demonstrations only.
 """
 
@@ -156,7 +173,8 @@ def build_tiny_model(
     text_corpus: Iterable[str] | None = None,
     size: TinyModelConfig | None = None,
 ) -> Path:
-    """Write a model folder and return its path; `text_corpus` defaults to our prompts and the words of a reply."""
+    """Write a model folder and return its path; `text_corpus` defaults to our prompts and the
+    words of a reply."""
     out_dir, size = Path(out_dir), size or TinyModelConfig()
     tokenizer = train_tokenizer(
         default_corpus() if text_corpus is None else text_corpus, size.max_vocab
@@ -185,7 +203,8 @@ def default_corpus() -> list[str]:
 
 
 def train_tokenizer(text_corpus: Iterable[str], max_vocab: int) -> Qwen2Tokenizer:
-    """Train a byte-level BPE that splits text as Qwen's does: digits one by one, any text in NFC form round-trips."""
+    """Train a byte-level BPE that splits text as Qwen's does: digits one by one, any text in NFC
+    form round-trips."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -204,7 +223,8 @@ def train_tokenizer(text_corpus: Iterable[str], max_vocab: int) -> Qwen2Tokenize
 
 
 def make_tokenizer(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Qwen2Tokenizer:
-    """Put Qwen2.5-VL's added tokens behind a byte-level vocabulary, and its chat template beside it."""
+    """Put Qwen2.5-VL's added tokens behind a byte-level vocabulary, and its chat template beside
+    it."""
     tokenizer = Qwen2Tokenizer(
         vocab=vocab
         | {token: len(vocab) + i for i, token in enumerate((*CONTROL_TOKENS, *PLAIN_TOKENS))},
@@ -223,9 +243,9 @@ def make_tokenizer(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Qwen
 def model_config(tokenizer: Qwen2Tokenizer, size: TinyModelConfig) -> Qwen2_5_VLConfig:
     """Return the architecture; the vocabulary is exactly the tokenizer's, without padding rows.
 
-    verl 0.9.1 masks ids beyond the tokenizer in vLLM and not in the trainer, so padding would set their
-    log-probabilities apart. It masks the image and video placeholders too: until training has made these two unlikely,
-    a gap of about 2 / vocabulary remains.
+    verl 0.9.1 masks ids beyond the tokenizer in vLLM and not in the trainer, so padding would set
+    their log-probabilities apart. It masks the image and video placeholders too: until training has
+    made these two unlikely, a gap of about 2 / vocabulary remains.
     """
     ids = dict(zip(CONTROL_TOKENS, tokenizer.convert_tokens_to_ids(CONTROL_TOKENS), strict=True))
     return Qwen2_5_VLConfig(
@@ -268,7 +288,8 @@ def model_config(tokenizer: Qwen2Tokenizer, size: TinyModelConfig) -> Qwen2_5_VL
 def make_processor(
     tokenizer: Qwen2Tokenizer, min_image_tokens: int = 1, max_image_tokens: int = 1280
 ) -> Qwen2_5_VLProcessor:
-    """Return the stock processor; pictures of fewer or more visual tokens, of 28 x 28 pixels each, are resized."""
+    """Return the stock processor; pictures of fewer or more visual tokens, of 28 x 28 pixels
+    each, are resized."""
     one_token = (PATCH_SIZE * MERGE_SIZE) ** 2
     pixels = {
         "size": {

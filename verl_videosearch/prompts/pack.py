@@ -224,7 +224,8 @@ def _find_mistakes(entry: str, text: Any) -> list[str]:
     names = {name for _, name, _, _ in parts if name is not None}
     allowed = PLACEHOLDERS[entry].split()
     problems = [
-        f"{entry}: unknown placeholder {{{name}}} (allowed: {', '.join(allowed) or 'none'}; a brace "
+        f"{entry}: unknown placeholder {{{name}}} (allowed: {', '.join(allowed) or 'none'}; a "
+        f"brace "
         "of the text itself is doubled)"
         for name in sorted(names - set(allowed))
     ]
