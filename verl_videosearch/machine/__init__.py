@@ -1,0 +1,1 @@
+"""What this machine has of what a run needs: `videosearch doctor`, and the driver before `make gpu`."""
