@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from verl_videosearch.cli import data, figures, store
+from verl_videosearch.cli import data, figures, prompt_pack, store
 from verl_videosearch.cli.lazy import LazyGroup
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app.command("compare")(figures.run_compare)
 app.command("baselines")(figures.run_baselines)
 app.command("calibrate")(figures.run_calibrate)
 app.add_typer(store.app, name="store")
+app.add_typer(prompt_pack.app, name="prompt-pack")
 app.add_typer(data.app, name="data")
 
 
