@@ -147,6 +147,13 @@ def run_probe(
             "first_blank, first_swapped, other_prompt (reading); repeatable; default: all."
         ),
     ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            help="Alter the judge's memory of its own words instead: as_written, emptied, opposite, "
+            "no_text, separated by commas, or all."
+        ),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Probe this many of the episodes that searched.")
     ] = None,
@@ -156,35 +163,60 @@ def run_probe(
     forget_failures: ForgetFailures = False,
     store: Store = None,
 ) -> None:
-    """Replay finished episodes with other frames than the judge asked for: did its search
-    matter?"""
-    from verl_videosearch.evaluation.evaluate import PlayOptions, probe
+    """Replay finished episodes with other frames than the judge asked for, or with other words of
+    its own: did its search matter, and its memory?"""
+    from verl_videosearch.evaluation.evaluate import PlayOptions
     from verl_videosearch.evaluation.results import read_run
-    from verl_videosearch.video.altered_frames import Replacement
 
     with explain_errors():
+        if memory is not None and (replacement or limit):
+            raise ValueError("--memory judges all pairs again: leave out --replacement and --limit")
         if source.model == AS_IN_RUN:
             source = replace(source, model=read_run(run).settings.model)
-        found = probe(
-            run,
-            source,
-            out,
-            replacements=read_choices(
-                replacement or [each.value for each in Replacement], Replacement
-            ),
-            limit=limit,
-            options=PlayOptions(
-                video_root,
-                store,
-                episode_timeout_s,
-                RunLimits(concurrency, forgets_failures=forget_failures),
-                max_failed_share,
-            ),
-        )
+        limits = RunLimits(concurrency, forgets_failures=forget_failures)
+        options = PlayOptions(video_root, store, episode_timeout_s, limits, max_failed_share)
+        if memory is None:
+            played = _probe_frames(run, source, out, replacement, limit, options)
+        else:
+            played = _probe_memory(run, source, out, memory, options)
+    finish(played, max_failed_share)
+
+
+def _probe_frames(
+    run: Path,
+    source: ModelSource,
+    out: Path,
+    names: list[str] | None,
+    limit: int | None,
+    options: Any,
+) -> RunSummary:
+    from verl_videosearch.evaluation.evaluate import probe
+    from verl_videosearch.video.altered_frames import Replacement
+
+    chosen = read_choices(names or [each.value for each in Replacement], Replacement)
+    found = probe(run, source, out, replacements=chosen, limit=limit, options=options)
     if found.summary is not None:
         searched = f"{found.summary.searched} of the episodes searched: {out / 'index.html'}"
         say(found.summary.note or searched)
-    finish(found.run, max_failed_share)
+    return found.run
+
+
+def _probe_memory(
+    run: Path, source: ModelSource, out: Path, names: str, options: Any
+) -> RunSummary:
+    from verl_videosearch.evaluation.evaluate import probe_memory
+    from verl_videosearch.evaluation.memory_controls import ALL, MemoryControl
+
+    wanted = [name.strip() for name in names.split(",")]
+    if wanted == ["all"]:
+        wanted = [each.value for each in MemoryControl]
+    controls = read_choices(wanted, MemoryControl)
+    found = probe_memory(run, source, out, controls=controls, options=options)
+    if found.summary is not None:
+        rows = found.summary.rows
+        right = ", ".join(f"{name} {each[ALL].accuracy}" for name, each in rows.items() if each)
+        say(f"right, by memory: {right}: {out / 'index.html'}")
+    return found.run
 
 
 def finish(run: RunSummary, max_failed_share: float) -> None:

@@ -28,6 +28,14 @@ from verl_videosearch.episode import EpisodeConfig
 from verl_videosearch.evaluation.calibration import Calibration
 from verl_videosearch.evaluation.compared_runs import compare_paths
 from verl_videosearch.evaluation.comparison import Comparison
+from verl_videosearch.evaluation.memory_controls import (
+    Donors,
+    MemoryControl,
+    MemorySummary,
+    is_controlled,
+    name_control,
+    play_control,
+)
 from verl_videosearch.evaluation.probes import (
     ProbeSummary,
     draw_other_prompt,
@@ -36,9 +44,11 @@ from verl_videosearch.evaluation.probes import (
     play_probe,
 )
 from verl_videosearch.evaluation.results import (
+    Run,
     RunSettings,
     hash_records,
     read_run,
+    write_memory_results,
     write_probe_results,
     write_results,
 )
@@ -105,6 +115,17 @@ class Probe:
     folder: Path
     summary: ProbeSummary | None
     """What replaced frames did; None when the run stopped before it was through."""
+
+
+@dataclass(frozen=True)
+class MemoryProbe:
+    """What `probe_memory` has done so far."""
+
+    run: RunSummary
+    status: ExitStatus
+    folder: Path
+    summary: MemorySummary | None
+    """What altered memories cost; None when the run stopped before it was through."""
 
 
 def evaluate(
@@ -220,14 +241,8 @@ def probe(
 
     Returns how many verdicts changed and how many right ones needed the search.
     """
-    options, probed = options or PlayOptions(), read_run(run)
+    options, (probed, source) = options or PlayOptions(), _read_greedy_run(run, source)
     settings = probed.settings
-    if settings.temperature:
-        raise ValueError(
-            f"{run} was sampled at temperature {settings.temperature:g}; probe a greedy run"
-        )
-    if settings.max_turn_tokens is not None:
-        source = replace(source, max_turn_tokens=settings.max_turn_tokens)
     searched = [record for record in probed.done if record.has_searched][:limit]
     records = [record for record in probed.done if not record.has_searched] + searched
     prompts = [sample.prompt for sample in probed.samples]
@@ -267,6 +282,76 @@ def probe(
         if played.stopped is None:
             summary = write_probe_results(folder, settings, records, played, replacements)
     return Probe(played, played.status(options.max_failed_share), folder.path, summary)
+
+
+def probe_memory(
+    run: str | Path,
+    source: ModelSource,
+    out: str | Path,
+    *,
+    controls: Sequence[MemoryControl] = tuple(MemoryControl),
+    options: PlayOptions | None = None,
+) -> MemoryProbe:
+    """Judge the pairs of a finished run again with an altered memory of the judge's own words.
+
+    Args:
+        run: folder of a finished, greedy `evaluate`, or any file of its episodes (*.jsonl).
+        source: the same model; its temperature should be 0.
+        out: folder of the controls; the same call on it goes on where it was.
+        controls: what the judge finds when it looks back (`evaluation.memory_controls`).
+        options: videos, frame store, episodes in flight, allowed failures.
+
+    Returns accuracy, calls and tokens by pair type for each memory.
+    """
+    options, (probed, source) = options or PlayOptions(), _read_greedy_run(run, source)
+    records, donors = probed.done, Donors(probed.done)
+    claimed = {
+        "episodes": hash_records(records),
+        "memory": [each.value for each in controls],
+        "model": source.name,
+    } | ({"reply_options": found} if (found := _list_reply_options(source)) else {})
+    setup = _make_setup(RecordKind.PROBE, probed.settings, options, claimed)
+    jobs = [
+        Job(record.own, record.order, content=(record, each), name=name_control(record, each))
+        for record in records
+        for each in controls
+        if is_controlled(record, each, donors)
+    ]
+
+    async def play(job: Job, model: EpisodeModel) -> EpisodeRecord:
+        record, control = job.content
+        return await play_control(record, control, setup, model.for_episode(job.key), donors)
+
+    folder, summary = RunFolder(out), None
+    with folder.claim(claimed, probed.samples) as journal:
+        played = play_all(
+            jobs,
+            play,
+            journal,
+            source,
+            "episodes",
+            kind=setup.kind,
+            identity=setup.identity,
+            limits=options.limits,
+            shows_progress=options.shows_progress,
+        )
+        if played.stopped is None:
+            summary = write_memory_results(folder, probed.settings, records, played, controls)
+    return MemoryProbe(played, played.status(options.max_failed_share), folder.path, summary)
+
+
+def _read_greedy_run(run: str | Path, source: ModelSource) -> tuple[Run, ModelSource]:
+    """Read what is probed, and give its model the limit of tokens that it had; raises `ValueError`
+    for a sampled run, whose verdicts change by themselves."""
+    probed = read_run(run)
+    settings = probed.settings
+    if settings.temperature:
+        raise ValueError(
+            f"{run} was sampled at temperature {settings.temperature:g}; probe a greedy run"
+        )
+    if settings.max_turn_tokens is not None:
+        source = replace(source, max_turn_tokens=settings.max_turn_tokens)
+    return probed, source
 
 
 def compare(

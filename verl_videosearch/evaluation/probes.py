@@ -30,6 +30,7 @@ from PIL import Image
 from verl_videosearch.episode import Episode, Message, Reply
 from verl_videosearch.evaluation.citations import Citations, count_citations
 from verl_videosearch.evaluation.subsets import TYPE_FIELD
+from verl_videosearch.frames import ImageReference
 from verl_videosearch.judgement import OVERALL, Turn
 from verl_videosearch.metrics import Rate
 from verl_videosearch.rollout import GenerateFn
@@ -131,7 +132,7 @@ class RefusedEpisode(Episode):
 
     def answer_instead(self, outcome: ToolOutcome) -> ToolOutcome:
         """Return what a call gets that would have brought frames."""
-        return refuse_over_limit(self.config.max_tool_calls)
+        return refuse_over_limit(self.config.max_tool_calls, self._context)
 
 
 class InViewEpisode(RefusedEpisode):
@@ -145,7 +146,8 @@ class InViewEpisode(RefusedEpisode):
         for video in wanted:
             own = [n for n in in_view if self.candidates.locate(n).video == video]
             shown += [number for number in own if number not in shown][:1]
-        return replace(outcome, frame_numbers=tuple(shown))
+        images = (ImageReference(number, self.config.tool_max_pixels) for number in shown)
+        return replace(outcome, images=tuple(images))
 
 
 def list_opening(record: EpisodeRecord) -> tuple[PlayedTurn, ...]:

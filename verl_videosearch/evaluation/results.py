@@ -21,7 +21,13 @@ import msgspec
 
 from verl_videosearch.episode import EpisodeConfig
 from verl_videosearch.evaluation.calibration import Calibration
+from verl_videosearch.evaluation.memory_controls import (
+    MemoryControl,
+    MemorySummary,
+    summarise_memory,
+)
 from verl_videosearch.evaluation.pages.header import RunHeader, describe_frames, describe_protocol
+from verl_videosearch.evaluation.pages.memory_tables import describe_memory
 from verl_videosearch.evaluation.pages.probe_tables import describe_probes
 from verl_videosearch.evaluation.pages.tables import describe_summary
 from verl_videosearch.evaluation.probes import ProbeSummary, summarise_probes
@@ -296,6 +302,21 @@ def _describe_calibration(calibration: Calibration) -> str:
     )
 
 
+def write_memory_results(
+    folder: RunFolder,
+    settings: RunSettings,
+    records: Sequence[EpisodeRecord],
+    run: RunSummary,
+    controls: Sequence[MemoryControl],
+) -> MemorySummary:
+    """Write the final files of the memory controls; `records` are the run's own episodes."""
+    failed = [each.key for each in run.permanent + run.passing]
+    summary = summarise_memory(records, run.done, controls, run.count_failures(), failed)
+    pages = describe_memory(summary)
+    _write_probed(folder, "Memory", settings, records, run, to_plain(summary), pages)
+    return summary
+
+
 def write_probe_results(
     folder: RunFolder,
     settings: RunSettings,
@@ -305,6 +326,20 @@ def write_probe_results(
 ) -> ProbeSummary:
     """Write the final files of a probe; `records` are the true episodes that it is about."""
     summary = summarise_probes(records, run.done, replacements, run.count_failures())
+    pages = describe_probes(summary)
+    _write_probed(folder, "Probe", settings, records, run, to_plain(summary), pages)
+    return summary
+
+
+def _write_probed(
+    folder: RunFolder,
+    what: str,
+    settings: RunSettings,
+    records: Sequence[EpisodeRecord],
+    run: RunSummary,
+    results: Any,
+    blocks: Sequence[Block],
+) -> None:
     header = make_header(
         settings,
         len({record.uid for record in records}),
@@ -312,11 +347,6 @@ def write_probe_results(
         failures=run.count_failures(),
     )
     folder.write_records(EPISODES, list_final(run))
-    folder.write_json("results.json", to_plain(summary))
-    write_pages(
-        folder,
-        f"Probe of {settings.model} on {settings.benchmark}",
-        describe_probes(summary),
-        header.lines(),
-    )
-    return summary
+    folder.write_json("results.json", results)
+    title = f"{what} of {settings.model} on {settings.benchmark}"
+    write_pages(folder, title, blocks, header.lines())
