@@ -65,6 +65,7 @@ TINY_EPISODE = (
     "videosearch.episode.tool_max_pixels=3136",
     "videosearch.episode.prompt_pack=brief",
 )
+WITH_OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
 app = typer.Typer(add_completion=False, help=__doc__.split("\n")[0])
 console = Console()
 
@@ -147,14 +148,16 @@ def write_figures(results: Sequence[Result], out: Path) -> None:
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(context_settings=WITH_OVERRIDES)
 def tiny(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder of data, logs and figures.")] = OUT,
     sft_steps: Annotated[int, typer.Option(help="Steps of SFT.")] = 150,
     grpo_steps: Annotated[int, typer.Option(help="Steps of GRPO.")] = 3,
     limit_s: Annotated[float, typer.Option(help="Most seconds of each training.")] = 300,
 ) -> None:
-    """Train a 1M-parameter model with the GPU recipes: SFT, then GRPO."""
+    """Train a 1M-parameter model with the GPU recipes, SFT then GRPO; further arguments are
+    overrides of GRPO."""
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     pairs, splits, traces = out / "pairs", out / "splits", out / "traces"
@@ -180,7 +183,8 @@ def tiny(
     results.append(run("sft", list_sft(out, sft_steps), out, limit_s))
     trained = sorted((out / "sft").glob("global_step_*/huggingface"))
     model = trained[-1] if trained else out / "start"
-    results.append(run("grpo", list_tiny_grpo(out, model, grpo_steps), out, limit_s))
+    grpo = [*list_tiny_grpo(out, model, grpo_steps), *context.args]
+    results.append(run("grpo", grpo, out, limit_s))
     write_figures(results, out)
 
 
@@ -227,7 +231,7 @@ def list_tiny_grpo(out: Path, model: Path, num_steps: int) -> list[str]:
     ]
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(context_settings=WITH_OVERRIDES)
 def big(
     context: typer.Context,
     size: Annotated[str, typer.Option(help="3b or 7b.")] = "3b",
