@@ -19,13 +19,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table as ConsoleTable
-from verl_videosearch.data_prep.hide_and_seek.plan import GUESSES, PairType
+from verl_videosearch.recipes.bounds import check_needed, count_needed, describe_optimum
 from verl_videosearch.recipes.rows import (
     Episode,
     compare,
@@ -52,9 +52,13 @@ HEADINGS = {
     "grpo": "GRPO",
     "majority": "majority class",
     "no_search": "best without a search",
+    "one_call": "best with one call",
+    "two_calls": "best with two calls",
+    "three_calls": "best with three calls",
     "random_frames": "GRPO, random frames returned",
     "blank_frames": "GRPO, blank frames returned",
     "no_window": "GRPO, memory window off",
+    "window_1": "GRPO, memory window 1",
 }
 BRIEF = {
     "start": "start",
@@ -63,13 +67,27 @@ BRIEF = {
     "grpo": "GRPO",
     "majority": "majority class",
     "no_search": "best unseen guess",
+    "one_call": "best, one call",
+    "two_calls": "best, two calls",
+    "three_calls": "best, three calls",
     "random_frames": "random frames",
     "blank_frames": "blank frames",
     "no_window": "window off",
+    "window_1": "window 1",
 }
 """Short headings, for a terminal."""
-TYPES = ("hidden", "tie", "visible", "decoy")
-SHARES = {"search": "search_rate", "aim": "aim_rate", "hit": "hit_rate"}
+TYPES = {
+    "hidden": "hid",
+    "empty": "emp",
+    "tie": "tie",
+    "visible": "vis",
+    "decoy": "dec",
+    "both_hidden": "both",
+}
+"""Pair types in the order of the columns, and their short headings."""
+OTHER_WINDOWS = ("no_window", "window_1")
+"""The policy judged with another window than it was trained with: one of the two."""
+SHARES = {"search": "search_rate", "aim": "aim_rate", "hit": "hit_rate", "cover": "cover_rate"}
 MEANS = {"gain": "gain", "calls": "calls", "invalid": "invalid_calls", "unreadable": "unreadable"}
 CURVES = {
     "overall right": "correct_OA",
@@ -89,7 +107,14 @@ MINUTES = {
 CAPTION = (
     "Held-out pairs, each judged once and greedily; 95 % bootstrap intervals. aim: of the searches, those that asked "
     "for a frame behind the cue; hit: of the pairs with a hidden defect, those where a frame that shows it was asked "
-    "for; gain: overall accuracy of the last verdict less that of the first; calls and invalid calls per episode."
+    "for; cover: of the pairs with a cue, those where every marked place was looked at in both videos; gain: overall accuracy of the last verdict less that of the first; calls and invalid calls per episode."
+)
+CALLS_CAPTION = (
+    "Calls per episode: effort that adapts looks where something is hidden, and only there."
+)
+MEMORY_CAPTION = (
+    "The last policy judges the same pairs again while its earlier replies are altered: their Snapshots emptied, "
+    "replaced by those of a pair with another label, or all but the calls removed (`videosearch probe --memory`)."
 )
 SAMPLED_CAPTION = (
     "The same pairs, replies sampled at temperature 0.8, as in training: what the policy does, and not only what it "
@@ -117,6 +142,27 @@ class Pipeline:
                 source.read_records().records, probe.read_records().records, replacement
             ),
         )
+
+    def read_other_window(self, run: str) -> dict[str, list[Episode]]:
+        """Read the run with another window than the training's, under its name."""
+        found = [name for name in OTHER_WINDOWS if self._has_run(run, name)]
+        return {
+            name: self.read_episodes(f"{run}-{name.replace('_', '-')}")
+            for name in found[:1] or OTHER_WINDOWS[:1]
+        }
+
+    def _has_run(self, run: str, name: str) -> bool:
+        return (self.folder / "runs" / f"{run}-{name.replace('_', '-')}").exists()
+
+    def read_needed(self, run: str) -> dict[str, Any] | None:
+        """Count the verdicts of a run that needed its search; None where that was not probed."""
+        probed = RunFolder(self.folder / "runs" / f"{run}-probe").read_records().records
+        return count_needed(self.read_episodes(run), probed)
+
+    def read_memory(self, run: str) -> dict[str, Any]:
+        """Read what altered memories cost, by control and pair type; empty where nobody asked."""
+        path = self.folder / "runs" / f"{run}-memory" / "results.json"
+        return json.loads(path.read_text("utf-8"))["rows"] if path.exists() else {}
 
     def read_training(self) -> list[dict[str, float]]:
         """Read the figures of every GRPO step, in order; of a run that was resumed, each step's
@@ -161,7 +207,7 @@ def collect(pipeline: Pipeline) -> dict[str, Any]:
     controls = {
         "random_frames": pipeline.replace_frames("grpo", "random"),
         "blank_frames": pipeline.replace_frames("grpo", "blank"),
-        "no_window": pipeline.read_episodes("grpo-no-window"),
+        **pipeline.read_other_window("grpo"),
     }
     minutes, training = pipeline.read_minutes(), pipeline.read_training()
     return {
@@ -182,6 +228,8 @@ def collect(pipeline: Pipeline) -> dict[str, Any]:
                 for name, episodes in controls.items()
             },
         },
+        "needed": pipeline.read_needed("grpo"),
+        "memory": pipeline.read_memory("grpo"),
         "training": training,
         "alarms": list_alarms(training),
     }
@@ -193,16 +241,13 @@ def compare_verdicts(after: Sequence[Episode], before: Sequence[Episode]) -> dic
 
 
 def describe_blind(episodes: Sequence[Episode]) -> dict[str, dict[str, Any]]:
-    """Return the judges that never look: the majority class, and the best answer at first sight."""
+    """Return the judges that are arithmetic: the majority class, and perfect ones with so many
+    calls."""
     gold = [each.sample.labels[OVERALL] for each in episodes]
-    types = [PairType(each.sample.meta["pair_type"]) for each in episodes]
     share = gold.count(majority_label(gold)) / len(gold)
-    best = sum(GUESSES[pair_type] for pair_type in types) / len(types)
     return {
         "majority": make_bare_row(share, len(gold)),
-        "no_search": make_bare_row(
-            best, len(gold), {t.value: GUESSES[t] for t in sorted(set(types))}
-        ),
+        **describe_optimum([each.sample for each in episodes]),
     }
 
 
@@ -224,31 +269,97 @@ def list_blocks(results: Mapping[str, Any]) -> Iterator[Block]:
         yield Note(
             f"Alarm in GRPO, at {len(alarm['steps'])} steps from step {alarm['steps'][0]} on: {alarm['text']}"
         )
-    yield tabulate("Stages", results["stages"], CAPTION)
+    types = list_types(results)
+    yield tabulate("Stages", results["stages"], types, CAPTION)
     bars = [make_bar(name, row) for name, row in results["stages"].items()]
     bars += [make_bar(name, row, is_reference=True) for name, row in results["controls"].items()]
     yield Plot(
         "Overall accuracy", draw_intervals(bars, "held-out pairs with the right overall verdict")
     )
-    yield tabulate("Controls", results["controls"], "The same pairs; greedy.")
-    yield tabulate("Stages, sampled", results["sampled"], SAMPLED_CAPTION)
+    yield tabulate("Controls", results["controls"], types, "The same pairs; greedy.")
+    yield tabulate("Stages, sampled", results["sampled"], types, SAMPLED_CAPTION)
+    yield tabulate_calls(results, types)
+    if results["needed"]:
+        yield tabulate_needed(results["needed"])
+    if results["memory"]:
+        yield tabulate_memory(results["memory"])
     yield tabulate_tests(results["tests"])
     yield plot_training(results["training"])
 
 
-def tabulate(title: str, rows: Mapping[str, Mapping[str, Any]], caption: str) -> Table:
+def list_types(results: Mapping[str, Any]) -> list[str]:
+    """Return the pair types of the held-out pairs, in the order of the columns."""
+    return [name for name in TYPES if name in results["stages"]["grpo"]["by_type"]]
+
+
+def tabulate(
+    title: str, rows: Mapping[str, Mapping[str, Any]], types: Sequence[str], caption: str
+) -> Table:
     """Make a table with a row per judge."""
-    columns = ("judge", "overall", *TYPES, "VQ", "MQ", *SHARES, *MEANS, "tokens", "minutes")
-    return Table(
-        title, columns, [tuple(describe_row(name, row)) for name, row in rows.items()], caption
-    )
+    columns = ("judge", "overall", *types, "VQ", "MQ", *SHARES, *MEANS, "tokens", "minutes")
+    cells = [tuple(describe_row(name, row, types)) for name, row in rows.items()]
+    return Table(title, columns, cells, caption)
 
 
-def describe_row(name: str, row: Mapping[str, Any]) -> Iterator[str]:
+def tabulate_calls(results: Mapping[str, Any], types: Sequence[str]) -> Table:
+    """Make a table of the calls that each judge makes on each type of pair."""
+    cells = [
+        (HEADINGS[name] + suffix, *(f"{row['calls_by_type'][each]:.2f}" for each in types))
+        for part, suffix in (("stages", ""), ("sampled", ", sampled"), ("controls", ""))
+        for name, row in results[part].items()
+        if "calls_by_type" in row
+    ]
+    return Table("Calls by pair type", ("judge", *types), cells, CALLS_CAPTION)
+
+
+def tabulate_needed(needed: Mapping[str, Any]) -> Table:
+    """Make a table of the verdicts that needed the search, uncapped, and of how many can."""
+    names = {
+        "refused": "wrong when calls are refused",
+        "in_view": "wrong when they bring nothing new",
+    }
+    rows = [("right verdicts of GRPO", str(needed["right"]))]
+    rows += [(f"{names[name]}", str(count)) for name, count in needed["lost"].items()]
+    types = ", ".join(f"{name} {count}" for name, count in needed["by_type"].items())
+    rows.append(("needed the search: both", f"{needed['needed']} ({types or 'none'})"))
+    limit = f"{needed['can_need']} (+ {needed['allowance']} by chance)"
+    rows.append(("can need it, by what the data knows", limit))
+    return Table("Did it need the search?", ("figure", "pairs"), rows)
+
+
+def tabulate_memory(memory: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
+    """Make a table of what altered memories cost, by pair type."""
+    cells = [
+        (
+            control.replace("_", " "),
+            name,
+            percent(row["accuracy"]["value"]),
+            "" if row["change"] is None else describe_change(row["change"]),
+            f"{row['calls']:.2f}",
+            "" if row["tokens"] is None else f"{row['tokens']:.0f}",
+        )
+        for control, rows in memory.items()
+        for name, row in rows.items()
+    ]
+    columns = ("memory", "pairs", "right", "against the run", "calls", "tokens")
+    return Table("Memory", columns, cells, MEMORY_CAPTION)
+
+
+def describe_change(change: Mapping[str, Any]) -> str:
+    """Write a paired difference in per cent points with its interval.
+
+    >>> describe_change({"value": -0.5, "low": -0.75, "high": -0.25})
+    '-50.0 [-75.0, -25.0]'
+    """
+    low, high = 100 * change["low"], 100 * change["high"]
+    return f"{100 * change['value']:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def describe_row(name: str, row: Mapping[str, Any], types: Sequence[str]) -> Iterator[str]:
     """Yield the cells of one judge."""
     yield HEADINGS[name]
     yield describe_share(row["overall"])
-    for group, keys in (("by_type", TYPES), ("by_dimension", ("VQ", "MQ"))):
+    for group, keys in (("by_type", types), ("by_dimension", ("VQ", "MQ"))):
         yield from (percent(row.get(group, {}).get(key, {}).get("accuracy")) for key in keys)
     yield from (percent(row.get(key)) for key in SHARES.values())
     for key in MEANS.values():
@@ -315,33 +426,48 @@ def plot_training(training: Sequence[Mapping[str, float]]) -> Plot:
     return Plot("GRPO", draw_lines(lines, "step", "share or reward", max_x=last), caption)
 
 
+LOOK = {
+    "title_justify": "left",
+    "box": box.SIMPLE_HEAD,
+    "collapse_padding": True,
+    "pad_edge": False,
+}
+PARTS = (("stages", ""), ("sampled", ", sampled"), ("controls", ""))
+
+
 def make_brief_table(results: Mapping[str, Any]) -> ConsoleTable:
     """Show what matters in 80 columns: per cent without the sign, means with one digit."""
-    look = {
-        "title_justify": "left",
-        "box": box.SIMPLE_HEAD,
-        "collapse_padding": True,
-        "pad_edge": False,
-    }
-    table = ConsoleTable(title="per cent of the held-out pairs", **look)
-    columns = ("right", "", "hid", "tie", "vis", "dec", "srch", "hit", "gain", "calls")
+    table, types = ConsoleTable(title="per cent of the held-out pairs", **LOOK), list_types(results)
+    columns = ("right", "", *(TYPES[each] for each in types), "srch", "hit", "gain", "calls")
     table.add_column("judge", no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
-    parts = (("stages", ""), ("sampled", ", sampled"), ("controls", ""))
-    for part, suffix in parts:
+    for part, suffix in PARTS:
         for name, row in results[part].items():
-            table.add_row(BRIEF[name] + suffix, *describe_briefly(row))
+            table.add_row(BRIEF[name] + suffix, *describe_briefly(row, types))
         table.add_section()
     return table
 
 
-def describe_briefly(row: Mapping[str, Any]) -> Iterator[str]:
+def make_call_table(results: Mapping[str, Any]) -> ConsoleTable:
+    """Show the calls per episode by pair type in 80 columns."""
+    table, types = ConsoleTable(title="calls per episode", **LOOK), list_types(results)
+    table.add_column("judge", no_wrap=True)
+    for each in types:
+        table.add_column(TYPES[each], justify="right", no_wrap=True)
+    for part, suffix in PARTS[:2]:
+        for name, row in results[part].items():
+            calls = (f"{row['calls_by_type'][each]:.2f}" for each in types)
+            table.add_row(BRIEF[name] + suffix, *calls)
+    return table
+
+
+def describe_briefly(row: Mapping[str, Any], types: Sequence[str]) -> Iterator[str]:
     """Yield the cells of one judge."""
     share = row["overall"]
     yield f"{100 * share['accuracy']:.1f}"
     yield "" if share["low"] is None else f"{100 * share['low']:.0f}-{100 * share['high']:.0f}"
-    shares = [row.get("by_type", {}).get(key, {}).get("accuracy") for key in TYPES]
+    shares = [row.get("by_type", {}).get(key, {}).get("accuracy") for key in types]
     for value in (*shares, row.get("search_rate"), row.get("hit_rate"), row.get("gain")):
         yield "" if value is None else f"{100 * value:.0f}"
     yield "" if row.get("calls") is None else f"{row['calls']:.1f}"
@@ -353,8 +479,7 @@ def main(folder: Annotated[Path, typer.Argument(help="The pipeline's folder.")])
     try:
         results = collect(Pipeline(folder))
     except (RunFolderError, ValueError) as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from error
+        _fail(error)
     target, blocks = RunFolder(folder), list(list_blocks(results))
     target.write_text("results.md", render_markdown("Pipeline", blocks))
     target.write_text("index.html", render_page("Pipeline", blocks))
@@ -363,10 +488,26 @@ def main(folder: Annotated[Path, typer.Argument(help="The pipeline's folder.")])
         if isinstance(block, Note):
             console.print(block.text, style="bold red", markup=False)
     console.print(make_brief_table(results))
+    console.print(make_call_table(results))
+    if needed := results["needed"]:
+        console.print(
+            f"{needed['needed']} of {needed['right']} right verdicts needed the search; "
+            f"{needed['can_need']} can need it",
+            highlight=False,
+        )
     console.print(
         f"{folder / 'index.html'} has the plots, {folder / 'results.json'} every figure",
         highlight=False,
     )
+    try:
+        check_needed(results["needed"])
+    except ValueError as error:
+        _fail(error)
+
+
+def _fail(error: Exception) -> NoReturn:
+    Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(1) from error
 
 
 if __name__ == "__main__":

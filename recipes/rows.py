@@ -8,7 +8,8 @@ and of one episode each (`episodes.jsonl` of `videosearch eval`).
 | figure | of which episodes |
 |---|---|
 | `search_rate` | all: a call brought frames |
-| `aim_rate` | those that searched: a frame behind the cue was asked for |
+| `aim_rate` | those that searched on a pair with a cue: a frame behind it was asked for |
+| `cover_rate` | those on pairs with a cue: a frame behind each cue was asked for, of both videos |
 | `hit_rate` | those on pairs with a hidden defect: a frame that shows it was asked for |
 | `gain` | all: overall verdict right at the end, less overall verdict right at first |
 
@@ -83,13 +84,24 @@ class Episode:
     @property
     def has_aimed(self) -> bool:
         """True when a frame of a cued gap was asked for, of whichever video."""
-        gaps = self.sample.meta["cues"]
-        cued = {
-            i
-            for gap in gaps
-            for i in range(gap["first_index"], gap["first_index"] + gap["num_frames"])
-        }
+        cued = {index for gap in self._cued_gaps() for index in gap}
         return any(index in cued for _, index in self.asked)
+
+    @property
+    def has_cue(self) -> bool:
+        """False for pairs that show at first sight that nothing is hidden."""
+        return bool(self.sample.meta["cues"])
+
+    @property
+    def has_covered(self) -> bool:
+        """True when every cued place was looked at: each gap, in both videos."""
+        asked = self.asked
+        places = [(video, gap) for gap in self._cued_gaps() for video in (1, 2)]
+        return all(any((video, index) in asked for index in gap) for video, gap in places)
+
+    def _cued_gaps(self) -> list[range]:
+        gaps = self.sample.meta["cues"]
+        return [range(gap["first_index"], gap["first_index"] + gap["num_frames"]) for gap in gaps]
 
     def _hidden_frames(self) -> Iterator[tuple[int, int]]:
         for video in (1, 2):
@@ -157,7 +169,8 @@ def make_row(episodes: Sequence[Episode]) -> dict[str, Any]:
     )
     rates = {
         "search_rate": Rate.of(bool(each.asked) for each in episodes),
-        "aim_rate": Rate.of(each.has_aimed for each in episodes if each.asked),
+        "aim_rate": Rate.of(e.has_aimed for e in episodes if e.asked and e.has_cue),
+        "cover_rate": Rate.of(each.has_covered for each in episodes if each.has_cue),
         "hit_rate": Rate.of(each.has_hit for each in episodes if each.has_hidden_defect),
         "unreadable": Rate.of(each.record.verdicts is None for each in episodes),
     }
@@ -175,6 +188,10 @@ def make_row(episodes: Sequence[Episode]) -> dict[str, Any]:
         **{name: each["accuracy"] for name, each in plain.items()},
         "gain": gain.value,
         "calls": _mean([each.num_calls for each in episodes]),
+        "calls_by_type": {
+            name: _mean([each.num_calls for each in chosen])
+            for name, chosen in sorted(of_type.items())
+        },
         "invalid_calls": _mean([each.num_invalid_calls for each in episodes]),
         "evictions": _mean([each.record.num_evictions for each in episodes]),
         "tokens": None if None in tokens else _mean(tokens),

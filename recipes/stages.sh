@@ -72,7 +72,7 @@ train_grpo() { # [OVERRIDE ...]: verl's GRPO; the checkpoint that validates best
   stage "$GRPO" "models/$GRPO" --work "$OUT/training/$GRPO" \
     --product 'global_step_*/actor/huggingface' --best "${BEST-val-core/*/acc/mean@1}" -- \
     verl.trainer.main_ppo "+recipe=videosearch_grpo$TINY" \
-    actor_rollout_ref.model.path="$OUT/models/rft" \
+    actor_rollout_ref.model.path="$OUT/models/${GRPO_START:-rft}" \
     data.train_files="$OUT/splits/grpo.parquet" data.val_files="$OUT/splits/validation.parquet" \
     videosearch.frames.video_root="$VIDEOS" trainer.default_local_dir="$OUT/training/$GRPO" \
     "${WITH[@]}" "$@" ${GRPO_SETTINGS:-}
@@ -83,4 +83,10 @@ judge() { # RUN MODEL BENCHMARK [OPTION ...]: a figure on pairs that no stage ha
   stage "judge_$1" "runs/$1/results.json" --work "$OUT/runs/$1" --product results.json -- \
     verl_videosearch.cli eval --out "$OUT/runs/$1" --model "$2" "$REPLIES" "$OUT/models/$2" \
     --benchmark "$3" --recipe "videosearch_grpo$TINY" "${WITH[@]}" "${@:4}"
+}
+
+probe() { # RUN NAME [OPTION ...]: what a finished run owes to its search (probe) or its words (memory)
+  stage "$2_$1" "runs/$1-$2/results.json" --work "$OUT/runs/$1-$2" --product results.json -- \
+    verl_videosearch.cli probe "$OUT/runs/$1" "$REPLIES" "$OUT/models/$1" --out "$OUT/runs/$1-$2" \
+    --video-root "$VIDEOS" --concurrency 64 "${@:3}"
 }

@@ -3,17 +3,29 @@
 # model, three stages of training, and what each is worth. `make demo`
 #
 #   recipes/tiny.sh                                   results in outputs/tiny
+#   MIX=looks recipes/tiny.sh                         pairs that need two looks: outputs/looks
 #   SEED=1 OUT=outputs/seed1 recipes/tiny.sh          other pairs, weights, traces, samples
+#   WINDOW=null MIX=looks OUT=outputs/all recipes/tiny.sh     trained and judged with every frame in view
 #   GRPO=name GRPO_SETTINGS="algorithm.filter_groups.enable=false" recipes/tiny.sh name judge_name
 #                                                     another GRPO run beside the first
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/stages.sh"
-OUT=${OUT:-outputs/tiny} GPUS=1 TINY=_tiny STAGE=(--tiny) REPLIES=--local
+MIX=${MIX:-tiny}
+OUT=${OUT:-outputs/$MIX} GPUS=1 TINY=_$MIX STAGE=(--tiny) REPLIES=--local
 PAIRS=$OUT/pairs/train.parquet TEST=$OUT/pairs/test.parquet VIDEOS=$OUT/pairs
 PARTS=${PARTS:-cold_start=.72,rft=.11,grpo=.16,validation=.01}
+# Weak on purpose: some traces answer at first sight, others look elsewhere or not far enough
+case $MIX in
+tiny) TRACES=${TRACES:---direct .5 --cued-gap .45 --detour .05} ;;
+looks) TRACES=${TRACES:---direct .25 --cued-gap .45 --one-cue .3} ;;
+*) echo "MIX is tiny or looks, got '$MIX'" >&2 && exit 2 ;;
+esac
+OTHER_WINDOW=no-window OTHER=null
+if [[ -n ${WINDOW:-} ]]; then EPISODE=("window=$WINDOW"); fi
+if [[ ${WINDOW:-1} == null ]]; then OTHER_WINDOW=window-1 OTHER=1; fi
 
 stage pairs pairs --work "$OUT/pairs.work" -- verl_videosearch.data_prep.hide_and_seek \
-  --out "$OUT/pairs.work" --seed "$SEED" --train "${TRAIN_PAIRS:-3600}" \
+  --out "$OUT/pairs.work" --profile "$MIX" --seed "$SEED" --train "${TRAIN_PAIRS:-3600}" \
   --test "${TEST_PAIRS:-400}" --held-out 0
 stage start models/start --work "$OUT/training/start" -- \
   verl_videosearch.from_scratch.tiny_model "$OUT/training/start" --seed "$SEED"
@@ -23,18 +35,19 @@ split_pairs
 for part in cold_start rft; do
   stage "captions_$part" "captions/$part.parquet" -- verl_videosearch.data_prep.captions \
     --pairs "$OUT/splits/$part.parquet" --video-root "$VIDEOS" --seed "$SEED" \
-    --out "$OUT/captions/$part.parquet" --recipe videosearch_cold_start_tiny
+    --out "$OUT/captions/$part.parquet" --recipe "videosearch_cold_start$TINY"
 done
 
-# 1. Cold start. Weak on purpose: half of the traces answer at first sight, a few look elsewhere first
-make_traces --teacher template --filter well_formed --direct .5 --cued-gap .45 --detour .05 \
-  --seed "$SEED"
+# 1. Cold start
+read -ra weights <<<"$TRACES"
+make_traces --teacher template --filter "${TRACE_FILTER:-well_formed}" "${weights[@]}" --seed "$SEED"
 train_sft cold_start "$OUT/models/start" "$OUT/traces/sft.parquet,$OUT/captions/cold_start.parquet" \
   trainer.total_training_steps="${COLD_START_STEPS:-1900}"
 
 # 2. Rejection sampling: the model's own right episodes
+read -ra choice <<<"${SAMPLES:-}"
 make_samples --serve-option=--max-model-len=2048 --max-turn-tokens 128 --concurrency 32 \
-  --temperature 0.8
+  --temperature 0.8 "${choice[@]}"
 train_sft rft "$OUT/models/cold_start" "$OUT/samples/sft.parquet,$OUT/captions/rft.parquet" \
   trainer.total_training_steps="${RFT_STEPS:-120}"
 
@@ -47,8 +60,7 @@ for model in start cold_start rft "$GRPO"; do judge "$model" "$model" "$TEST" "$
 for model in cold_start rft "$GRPO"; do
   judge "$model-sampled" "$model" "$TEST" "${GREEDY[@]}" "${SAMPLED[@]}"
 done
-judge "$GRPO-no-window" "$GRPO" "$TEST" "${GREEDY[@]}" --set window=null
-stage "probe_$GRPO" "runs/$GRPO-probe/results.json" --work "$OUT/runs/$GRPO-probe" \
-  --product results.json -- verl_videosearch.cli probe "$OUT/runs/$GRPO" \
-  --local "$OUT/models/$GRPO" --out "$OUT/runs/$GRPO-probe" --video-root "$VIDEOS" --concurrency 64
+judge "$GRPO-$OTHER_WINDOW" "$GRPO" "$TEST" "${GREEDY[@]}" --set "window=$OTHER"
+probe "$GRPO" probe
+[[ $MIX != looks ]] || probe "$GRPO" memory --memory all
 ! is_asked results || "$PYTHON" -m verl_videosearch.recipes.results "$OUT"

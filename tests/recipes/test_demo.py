@@ -20,7 +20,7 @@ SMALL = {
     "PARTS": "cold_start=.6,rft=.15,grpo=.2,validation=.05",
 }
 STAGES = ("start", "cold_start", "rft", "grpo")
-CONTROLS = {"majority", "no_search", "random_frames", "blank_frames", "no_window"}
+CONTROLS = {"majority", "no_search", "one_call", "random_frames", "blank_frames", "no_window"}
 
 pytestmark = [pytest.mark.slow_start, pytest.mark.timeout(2400)]
 

@@ -71,6 +71,51 @@ def test_tiny_runs_every_stage(tmp_path: Path) -> None:
     assert all("--tiny" in words for words in commands.values())
 
 
+def test_pairs_of_two_looks_run_the_same_stages(tmp_path: Path) -> None:
+    commands = list_commands(tmp_path, PROFILE="looks")
+    assert [name for name in commands if name != "memory_grpo"] == list(list_commands(tmp_path))
+    assert values_of("--profile", commands["pairs"]) == ["looks"]
+    assert values_of("--one-cue", commands["traces"]) == [".3"]
+    assert values_of("--memory", commands["memory_grpo"]) == ["all"]
+    recipes = {name: values_of("--recipe", words) for name, words in commands.items()}
+    assert all(found[0].endswith("_looks") for found in recipes.values() if found)
+    for name, main in (("cold_start", "sft_trainer_engine"), ("grpo", "ppo_trainer")):
+        episode = compose_command(commands[name], main).videosearch.episode
+        assert (episode.frames_per_video, episode.max_frames_per_call) == (28, 2)
+        assert (episode.max_tool_calls, episode.get("window", 1)) == (3, 1)
+    assert "window=null" in values_of("--set", commands["judge_grpo-no-window"])
+
+
+def test_a_policy_can_be_trained_without_a_window(tmp_path: Path) -> None:
+    commands = list_commands(tmp_path, PROFILE="looks", WINDOW="null")
+    for name, option in (("traces", "--episode"), ("samples", "--episode"), ("judge_rft", "--set")):
+        assert values_of(option, commands[name]) == ["window=null"]
+    for name, main in (
+        ("cold_start", "sft_trainer_engine"),
+        ("rft", "sft_trainer_engine"),
+        ("grpo", "ppo_trainer"),
+    ):
+        assert compose_command(commands[name], main).videosearch.episode.window is None
+    assert values_of("--set", commands["judge_grpo-window-1"]) == ["window=null", "window=1"]
+    assert "judge_grpo-no-window" not in commands
+
+
+def test_variants_change_one_thing(tmp_path: Path) -> None:
+    changes = {"TRACES": "--direct .9 --cued-gap .1", "TRACE_FILTER": "correct"}
+    commands = list_commands(tmp_path, **changes, SAMPLES="--max-ratio 1", GRPO_START="cold_start")
+    assert values_of("--direct", commands["traces"]) == [".9"]
+    assert values_of("--filter", commands["traces"]) == ["correct"]
+    assert values_of("--max-ratio", commands["samples"]) == ["1"]
+    model = compose_command(commands["grpo"], "ppo_trainer").actor_rollout_ref.model.path
+    assert model == str(tmp_path / "out/models/cold_start")
+
+
+def test_an_unknown_mix_is_refused(tmp_path: Path) -> None:
+    for settings in ({"MIX": "other"}, {"PROFILE": "other"}):
+        result = run_pipeline(tmp_path, **settings)
+        assert result.returncode == 2 and "got 'other'" in result.stderr and not result.stdout
+
+
 def test_a_stage_alone(tmp_path: Path) -> None:
     commands = list_commands(tmp_path, "rft", "judge_rft")
     assert list(commands) == ["rft", "judge_rft"]
@@ -169,7 +214,7 @@ def load_command(module: str, words: list[str]) -> tuple[click.Command, list[str
     return typer.main.get_command(app), words
 
 
-@pytest.mark.parametrize("settings", [{}, BIG], ids=["tiny", "7b"])
+@pytest.mark.parametrize("settings", [{}, {"PROFILE": "looks"}, BIG], ids=["tiny", "looks", "7b"])
 def test_every_program_takes_the_options_that_it_gets(
     tmp_path: Path, settings: dict[str, str]
 ) -> None:

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import msgspec
 import pytest
 import typer
 from typer.testing import CliRunner, Result
+from verl_videosearch.recipes.bounds import check_needed
 from verl_videosearch.recipes.results import (
     Pipeline,
     collect,
@@ -39,6 +41,7 @@ PAIRS = [
     make_sample("visible-0", defects_2=(), pair_type="visible"),
     make_sample("decoy-0", pair_type="decoy", labels=WRONG),
 ]
+ALL_KNOWN = dict.fromkeys(("hidden", "tie", "visible", "decoy"), 1.0)
 APP = typer.Typer()
 APP.command()(main)
 
@@ -100,7 +103,13 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
             extra={"replacement": name, "probed": record.key},
         )
         for record in searched
-        for name, verdicts in (("random", TIE), ("blank", None), ("same", record.verdicts))
+        for name, verdicts in (
+            ("random", TIE),
+            ("blank", None),
+            ("same", record.verdicts),
+            ("refused", None),
+            ("in_view", TIE),
+        )
     ]
     write_run(folder, "grpo-probe", replays)
     write_log(
@@ -167,7 +176,9 @@ def test_controls_stand_beside_the_last_stage(results: dict[str, Any]) -> None:
     controls = results["controls"]
     assert {name: row["overall"]["accuracy"] for name, row in controls.items()} == {
         "majority": 5 / 8,  # hidden and visible
-        "no_search": pytest.approx((4 / 3 + 2 / 3 + 1 / 2 + 1 / 2) / 8),
+        # of 6 clean pairs at first sight 4 hide something: 2 of each side; of 2 visible ones 1
+        "no_search": pytest.approx((2 + 1) / 8),
+        "one_call": 1.0,
         "random_frames": 0.25,
         "blank_frames": 0.0,
         "no_window": 0.5,
@@ -176,6 +187,58 @@ def test_controls_stand_beside_the_last_stage(results: dict[str, Any]) -> None:
     assert (
         controls["random_frames"]["tokens"] is None and controls["no_window"]["tokens"] is not None
     )
+
+
+def test_calls_stand_by_pair_type(results: dict[str, Any]) -> None:
+    calls = {name: row["calls_by_type"] for name, row in results["stages"].items()}
+    assert calls["start"] == dict.fromkeys(("decoy", "hidden", "tie", "visible"), 0.0)
+    assert calls["grpo"] == {"decoy": 0.0, "hidden": 1.0, "tie": 1.0, "visible": 0.0}
+    assert calls["rft"] == {"decoy": 0.0, "hidden": 1.0, "tie": 0.0, "visible": 0.0}
+
+
+def test_needed_is_what_no_replay_without_the_search_gets_right(results: dict[str, Any]) -> None:
+    needed = results["needed"]
+    # refused: none of the 6 right ones has a verdict; in view: the 2 ties are right
+    assert needed["lost"] == {"refused": 6, "in_view": 4}
+    assert (needed["needed"], needed["right"], needed["can_need"]) == (4, 6, 3)
+    assert needed["by_type"] == {"hidden": 4} and needed["allowance"] == 5
+
+
+@pytest.mark.parametrize(("needed", "is_fine"), [(3, True), (8, True), (9, False)])
+def test_more_than_can_need_the_search_is_an_error(needed: int, is_fine: bool) -> None:
+    found = {"needed": needed, "can_need": 3, "allowance": 5}
+    with nullcontext() if is_fine else pytest.raises(ValueError, match="at most 3 can need it"):
+        check_needed(found)
+
+
+def test_an_impossible_need_ends_the_program(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("verl_videosearch.recipes.bounds.solve_pairs", lambda pairs: [ALL_KNOWN])
+    result = run(folder)
+    assert result.exit_code == 1 and "at most 0 can need it" in result.output
+    assert (folder / "results.json").exists(), "the figures are there to be looked at"
+
+
+def test_a_probe_without_these_replays_says_nothing_about_need(folder: Path) -> None:
+    path = folder / "runs/grpo-probe" / EPISODES
+    lines = [line for line in path.read_text().splitlines() if '"refused"' not in line]
+    path.write_text("\n".join(lines) + "\n")
+    assert Pipeline(folder).read_needed("grpo") is None
+
+
+def test_altered_memories_have_a_table(folder: Path) -> None:
+    row = {"accuracy": {"value": 0.5}, "change": None, "calls": 1.5, "tokens": None}
+    lost = row | {"change": {"value": -0.25, "low": -0.5, "high": 0.0}}
+    rows = {"run": {"all": row}, "no_text": {"all": lost, "hidden": lost}}
+    (folder / "runs/grpo-memory").mkdir()
+    RunFolder(folder / "runs/grpo-memory").write_json("results.json", {"rows": rows})
+    assert run(folder).exit_code == 0
+    page = (folder / "results.md").read_text()
+    assert "| no text | hidden | 50.0 % | -25.0 [-50.0, +0.0] | 1.50 |  |" in page
+
+
+def test_a_policy_trained_without_a_window_is_judged_with_one(folder: Path) -> None:
+    (folder / "runs/grpo-no-window").rename(folder / "runs/grpo-window-1")
+    assert collect(Pipeline(folder))["controls"]["window_1"]["overall"]["accuracy"] == 0.5
 
 
 def test_tests_go_pair_by_pair(results: dict[str, Any]) -> None:

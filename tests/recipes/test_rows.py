@@ -137,6 +137,32 @@ def test_only_frames_of_a_hidden_defect_are_hits(
     assert {episode.has_hidden_defect for episode in episodes.values()} == {bool(hits)}
 
 
+def test_a_place_is_covered_when_both_videos_were_looked_at() -> None:
+    two = make_sample(cues=(CUE, {"first_index": 3, "num_frames": 1}))
+    one = make_sample()
+    for sample, calls, has_covered in (
+        (one, [[2, 6]], True),
+        (one, [[2], [7]], True),
+        (one, [[2, 3]], False),
+        (one, [], False),
+        (two, [[2, 6]], False),
+        (two, [[2, 6], [4, 8]], True),
+    ):
+        assert Episode(sample, make_record(*calls)).has_covered is has_covered, calls
+
+
+def test_pairs_without_a_cue_have_no_aim() -> None:
+    uncued = make_sample("b", cues=(), defects_2=(), pair_type="visible")
+    episodes = [
+        Episode(make_sample(), make_record([6])),
+        Episode(uncued, make_record([1], uid="b")),
+    ]
+    row = make_row(episodes)
+    assert (row["aim_rate"], row["intervals"]["aim_rate"]["n"]) == (1.0, 1)
+    assert row["intervals"]["cover_rate"]["n"] == 1
+    assert row["calls_by_type"] == {"hidden": 1.0, "visible": 1.0}
+
+
 def test_every_cued_gap_counts() -> None:
     sample = make_sample(cues=(CUE, {"first_index": 5, "num_frames": 1}))
     assert [n for n in range(1, 11) if Episode(sample, make_record([n])).has_aimed] == [
@@ -207,6 +233,7 @@ def test_a_row_has_every_figure() -> None:
     assert {name: each["n"] for name, each in row["intervals"].items()} == {
         "search_rate": 5,
         "aim_rate": 3,
+        "cover_rate": 5,
         "hit_rate": 4,
         "unreadable": 5,
         "gain": 5,
