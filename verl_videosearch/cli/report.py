@@ -1,0 +1,58 @@
+"""`videosearch report`: one page of played episodes, to look at.
+
+videosearch report runs/genai -o report.html
+videosearch report rollouts/*.jsonl --video-root ~/data/MJ --limit 500 -o rollouts.html
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from verl_videosearch.cli.console import explain_errors, say
+
+
+def run_report(
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="Runs (folders) and files of episodes (*.jsonl), of any program."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Page to write.")] = Path("report.html"),
+    video_root: Annotated[
+        Path | None, typer.Option(help="Folder of the videos, where their paths are relative.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Show this many episodes, drawn by --seed.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of --limit.")] = 0,
+    title: Annotated[str | None, typer.Option(help="Heading; default: the names.")] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Frame store; default: $VIDEOSEARCH_FRAME_STORE.")
+    ] = None,
+) -> None:
+    """Write one page that shows episodes: frames, words and verdicts, turn by turn."""
+    from verl_videosearch.report.episode_page import (
+        draw_episodes,
+        read_sources,
+        write_episode_page,
+    )
+    from verl_videosearch.video.store import FrameStore
+
+    with explain_errors():
+        sources, damaged = read_sources(files)
+        if limit is not None:
+            sources = draw_episodes(sources, limit, seed)
+        if not any(source.records for source in sources):
+            raise ValueError("there is no episode in " + ", ".join(map(str, files)))
+        written = write_episode_page(
+            sources,
+            out,
+            title=title or ", ".join(source.name for source in sources),
+            store=FrameStore(store),
+            video_root=video_root,
+        )
+        if damaged:
+            say(f"damaged lines: {len(damaged)}, for example {damaged[0]}")
+        say(f"wrote {written.describe()}")
