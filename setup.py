@@ -96,6 +96,8 @@ setup(
             "pytest",
             "pytest-timeout",
             "ruff",
+            "schemathesis==4.32.5; python_version >= '3.11'",  # asks the server what no one thinks of
+            "schemathesis>=4.30,<4.31; python_version < '3.11'",  # the newest for Python 3.10
             "selenium>=4.25",
             "uv",
         ],

@@ -301,7 +301,7 @@ def test_the_description_names_every_refusal(client: TestClient) -> None:
 
 
 def test_no_message_of_the_description_is_a_crash(clips: Path) -> None:
-    schemathesis = pytest.importorskip("schemathesis", reason="pip install schemathesis")
+    import schemathesis
     from hypothesis import HealthCheck, given, settings
 
     judge = Waiting()
