@@ -48,21 +48,20 @@ from verl_videosearch.data_prep.traces.trace_filter import (
 )
 from verl_videosearch.data_prep.traces.trace_report import (
     describe_preambles,
-    estimate_tokens,
-    tabulate_cost,
     tabulate_reasons,
     tabulate_yields,
 )
 
+from verl_videosearch.checkpoint import check_samples
 from verl_videosearch.episode import EpisodeConfig, Message, Reply
-from verl_videosearch.failures import EpisodeFailure
-from verl_videosearch.models.options import takes_source
+from verl_videosearch.models.options import AcceptOtherSettings, PriceIn, PriceOut, takes_source
 from verl_videosearch.models.source import ModelSource
 from verl_videosearch.recipe import read_episode
 from verl_videosearch.report.console import explain_errors, say
 from verl_videosearch.rollout import GenerateFn
+from verl_videosearch.runs.estimate import Announcement, estimate_run, read_prices
 from verl_videosearch.runs.folder import EPISODES, RunFolder, RunFolderError
-from verl_videosearch.runs.identity import hash_model, read_commit
+from verl_videosearch.runs.identity import hash_model, make_identity
 from verl_videosearch.runs.jobs import (
     MAX_FAILED_SHARE,
     ExitStatus,
@@ -72,10 +71,10 @@ from verl_videosearch.runs.jobs import (
     check_share,
 )
 from verl_videosearch.runs.play import PlaySetup, play_episode
-from verl_videosearch.runs.record import EpisodeRecord, Identity, RecordKind
+from verl_videosearch.runs.record import EpisodeRecord, RecordKind
 from verl_videosearch.runs.session import EpisodeModel, PlayWithModel, play_all
 from verl_videosearch.sample import PreferenceSample, read_samples
-from verl_videosearch.video.pair import PairFrames, load_pair
+from verl_videosearch.video.pair import PairFrames
 from verl_videosearch.video.store import FrameStore
 
 TEMPLATE = "template"
@@ -112,8 +111,13 @@ def make_traces(
     limits: RunLimits | None = None,
     episode_timeout_s: float = 900.0,
     max_failed_share: float = MAX_FAILED_SHARE,
+    accepts_other_settings: bool = False,
+    announcement: Announcement | None = None,
 ) -> TraceRun:
     """Let a teacher judge pairs, and write what the filter takes to `out`/sft.parquet.
+
+    `accepts_other_settings`: a teacher that is a checkpoint of ours may be asked otherwise than it
+    was trained. `announcement` says what the run will cost before it begins.
 
     Goes on with a run of the same settings. The file is written only when every pair has a result
     or a permanent failure (status 0 or 3). Raises `ValueError` for the user."""
@@ -121,8 +125,10 @@ def make_traces(
     refuse_old_logs(out)
     name = TEMPLATE if isinstance(teacher, TeacherConfig) else teacher.name
     folder = None if isinstance(teacher, TeacherConfig) else teacher.folder
-    identity = Identity(
-        model=name, model_hash=hash_model(folder) if folder else None, commit=read_commit()
+    check_samples(folder, config, samples, is_overridden=accepts_other_settings)
+    settings = describe_settings(teacher, config)
+    identity = make_identity(
+        name, hash_model(folder) if folder else None, settings, config.pack.words_hash
     )
     setup = PlaySetup(
         RecordKind.TRACE,
@@ -133,7 +139,13 @@ def make_traces(
         identity,
     )
     run_folder = RunFolder(out)
-    with run_folder.claim(describe_settings(teacher, config), samples) as journal:
+
+    def announce(before: RunSummary) -> None:
+        if announcement is not None:
+            rate = None if isinstance(teacher, TeacherConfig) else teacher.requests_per_minute
+            announcement(before, setup, limits or RunLimits(), rate)
+
+    with run_folder.claim(settings, samples) as journal:
         summary = play_all(
             [Job(sample) for sample in samples],
             make_player(teacher, setup),
@@ -143,6 +155,7 @@ def make_traces(
             kind=RecordKind.TRACE,
             identity=identity,
             limits=limits,
+            on_start=announce,
         )
         return finish(run_folder, samples, summary, stages, max_failed_share)
 
@@ -230,7 +243,7 @@ def describe_settings(
         how: dict[str, Any] = {"teacher": TEMPLATE, "choices": asdict(teacher)}
     else:
         how = {"teacher": teacher.name, "source": teacher.describe()}
-    return how | {"episode": asdict(config)}
+    return how | {"episode": asdict(config), "words_hash": config.pack.words_hash}
 
 
 def refuse_old_logs(out: Path) -> None:
@@ -277,26 +290,6 @@ def read_checked_pairs(
     if not kept:
         raise ValueError(f"no pair can be checked: {note or 'none has a gold label'}")
     return kept[:limit], note
-
-
-def print_cost(
-    samples: Sequence[PreferenceSample],
-    config: EpisodeConfig,
-    store: FrameStore,
-    video_root: Path | None,
-    prices: tuple[float, float] | None,
-    console: Console,
-) -> None:
-    """Estimate tokens and price from the first pair whose videos can be read."""
-    counts = sorted({0, min(1, config.max_tool_calls), config.max_tool_calls})
-    for sample in samples:
-        try:
-            pair = load_pair(sample, store, config, video_root)
-        except EpisodeFailure:
-            continue
-        estimates = {f"{n} calls": estimate_tokens(sample, pair, config, n) for n in counts}
-        console.print(tabulate_cost(estimates, len(samples), prices))
-        return
 
 
 def print_run(run: TraceRun, out: Path, max_failed_share: float, console: Console) -> None:
@@ -360,12 +353,9 @@ def main(
     forget_failures: Annotated[
         bool, typer.Option("--forget-failures", help="Ask again about pairs that failed for good.")
     ] = False,
-    price_in: Annotated[
-        float | None, typer.Option(help="Price of a million prompt tokens.")
-    ] = None,
-    price_out: Annotated[
-        float | None, typer.Option(help="Price of a million reply tokens.")
-    ] = None,
+    accept_other_settings: AcceptOtherSettings = False,
+    price_in: PriceIn = None,
+    price_out: PriceOut = None,
     estimate_only: Annotated[
         bool, typer.Option("--estimate-only", help="Stop after the cost estimate.")
     ] = False,
@@ -408,11 +398,15 @@ def main(
             one_cue=one_cue,
             seed=seed,
         )
-        config, frame_store = read_episode(recipe, episode or ()), FrameStore(store)
-        if source is not None or estimate_only:
-            prices = None if price_in is None or price_out is None else (price_in, price_out)
-            print_cost(samples, config, frame_store, video_root, prices, console)
+        folder = None if source is None else source.folder
+        config, frame_store = read_episode(recipe, episode or (), folder), FrameStore(store)
+        prices = read_prices(price_in, price_out)
         if estimate_only:
+            estimate = estimate_run(
+                samples, len(samples), config, frame_store, video_root, prices=prices
+            )
+            for line in estimate.lines():
+                say(line)
             return
         run = make_traces(
             samples,
@@ -427,6 +421,8 @@ def main(
             ),
             episode_timeout_s=episode_timeout_s,
             max_failed_share=max_failed_share,
+            accepts_other_settings=accept_other_settings,
+            announcement=Announcement(say, prices) if source is not None else None,
         )
     print_run(run, out, max_failed_share, console)
     if run.status:

@@ -30,9 +30,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 from rich.console import Console
 from verl_videosearch.data_prep.cold_start import read_checked_pairs
@@ -54,13 +56,15 @@ from verl_videosearch.data_prep.traces.sft_rows import SFT_ROWS, make_sft_row, w
 from verl_videosearch.data_prep.traces.shards import Shard, check_pairs, read_shards
 from verl_videosearch.data_prep.traces.trace_filter import Filter, Trace, filter_records
 
+from verl_videosearch.checkpoint import check_samples
 from verl_videosearch.episode import EpisodeConfig
-from verl_videosearch.models.options import takes_source
+from verl_videosearch.models.options import AcceptOtherSettings, PriceIn, PriceOut, takes_source
 from verl_videosearch.models.source import ModelSource, OpenModel
 from verl_videosearch.recipe import read_episode
 from verl_videosearch.report.console import explain_errors, say
+from verl_videosearch.runs.estimate import Announcement, read_prices
 from verl_videosearch.runs.folder import Journal, RunFolder
-from verl_videosearch.runs.identity import UNKNOWN_MODEL, hash_model, read_commit
+from verl_videosearch.runs.identity import UNKNOWN_MODEL, hash_model, make_identity
 from verl_videosearch.runs.jobs import (
     MAX_FAILED_SHARE,
     ExitStatus,
@@ -100,10 +104,14 @@ class Sampling:
     """Files of the served model, to name it by their hash; null: those of the source."""
 
     @property
+    def folder(self) -> Path | None:
+        """The policy's files, where they can be seen."""
+        return self.checkpoint or self.source.folder
+
+    @cached_property
     def checkpoint_hash(self) -> str:
         """Name the policy by its files; "unknown" where they cannot be seen."""
-        folder = self.checkpoint or self.source.folder
-        return hash_model(folder) if folder else UNKNOWN_MODEL
+        return hash_model(self.folder) if self.folder else UNKNOWN_MODEL
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -112,6 +120,7 @@ class Sampling:
             "policy": self.source.describe() | {"seed": self.source.seed},
             "checkpoint": self.checkpoint_hash,
             "episode": asdict(self.config),
+            "words_hash": self.config.pack.words_hash,
         }
 
     def list_inputs(self) -> list[Input]:
@@ -219,13 +228,24 @@ def sample_traces(
     limits: RunLimits | None = None,
     episode_timeout_s: float = 900.0,
     max_failed_share: float = MAX_FAILED_SHARE,
+    accepts_other_settings: bool = False,
+    announcement: Announcement | None = None,
 ) -> SamplingRun:
     """Play what the target needs, choose, and write `out`/sft.parquet.
+
+    `accepts_other_settings`: the policy may be asked otherwise than it was trained;
+    `announcement` says what the first round will cost before it begins.
 
     Goes on with a run of the same settings. The file is written only by a process that is the whole
     (no shard), when no episode that is needed is left (status 0 or 3). Raises `ValueError` for the
     user."""
     check_share(max_failed_share)
+    check_samples(
+        sampling.folder,
+        sampling.config,
+        sampling.samples,
+        is_overridden=accepts_other_settings,
+    )
     limits = limits or RunLimits(concurrency=16)
     this = _Round(sampling, out, selection or SelectionConfig(), stages)
     setup = PlaySetup(
@@ -234,17 +254,20 @@ def sample_traces(
         store or FrameStore(),
         video_root,
         episode_timeout_s,
-        Identity(
-            model=sampling.source.name,
-            model_hash=sampling.checkpoint_hash,
-            commit=read_commit(),
+        make_identity(
+            sampling.source.name,
+            sampling.checkpoint_hash,
+            sampling.settings,
+            sampling.config.pack.words_hash,
         ),
     )
-    summary = _go_on(this, setup, limits)
+    summary = _go_on(this, setup, limits, announcement)
     return _finish(this, summary, max_failed_share)
 
 
-def _go_on(this: _Round, setup: PlaySetup, limits: RunLimits) -> RunSummary:
+def _go_on(
+    this: _Round, setup: PlaySetup, limits: RunLimits, announcement: Announcement | None
+) -> RunSummary:
     """Play until the target is full, the inputs are through or the server is away; asks nobody when
     that is so already."""
     num_inputs = this.count_first()
@@ -254,6 +277,8 @@ def _go_on(this: _Round, setup: PlaySetup, limits: RunLimits) -> RunSummary:
         if following == num_inputs:
             return summary
         num_inputs, summary = following, this.summarise(following)
+    if announcement is not None:
+        announcement(summary, setup, limits, this.sampling.source.requests_per_minute)
     folder = RunFolder(this.out / this.sampling.shard.name)
     with folder.claim(this.sampling.settings) as journal:
         return run_blocking(_play(this, num_inputs, setup, limits, journal))
@@ -298,7 +323,7 @@ async def _play(
 def identify(model: OpenModel, identity: Identity, records: Sequence[EpisodeRecord]) -> Identity:
     """Name the policy by the files that its servers have loaded, where they can be seen from here;
     raises `ValueError` when the journal holds episodes of other files."""
-    if identity.model_hash != UNKNOWN_MODEL or model.model_root is None:
+    if identity.model_hash is not None or model.model_root is None:
         return identity
     root = Path(model.model_root)
     if not (root / "config.json").is_file():
@@ -310,7 +335,7 @@ def identify(model: OpenModel, identity: Identity, records: Sequence[EpisodeReco
             f"the servers have loaded another checkpoint (hash {found}) than the one that the log "
             f"was begun with ({', '.join(sorted(map(str, others)))}); choose another --out"
         )
-    return Identity(model=identity.model, model_hash=found, commit=identity.commit)
+    return msgspec.structs.replace(identity, model_hash=found)
 
 
 def _finish(this: _Round, summary: RunSummary, max_failed_share: float) -> SamplingRun:
@@ -448,6 +473,9 @@ def main(
     forget_failures: Annotated[
         bool, typer.Option("--forget-failures", help="Ask again about what failed for good.")
     ] = False,
+    accept_other_settings: AcceptOtherSettings = False,
+    price_in: PriceIn = None,
+    price_out: PriceOut = None,
     store: Annotated[
         Path | None, typer.Option(help="Frame store; default: $VIDEOSEARCH_FRAME_STORE.")
     ] = None,
@@ -459,7 +487,7 @@ def main(
         if note:
             say(note)
         orders = tuple(Order) if both_orders else (Order.AB,)
-        config = read_episode(recipe, episode or ())
+        config = read_episode(recipe, episode or (), checkpoint or source.folder)
         sampling = Sampling(checked, source, config, samples, orders, part, checkpoint)
         run = sample_traces(
             sampling,
@@ -471,6 +499,8 @@ def main(
             limits=RunLimits(concurrency, forgets_failures=forget_failures),
             episode_timeout_s=episode_timeout_s,
             max_failed_share=max_failed_share,
+            accepts_other_settings=accept_other_settings,
+            announcement=Announcement(say, read_prices(price_in, price_out)),
         )
     print_run(run, out, part, max_failed_share, console)
     if run.status:

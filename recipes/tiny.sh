@@ -60,7 +60,8 @@ for model in start cold_start rft "$GRPO"; do judge "$model" "$model" "$TEST" "$
 for model in cold_start rft "$GRPO"; do
   judge "$model-sampled" "$model" "$TEST" "${GREEDY[@]}" "${SAMPLED[@]}"
 done
-judge "$GRPO-$OTHER_WINDOW" "$GRPO" "$TEST" "${GREEDY[@]}" --set "window=$OTHER"
+judge "$GRPO-$OTHER_WINDOW" "$GRPO" "$TEST" "${GREEDY[@]}" --set "window=$OTHER" \
+  --accept-other-settings
 probe "$GRPO" probe
 [[ $MIX != looks ]] || probe "$GRPO" memory --memory all
 ! is_asked results || "$PYTHON" -m verl_videosearch.recipes.results "$OUT"

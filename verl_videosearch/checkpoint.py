@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -23,10 +23,13 @@ from typing import Any
 from verl_videosearch.episode import EpisodeConfig
 from verl_videosearch.judgement import Dimension
 from verl_videosearch.prompts import PromptPack, load_pack
+from verl_videosearch.sample import PreferenceSample
 
 FILE_NAME = "videosearch.json"
 FORMAT = 1
 """Version of the file."""
+OVERRIDE = "--accept-other-settings"
+"""The option of every program by which a difference is accepted."""
 _FREE = ("prompt_pack", "native_thought")
 """Settings that may differ by name: a pack is compared by its words, and what a thought is follows
 from the model."""
@@ -143,9 +146,25 @@ def check_checkpoint(
         raise ValueError(
             f"{folder} was trained otherwise than it is asked ({FILE_NAME}): "
             + "; ".join(differences)
-            + ". Use its own settings, or accept the difference explicitly"
+            + ". Judge as it was trained (without --recipe its own settings are taken), or accept the "
+            f"difference with {OVERRIDE}"
         )
     return trained
+
+
+def check_samples(
+    folder: str | Path | None,
+    config: EpisodeConfig,
+    samples: Iterable[PreferenceSample],
+    *,
+    is_overridden: bool = False,
+) -> None:
+    """`check_checkpoint` for every set of dimensions that the samples ask for; a folder of None says
+    nothing."""
+    if folder is None:
+        return
+    for dimensions in dict.fromkeys(sample.dimensions for sample in samples):
+        check_checkpoint(folder, config, dimensions, is_overridden=is_overridden)
 
 
 def _rename(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,12 +13,13 @@ manuals), composed by Hydra. Does not cover: the rest of a recipe (verl's own se
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from verl_videosearch.checkpoint import read_checkpoint_settings
 from verl_videosearch.episode import EpisodeConfig
 from verl_videosearch.extras import Extra, require
 
@@ -49,11 +50,31 @@ def read_episode_settings(recipe: str) -> dict[str, Any]:
         return omegaconf.OmegaConf.to_container(node, resolve=True)
 
 
-def read_episode(recipe: str | None, overrides: Sequence[str]) -> EpisodeConfig:
-    """Read the episode settings of a recipe (default: `EpisodeConfig`'s own), changed by
-    `name=value` pairs."""
-    settings = {} if recipe is None else read_episode_settings(recipe)
-    return EpisodeConfig.from_changes(settings, dict(read_override(text) for text in overrides))
+def read_episode(
+    recipe: str | None, overrides: Sequence[str], checkpoint: str | Path | None = None
+) -> EpisodeConfig:
+    """Read the episode settings of a recipe, changed by `name=value` pairs.
+
+    Without a recipe they are those that a `checkpoint` of ours was trained with, where its folder
+    says so; else `EpisodeConfig`'s own."""
+    changes = dict(read_override(text) for text in overrides)
+    return make_episode(find_settings(recipe, checkpoint), changes)
+
+
+def find_settings(recipe: str | None, checkpoint: str | Path | None) -> Mapping[str, Any]:
+    """Return the episode settings of a recipe, else those that a checkpoint's folder holds, else
+    none."""
+    if recipe is not None:
+        return read_episode_settings(recipe)
+    trained = None if checkpoint is None else read_checkpoint_settings(checkpoint)
+    return {} if trained is None else trained.episode
+
+
+def make_episode(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> EpisodeConfig:
+    """Make a config whose pack and tools are known to load."""
+    config = EpisodeConfig.from_changes(settings, changes)
+    config.check_words()
+    return config
 
 
 def read_override(text: str) -> tuple[str, Any]:

@@ -118,8 +118,11 @@ def test_assignments(assignments: list[str], values: dict) -> None:
 
 def test_a_second_benchmark_does_not_replace_the_first(samples: Path) -> None:
     place = ["--endpoint", "http://localhost:1/v1", "--model", "m", "--out", "never-made"]
-    output = refuse("eval", "--benchmark", samples, "--benchmark", "genai", *place)
-    assert "a run has one: repeat the command for each" in output
+    both = ["--benchmark", samples, "--benchmark", "genai"]
+    options = ["--video-root", samples.parent, "--allow-missing", *place]
+    assert "no such folder: 'nowhere'" in refuse("eval", *both, "--root", "nowhere", *options)
+    roots = ["--root", "a", "--root", "b", "--root", "c"]
+    assert "got 3 for 2 benchmarks" in refuse("eval", *both, *roots, *options)
     assert not Path("never-made").exists()
 
 

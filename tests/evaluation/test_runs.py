@@ -46,8 +46,7 @@ def list_arguments(pairs: Path, server: ScriptedServer, out: Path, *more: str) -
     """Return the arguments of `eval`; a fast judge takes no tool settings."""
     settings = ["frames_per_video=8"] if "--single-turn" in more else EPISODE
     place = [
-        "--benchmark",
-        str(pairs),
+        *(() if "--benchmark" in more else ("--benchmark", str(pairs))),
         "--endpoint",
         server.url,
         "--model",

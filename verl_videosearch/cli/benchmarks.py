@@ -23,6 +23,25 @@ _NUM_NAMED = 5
 
 
 @dataclass(frozen=True)
+class Place:
+    """A benchmark as it was asked for on the command line."""
+
+    name: str
+    """Short name of a public set, or a PATH.parquet."""
+    root: Path | None = None
+    """Folder of the label file."""
+    video_root: Path | None = None
+    """Folder of the videos; null: `root`, or that of the file of samples."""
+    split: str | None = None
+
+    @property
+    def videos(self) -> Path | None:
+        """Where relative video paths begin."""
+        beside = Path(self.name).parent if self.name.endswith(".parquet") else None
+        return self.video_root or self.root or beside
+
+
+@dataclass(frozen=True)
 class Benchmark:
     """Pairs to judge."""
 
@@ -70,6 +89,79 @@ def load_benchmark(
     num_missing = report.dropped.pop(DropReason.MISSING_FILE, 0)
     dropped = ", ".join(f"{reason.value} {count}" for reason, count in report.dropped.items())
     return Benchmark(name, split_name, samples, num_missing, dropped)
+
+
+def list_places(
+    names: Sequence[str],
+    roots: Sequence[Path],
+    video_roots: Sequence[Path],
+    splits: Sequence[str],
+) -> list[Place]:
+    """Give every benchmark its folders and split: one for all, or one for each in their order;
+    raises `ValueError`."""
+    given = {"--root": roots, "--video-root": video_roots, "--split": splits}
+    for option, values in given.items():
+        if len(values) not in (0, 1, len(names)):
+            raise ValueError(
+                f"{option} is given once, or once per --benchmark in the same order; got "
+                f"{len(values)} for {len(names)} benchmarks"
+            )
+    spread = [
+        [*values, None][:1] * len(names) if len(values) < 2 else values for values in given.values()
+    ]
+    return [Place(*each) for each in zip(names, *spread, strict=True)]
+
+
+def name_benchmarks(benchmarks: Sequence[Benchmark]) -> list[str]:
+    """Name each benchmark for its folder, with its split where the name alone is taken; raises
+    `ValueError` for two that are the same.
+
+    >>> name_benchmarks([Benchmark("genai", "test", []), Benchmark("genai", "test_v1", [])])
+    ['genai-test', 'genai-test_v1']
+    """
+    names = [each.name for each in benchmarks]
+    full = [
+        each.name if names.count(each.name) == 1 else f"{each.name}-{each.split}"
+        for each in benchmarks
+    ]
+    if twice := sorted({name for name in full if full.count(name) > 1}):
+        raise ValueError(
+            f"two benchmarks have the name {', '.join(twice)}: judge each by a command of its own, "
+            "with its own --out"
+        )
+    return full
+
+
+def find_trained(
+    samples: Sequence[PreferenceSample],
+    videos: Path | None,
+    trained: Sequence[Path],
+    trained_roots: Sequence[Path],
+    by_path: bool = False,
+) -> str | None:
+    """Say how many pairs share their prompt or a video with a file of training pairs, with an
+    example; None when none does. Compared as `data split --against` does."""
+    from verl_videosearch.data_prep.sets.sample_keys import make_keys
+    from verl_videosearch.data_prep.split import find_overlaps, pair_roots
+
+    files = pair_roots(trained, trained_roots, None)
+    others = [read_samples(each.file) for each in files]
+    rooted = [
+        (pairs, each.root or each.file.parent) for pairs, each in zip(others, files, strict=True)
+    ]
+    keys, *other_keys = make_keys([(samples, videos), *rooted], by_path)
+    found = [
+        overlap
+        for each, pairs, pair_keys in zip(files, others, other_keys, strict=True)
+        for overlap in find_overlaps(samples, keys, str(each.file), pairs, pair_keys)
+    ]
+    if not found:
+        return None
+    first, count = found[0], len({overlap.uid for overlap in found})
+    return (
+        f"{count} of {len(samples)} pairs share a prompt or a video with training pairs, such as "
+        f"{first.uid} its {' and '.join(first.shared)} with {first.against_uid} of {first.against}"
+    )
 
 
 def _load_file(

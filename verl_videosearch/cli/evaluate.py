@@ -3,6 +3,8 @@ finished run mattered.
 
     videosearch eval --benchmark genai --root GenAI-Bench --endpoint http://localhost:8000/v1
     --model NAME --out runs/a
+    videosearch eval --benchmark genai --root GenAI-Bench --benchmark mj --root MJ-Bench-Video
+    --serve CHECKPOINT --against train.parquet --out runs/b
     videosearch probe runs/a --video-root GenAI-Bench --endpoint http://localhost:8000/v1 --out
     runs/a-probe
 
@@ -12,25 +14,28 @@ Everything is done by `evaluation.evaluate`; here options become its arguments. 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from verl_videosearch.cli.console import explain_errors, read_assignments, say
-from verl_videosearch.models.options import takes_source
+from verl_videosearch.models.options import AcceptOtherSettings, PriceIn, PriceOut, takes_source
 from verl_videosearch.models.source import ModelSource
 from verl_videosearch.runs.jobs import MAX_FAILED_SHARE, RunLimits, RunSummary
+
+if TYPE_CHECKING:
+    from verl_videosearch.cli.benchmarks import Benchmark, Place
+    from verl_videosearch.episode import EpisodeConfig
+    from verl_videosearch.evaluation.evaluate import Evaluation
 
 AS_IN_RUN = "as in the run"
 """Stands for the model of a probed run."""
 
 Out = Annotated[Path, typer.Option(help="Folder of the run; the same command goes on with it.")]
-VideoRoot = Annotated[
-    Path | None, typer.Option(help="Folder of the videos; default of eval: --root.")
-]
+VideoRoot = Annotated[Path | None, typer.Option(help="Folder of the videos.")]
 Store = Annotated[Path | None, typer.Option(help="Frame store; default: $VIDEOSEARCH_FRAME_STORE.")]
 Concurrency = Annotated[int, typer.Option(min=1, help="Episodes in flight, per server.")]
 EpisodeTimeout = Annotated[
@@ -50,19 +55,26 @@ def run_eval(
     benchmarks: Annotated[
         list[str],
         typer.Option(
-            "--benchmark", help="Short name of a public set, such as genai, or a PATH.parquet."
+            "--benchmark",
+            help="Short name of a public set, such as genai, or a PATH.parquet; repeatable.",
         ),
     ],
     out: Out,
     source: ModelSource,
-    root: Annotated[Path | None, typer.Option(help="Folder of the label file.")] = None,
-    video_root: VideoRoot = None,
+    root: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of the label file; for several benchmarks once, or for each."),
+    ] = None,
+    video_root: Annotated[
+        list[Path] | None, typer.Option(help="Folder of the videos, likewise; default: --root.")
+    ] = None,
     split: Annotated[
-        str | None, typer.Option(help="Another split of the benchmark, such as test_v1.")
+        list[str] | None, typer.Option(help="Another split, such as test_v1, likewise.")
     ] = None,
     order: Annotated[str, typer.Option(help="both, AB (as in the file) or BA (swapped).")] = "both",
     recipe: Annotated[
-        str | None, typer.Option(help="Take the episode settings of this recipe.")
+        str | None,
+        typer.Option(help="Episode settings of this recipe; default: the checkpoint's own."),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Episode setting as name=value; repeatable.")
@@ -70,6 +82,7 @@ def run_eval(
     single_turn: Annotated[
         int | None, typer.Option(min=2, help="No tool: this many frames at once, half each.")
     ] = None,
+    accept_other_settings: AcceptOtherSettings = False,
     redundant: Annotated[
         bool, typer.Option("--redundant", help="Double every candidate frame.")
     ] = False,
@@ -77,6 +90,20 @@ def run_eval(
         int | None, typer.Option(min=1, help="Judge this many pairs, drawn by --seed.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of --limit, and of sampling.")] = 0,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(help="PATH.parquet of training pairs that none may be of; repeatable."),
+    ] = None,
+    against_root: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of their videos, once or for each; default: that of the file."),
+    ] = None,
+    by_path: Annotated[
+        bool, typer.Option("--by-path", help="--against compares video names instead of bytes.")
+    ] = False,
+    allow_trained: Annotated[
+        bool, typer.Option("--allow-trained", help="Judge pairs that --against holds all the same.")
+    ] = False,
     model_dir: Annotated[
         Path | None, typer.Option(help="For the model's hash; default: --serve, --local.")
     ] = None,
@@ -91,45 +118,119 @@ def run_eval(
     max_failed_share: MaxFailedShare = MAX_FAILED_SHARE,
     forget_failures: ForgetFailures = False,
     store: Store = None,
+    price_in: PriceIn = None,
+    price_out: PriceOut = None,
 ) -> None:
-    """Judge a benchmark with a served model: greedy, both orders, resumable."""
-    from verl_videosearch.cli.benchmarks import draw_samples, load_benchmark
+    """Judge benchmarks with a model: greedy, both orders, resumable."""
+    from verl_videosearch.cli.benchmarks import list_places, name_benchmarks
     from verl_videosearch.evaluation.calibration import read_calibration
     from verl_videosearch.evaluation.evaluate import PlayOptions, evaluate
+    from verl_videosearch.models.source import KeptServers
+    from verl_videosearch.runs.estimate import Announcement, read_prices
 
-    with explain_errors():
-        benchmark = read_one_benchmark(benchmarks)
-        videos = video_root or root or _find_folder(benchmark)
+    runs = {}
+    with explain_errors(), KeptServers() as kept:
+        places = list_places(benchmarks, root or (), video_root or (), split or ())
+        choice = _Choice(
+            limit, seed, allow_missing, against or (), against_root or (), by_path, allow_trained
+        )
+        loaded = [choice.load(place) for place in places]
+        names = name_benchmarks(loaded)
+        folder = model_dir or source.folder
+        config = read_episode_config(set_ or [], single_turn, recipe, folder)
+        fitted = read_calibration(calibration) if calibration else None
+        for name, place, benchmark in zip(names, places, loaded, strict=True):
+            if len(names) > 1:
+                say(f"{name}:")
+            runs[name] = evaluate(
+                benchmark.samples,
+                replace(source, kept=kept),
+                out if len(names) == 1 else out / name,
+                config=config,
+                orders=read_orders(order),
+                name=benchmark.name,
+                split=benchmark.split,
+                num_missing=benchmark.num_missing,
+                is_redundant=redundant,
+                model_dir=model_dir,
+                calibration=fitted,
+                accepts_other_settings=accept_other_settings,
+                options=PlayOptions(
+                    place.videos,
+                    store,
+                    episode_timeout_s,
+                    RunLimits(concurrency, forgets_failures=forget_failures),
+                    max_failed_share,
+                    announcement=Announcement(say, read_prices(price_in, price_out)),
+                ),
+            )
+            _tell(runs[name], max_failed_share)
+            if runs[name].run.stopped is not None:
+                break  # the next benchmark would ask the same server
+    _conclude(out, names, runs)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Which pairs of a benchmark are judged."""
+
+    limit: int | None
+    seed: int
+    allows_missing: bool
+    trained: Sequence[Path]
+    trained_roots: Sequence[Path]
+    by_path: bool
+    allows_trained: bool
+
+    def load(self, place: Place) -> Benchmark:
+        """Read them; raises `ValueError` for pairs that a model was trained on."""
+        from verl_videosearch.cli.benchmarks import draw_samples, find_trained, load_benchmark
+
         loaded = load_benchmark(
-            benchmark, root or video_root, videos, split=split, allows_missing=allow_missing
+            place.name,
+            place.root or place.video_root,
+            place.videos,
+            split=place.split,
+            allows_missing=self.allows_missing,
         )
-        samples = draw_samples(loaded.samples, limit, seed)
-        is_drawn = len(samples) < len(loaded.samples)
-        found = evaluate(
-            samples,
-            source,
-            out,
-            config=read_episode_config(set_ or [], single_turn, recipe),
-            orders=read_orders(order),
-            name=loaded.name,
-            split=f"{loaded.split}, drawn by seed {seed}" if is_drawn else loaded.split,
-            num_missing=loaded.num_missing,
-            is_redundant=redundant,
-            model_dir=model_dir,
-            calibration=read_calibration(calibration) if calibration else None,
-            options=PlayOptions(
-                videos,
-                store,
-                episode_timeout_s,
-                RunLimits(concurrency, forgets_failures=forget_failures),
-                max_failed_share,
-            ),
+        samples, split = draw_samples(loaded.samples, self.limit, self.seed), loaded.split
+        if len(samples) < len(loaded.samples):
+            split = f"{split}, drawn by seed {self.seed}"
+        found = self.trained and find_trained(
+            samples, place.videos, self.trained, self.trained_roots, self.by_path
         )
+        if found and not self.allows_trained:
+            raise ValueError(
+                f"{place.name}: {found}. Figures over them say little: train on pairs without them "
+                "(videosearch data split --against), or judge them all the same with --allow-trained"
+            )
+        if found:
+            say(f"{place.name}: {found}")
+            split = f"{split}; {found}"
+        return replace(loaded, samples=samples, split=split)
+
+
+def _tell(found: Evaluation, max_failed_share: float) -> None:
+    """Say what one run has found."""
     if found.summary is not None:
         overall = found.summary.overall
-        page = out / "index.html"
+        page = found.folder / "index.html"
         say(f"with ties {overall.with_ties}, without ties {overall.without_ties}: {page}")
-    finish(found.run, max_failed_share)
+    for line in found.run.lines(max_failed_share):
+        say(line)
+
+
+def _conclude(out: Path, names: Sequence[str], runs: Mapping[str, Evaluation]) -> None:
+    """Write the table of several runs, and exit with the status of all."""
+    from verl_videosearch.evaluation.several import join_statuses, write_overview
+
+    if len(names) > 1:
+        typer.echo(write_overview(out, runs).to_markdown())
+        say(f"all benchmarks: {out / 'index.html'}")
+    if left := names[len(runs) :]:
+        say(f"not begun: {', '.join(left)}")
+    if status := join_statuses(run.status for run in runs.values()):
+        raise typer.Exit(int(status))
 
 
 @takes_source(model=AS_IN_RUN)
@@ -228,15 +329,17 @@ def finish(run: RunSummary, max_failed_share: float) -> None:
 
 
 def read_episode_config(
-    assignments: Sequence[str], single_turn: int | None, recipe: str | None
-) -> Any:
-    """Build the episode's settings; `single_turn` frames in all mean half of them per video and no
-    call."""
-    from verl_videosearch.episode import EpisodeConfig
-    from verl_videosearch.recipe import read_episode_settings
+    assignments: Sequence[str],
+    single_turn: int | None,
+    recipe: str | None,
+    checkpoint: Path | None = None,
+) -> EpisodeConfig:
+    """Build the episode's settings: the recipe's, else the checkpoint's own; `single_turn` frames
+    in all mean half of them per video and no call."""
+    from verl_videosearch.recipe import find_settings, make_episode
 
     given = read_assignments(assignments)
-    settings, changes = {} if recipe is None else read_episode_settings(recipe), dict(given)
+    changes = dict(given)
     if single_turn is not None:
         if clash := sorted({"initial_frames_per_video", "max_tool_calls"} & set(given)):
             raise ValueError(f"--single-turn sets {clash} itself; leave them out of --set")
@@ -246,9 +349,7 @@ def read_episode_config(
                 "number"
             )
         changes |= {"initial_frames_per_video": single_turn // 2, "max_tool_calls": 0}
-    config = EpisodeConfig.from_changes(settings, changes)
-    config.check_words()
-    return config
+    return make_episode(find_settings(recipe, checkpoint), changes)
 
 
 def read_orders(order: str) -> Any:
@@ -264,19 +365,3 @@ def read_choices(names: Sequence[str], kind: Any) -> list[Any]:
     if wrong := [name for name in names if name not in allowed]:
         raise ValueError(f"got {wrong}; choose among {allowed}")
     return [kind(name) for name in dict.fromkeys(names)]
-
-
-def read_one_benchmark(names: Sequence[str]) -> str:
-    """Return the one benchmark of a run; raises `ValueError` for several: each has its own folders
-    and its own run."""
-    if len(names) > 1:
-        raise ValueError(
-            f"got the benchmarks {', '.join(names)}; a run has one: repeat the command for each, "
-            "with its own --root and --out"
-        )
-    return names[0]
-
-
-def _find_folder(benchmark: str) -> Path | None:
-    """Return where the videos of a file of samples lie unless something else is said."""
-    return Path(benchmark).parent if benchmark.endswith(".parquet") else None

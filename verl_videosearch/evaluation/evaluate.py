@@ -18,11 +18,12 @@ Covers: judging pairs, probing a finished run, comparing runs. Does not cover: w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from verl_videosearch.checkpoint import check_samples
 from verl_videosearch.config import above, between, check
 from verl_videosearch.episode import EpisodeConfig
 from verl_videosearch.evaluation.calibration import Calibration
@@ -54,7 +55,9 @@ from verl_videosearch.evaluation.results import (
 )
 from verl_videosearch.evaluation.summary import Summary
 from verl_videosearch.models.source import ModelSource
-from verl_videosearch.runs.folder import RunFolder
+from verl_videosearch.recipe import read_episode
+from verl_videosearch.runs.estimate import Announcement
+from verl_videosearch.runs.folder import Journal, RunFolder
 from verl_videosearch.runs.identity import (
     UNKNOWN_MODEL,
     hash_model,
@@ -65,7 +68,7 @@ from verl_videosearch.runs.identity import (
 from verl_videosearch.runs.jobs import MAX_FAILED_SHARE, ExitStatus, Job, RunLimits, RunSummary
 from verl_videosearch.runs.play import PlaySetup, derive_seed, make_key, play_episode
 from verl_videosearch.runs.record import EpisodeRecord, RecordKind
-from verl_videosearch.runs.session import EpisodeModel, play_all
+from verl_videosearch.runs.session import EpisodeModel, PlayWithModel, play_all
 from verl_videosearch.sample import Order, PreferenceSample
 from verl_videosearch.video.altered_frames import Replacement, double_frames
 from verl_videosearch.video.store import FrameStore
@@ -88,6 +91,15 @@ class PlayOptions:
     """Pairs that may fail for good in a complete run."""
     shows_progress: bool = True
     """Show a bar on stderr."""
+    announcement: Announcement | None = None
+    """Says what the run will cost before its first request; null: it is not estimated."""
+
+    def announce(self, setup: PlaySetup, source: ModelSource) -> Callable[[RunSummary], None]:
+        """Return what is to be called when a run begins."""
+        if self.announcement is None:
+            return lambda summary: None
+        announcement, rate = self.announcement, source.requests_per_minute
+        return lambda summary: announcement(summary, setup, self.limits, rate)
 
     def __post_init__(self) -> None:
         check(self, episode_timeout_s=above(0), max_failed_share=between(0, 1))
@@ -141,6 +153,7 @@ def evaluate(
     is_redundant: bool = False,
     model_dir: Path | None = None,
     calibration: Calibration | None = None,
+    accepts_other_settings: bool = False,
     options: PlayOptions | None = None,
 ) -> Evaluation:
     """Judge pairs with a model, score the verdicts against the labels, write the pages.
@@ -152,14 +165,17 @@ def evaluate(
             its `temperature` says otherwise.
         out: folder of the run. The same call on it goes on where it was; a run with other settings
             in it is a `ValueError` that lists them.
-        config: how an episode runs; None takes the defaults. Judge with what the model was trained
-            with: `read_episode("videosearch_grpo")` of `verl_videosearch.recipe`.
+        config: how an episode runs; None takes what the checkpoint was trained with, where its
+            folder says so, else the defaults. For a server's model give it:
+            `read_episode("videosearch_grpo", [])` of `verl_videosearch.recipe`.
         orders: both orders of the two videos, or one.
         name, split, num_missing: what the header says about the pairs; `split` None is read from
             them.
         is_redundant: show every candidate frame under two numbers.
         model_dir: the model's files, for the hash in the header; None: those of `source`.
         calibration: of `videosearch calibrate`, fitted with this model on other pairs.
+        accepts_other_settings: judge otherwise than the checkpoint was trained, on purpose; without
+            it a difference is a `ValueError` that names every setting.
         options: videos, frame store, episodes in flight, allowed failures.
 
     Returns the figures and what failed; failures of the server never raise. A pair whose video
@@ -168,6 +184,8 @@ def evaluate(
     options = options or PlayOptions()
     model_dir = model_dir or source.folder
     model_hash = hash_model(model_dir) if model_dir else UNKNOWN_MODEL
+    config = config or read_episode(None, (), model_dir)
+    check_samples(model_dir, config, samples, is_overridden=accepts_other_settings)
     if calibration is not None:
         calibration.check_use([hash_pair(sample) for sample in samples], model_hash)
     settings = RunSettings(
@@ -179,12 +197,13 @@ def evaluate(
         model=source.name,
         model_hash=model_hash,
         max_turn_tokens=source.max_turn_tokens,
-        episode=config or EpisodeConfig(),
+        episode=config,
         is_redundant=is_redundant,
         num_missing=num_missing,
         temperature=source.temperature,
         seed=source.seed if source.temperature else 0,
         reply_options=_list_reply_options(source),
+        words_hash=config.pack.words_hash,
     )
     setup = _make_setup(RecordKind.EVALUATION, settings, options, settings.to_json())
     jobs = [
@@ -199,17 +218,7 @@ def evaluate(
 
     folder, summary = RunFolder(out), None
     with folder.claim(settings.to_json(), samples) as journal:
-        run = play_all(
-            jobs,
-            play,
-            journal,
-            source,
-            "episodes",
-            kind=setup.kind,
-            identity=setup.identity,
-            limits=options.limits,
-            shows_progress=options.shows_progress,
-        )
+        run = _play_all(jobs, play, journal, source, "episodes", setup, options)
         if run.stopped is None:
             concurrency = options.limits.concurrency
             summary = write_results(
@@ -251,6 +260,7 @@ def probe(
         "limit": limit,
         "replacements": [each.value for each in replacements],
         "model": source.name,
+        "words_hash": settings.episode.pack.words_hash,
     } | ({"reply_options": found} if (found := _list_reply_options(source)) else {})
     setup = _make_setup(RecordKind.PROBE, settings, options, claimed)
     jobs = [
@@ -268,17 +278,7 @@ def probe(
 
     folder, summary = RunFolder(out), None
     with folder.claim(claimed, probed.samples) as journal:
-        played = play_all(
-            jobs,
-            play,
-            journal,
-            source,
-            "replays",
-            kind=setup.kind,
-            identity=setup.identity,
-            limits=options.limits,
-            shows_progress=options.shows_progress,
-        )
+        played = _play_all(jobs, play, journal, source, "replays", setup, options)
         if played.stopped is None:
             summary = write_probe_results(folder, settings, records, played, replacements)
     return Probe(played, played.status(options.max_failed_share), folder.path, summary)
@@ -309,6 +309,7 @@ def probe_memory(
         "episodes": hash_records(records),
         "memory": [each.value for each in controls],
         "model": source.name,
+        "words_hash": probed.settings.episode.pack.words_hash,
     } | ({"reply_options": found} if (found := _list_reply_options(source)) else {})
     setup = _make_setup(RecordKind.PROBE, probed.settings, options, claimed)
     jobs = [
@@ -324,17 +325,7 @@ def probe_memory(
 
     folder, summary = RunFolder(out), None
     with folder.claim(claimed, probed.samples) as journal:
-        played = play_all(
-            jobs,
-            play,
-            journal,
-            source,
-            "episodes",
-            kind=setup.kind,
-            identity=setup.identity,
-            limits=options.limits,
-            shows_progress=options.shows_progress,
-        )
+        played = _play_all(jobs, play, journal, source, "episodes", setup, options)
         if played.stopped is None:
             summary = write_memory_results(folder, probed.settings, records, played, controls)
     return MemoryProbe(played, played.status(options.max_failed_share), folder.path, summary)
@@ -349,6 +340,7 @@ def _read_greedy_run(run: str | Path, source: ModelSource) -> tuple[Run, ModelSo
         raise ValueError(
             f"{run} was sampled at temperature {settings.temperature:g}; probe a greedy run"
         )
+    _check_words(settings)
     if settings.max_turn_tokens is not None:
         source = replace(source, max_turn_tokens=settings.max_turn_tokens)
     return probed, source
@@ -374,6 +366,30 @@ def compare(
     return compared.comparison
 
 
+def _play_all(
+    jobs: Sequence[Job],
+    play: PlayWithModel,
+    journal: Journal,
+    source: ModelSource,
+    what: str,
+    setup: PlaySetup,
+    options: PlayOptions,
+) -> RunSummary:
+    """Play what is left of a run, as its options say."""
+    return play_all(
+        jobs,
+        play,
+        journal,
+        source,
+        what,
+        kind=setup.kind,
+        identity=setup.identity,
+        limits=options.limits,
+        shows_progress=options.shows_progress,
+        on_start=options.announce(setup, source),
+    )
+
+
 def _make_setup(
     kind: RecordKind, settings: RunSettings, options: PlayOptions, claimed: dict[str, Any]
 ) -> PlaySetup:
@@ -383,9 +399,22 @@ def _make_setup(
         FrameStore(options.store),
         options.video_root,
         options.episode_timeout_s,
-        make_identity(settings.model, settings.model_hash, claimed),
+        make_identity(
+            settings.model, settings.model_hash, claimed, settings.episode.pack.words_hash
+        ),
         alter=double_frames if settings.is_redundant else None,
     )
+
+
+def _check_words(settings: RunSettings) -> None:
+    """Raise `ValueError` if the prompt pack of a run has other words by now."""
+    now = settings.episode.pack.words_hash
+    if settings.words_hash not in (None, now):
+        raise ValueError(
+            f"the words of prompt pack {settings.episode.prompt_pack!r} are others now ({now}) than "
+            f"when {settings.benchmark} was judged ({settings.words_hash}): a replay would mix them; "
+            "put the file back as it was, or judge again"
+        )
 
 
 def _seed_of(source: ModelSource, sample: PreferenceSample, order: Order) -> int | None:

@@ -152,7 +152,7 @@ class InViewEpisode(RefusedEpisode):
 
 def list_opening(record: EpisodeRecord) -> tuple[PlayedTurn, ...]:
     """Return the turns up to and with the first call that brought frames that were not in view."""
-    first = next(n for n, turn in enumerate(record.turns) if {*turn.shown} - {*turn.visible})
+    first = next(n for n, turn in enumerate(record.turns) if turn.brings_new)
     return record.turns[: first + 1]
 
 

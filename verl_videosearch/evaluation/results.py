@@ -77,12 +77,16 @@ class RunSettings:
     """Of sampling; without meaning when greedy."""
     reply_options: Mapping[str, Any] = field(default_factory=dict)
     """What else decides the replies: `top_p`, `extra_body`, `chat_template_kwargs`."""
+    words_hash: str | None = None
+    """Of the prompt pack's words: a pack's file may change under its name; null where it is not
+    known."""
 
     def to_json(self) -> dict[str, Any]:
         """Write the settings as plain data; `from_json` reads them back."""
         content = json.loads(json.dumps(asdict(self)))
-        if not self.reply_options:
-            del content["reply_options"]
+        for name in ("reply_options", "words_hash"):
+            if not content[name]:
+                del content[name]
         return content
 
     @classmethod
@@ -194,6 +198,7 @@ def _infer_settings(
     orders = {record.order for record in done}
     models = {(each.identity.model, each.identity.model_hash) for each in done}
     model, model_hash = models.pop() if len(models) == 1 else (None, None)
+    words = {record.identity.words_hash for record in done}
     return RunSettings(
         benchmark=path.name,
         split=", ".join(sorted({sample.split for sample in samples})),
@@ -205,6 +210,7 @@ def _infer_settings(
         max_turn_tokens=None,
         episode=done[0].episode_config,
         temperature=None,
+        words_hash=words.pop() if len(words) == 1 else None,
     )
 
 

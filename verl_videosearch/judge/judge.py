@@ -501,7 +501,7 @@ def _split_settings(
     if unknown := sorted(set(settings) - set(ours) - set(theirs)):
         raise ValueError(
             f"unknown settings {unknown}; allowed are {sorted(ours)} (how pairs are judged) and "
-            f"{sorted(set(theirs) - {'secrets'})} (who writes)"
+            f"{sorted(set(theirs) - {'secrets', 'kept'})} (who writes)"
         )
     own = {name: value for name, value in settings.items() if name in ours}
     if isinstance(own.get("episode"), Mapping):

@@ -22,6 +22,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from verl_videosearch.checkpoint import OVERRIDE
 from verl_videosearch.models.said import quote
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -84,6 +85,20 @@ _KINDS: dict[str, Any] = {
     ],
 }
 """How each field of ModelSource is written on the command line."""
+
+AcceptOtherSettings = Annotated[
+    bool,
+    typer.Option(
+        OVERRIDE, help="Ask a checkpoint otherwise than it was trained (its videosearch.json)."
+    ),
+]
+"""For every program that plays a checkpoint."""
+PriceIn = Annotated[
+    float | None, typer.Option(min=0, help="Price of a million prompt tokens, for the estimate.")
+]
+PriceOut = Annotated[
+    float | None, typer.Option(min=0, help="Price of a million reply tokens, for the estimate.")
+]
 
 
 def takes_source(

@@ -21,8 +21,8 @@ Opening asks each server for its models and shows it one picture: what cannot wo
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -53,6 +53,32 @@ class Secret:
     def reveal(self) -> str:
         """Return the text."""
         return self._text
+
+
+class KeptServers:
+    """Servers that are started by the first of several runs and stopped after the last.
+
+    with KeptServers() as kept:
+        for samples in benchmarks:
+            evaluate(samples, replace(source, kept=kept), ...)
+    """
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._urls: Sequence[str] | None = None
+
+    def __enter__(self) -> KeptServers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+        self._urls = None
+
+    def enter(self, servers: AbstractContextManager[Sequence[str]]) -> Sequence[str]:
+        """Return the URLs of the running servers; `servers` starts them where none run."""
+        if self._urls is None:
+            self._urls = self._stack.enter_context(servers)
+        return self._urls
 
 
 @dataclass(frozen=True)
@@ -94,6 +120,8 @@ class ModelSource:
     """To each endpoint, evenly spaced; null does not limit."""
     seed: int = 0
     """Of sampling; each episode gets one of its own from it and its key."""
+    kept: KeptServers | None = field(default=None, repr=False, compare=False)
+    """Where servers of `serve` go on running for the next run; null: they end with each run."""
     secrets: Mapping[str, Secret] = field(default_factory=dict, repr=False, compare=False)
     """Full URL of each endpoint that came with a password; filled here."""
 
@@ -162,6 +190,12 @@ class ModelSource:
         return None if path is None else Path(path)
 
     @property
+    def requests_per_minute(self) -> float | None:
+        """Most requests per minute to all endpoints together; None where nothing limits them."""
+        rate = self.max_requests_per_minute
+        return None if rate is None else rate * max(1, len(self.endpoints))
+
+    @property
     def name(self) -> str:
         """Return the model's name: the given one, or its folder's."""
         return self.model or (self.folder.resolve().name if self.folder else "")
@@ -196,20 +230,23 @@ class ModelSource:
             if self.local is not None:
                 writer, num_replicas = LocalModel(self.folder, self._configure_local(), thought), 1
             else:
-                urls = [self._reveal(url) for url in self.endpoints] or stack.enter_context(
-                    serve_replicas(
-                        self.folder,
-                        self.name,
-                        log or Path(tempfile.mkdtemp(prefix="videosearch-")) / SERVER_LOG,
-                        self.serve_options,
-                        self.num_replicas or count_replicas(self.serve_options),
-                    )
-                )
+                urls = [self._reveal(url) for url in self.endpoints] or self._serve(log, stack)
                 pool = Pool([self._configure(url) for url in urls], thought)
                 await stack.enter_async_context(pool)
                 await pool.meet()
                 writer, num_replicas = pool, len(urls)
             yield OpenModel(self, writer, num_replicas, thought)
+
+    def _serve(self, log: Path | None, stack: AsyncExitStack) -> Sequence[str]:
+        """Start the servers of a checkpoint, unless they run already; return their URLs."""
+        servers = serve_replicas(
+            self.folder,
+            self.name,
+            log or Path(tempfile.mkdtemp(prefix="videosearch-")) / SERVER_LOG,
+            self.serve_options,
+            self.num_replicas or count_replicas(self.serve_options),
+        )
+        return stack.enter_context(servers) if self.kept is None else self.kept.enter(servers)
 
     def _reveal(self, url: str) -> str:
         return self.secrets[url].reveal() if url in self.secrets else url

@@ -92,6 +92,9 @@ class PlayedTurn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     frame; null when all are whole."""
     repeated: tuple[int, ...] = ()
     """Numbers that the call names more than once."""
+    num_new_frames: int | None = None
+    """Frames that came back and were not in view; null in lines of older versions, see
+    `brings_new`."""
     has_call: bool = False
     """The turn acted by a call, readable or not."""
     call_fault: str | None = None
@@ -108,6 +111,13 @@ class PlayedTurn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Tokens of the context; null when unknown."""
     num_reply_tokens: int | None = None
     """Tokens of the reply; null when unknown."""
+
+    @property
+    def brings_new(self) -> bool:
+        """True when the call brought frames that were not in view."""
+        if self.num_new_frames is None:
+            return bool(set(self.shown) - set(self.visible))
+        return self.num_new_frames > 0
 
 
 class RecordedFailure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -254,7 +264,7 @@ class EpisodeRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     @property
     def has_searched(self) -> bool:
         """True when at least one call brought frames that were not in view."""
-        return any(turn.regions or set(turn.shown) - set(turn.visible) for turn in self.turns)
+        return any(turn.brings_new for turn in self.turns)
 
     @property
     def num_calls(self) -> int:
@@ -411,6 +421,7 @@ def _describe_turn(
         shown=tuple(outcome.frame_numbers) if outcome else (),
         regions=_list_regions(outcome),
         repeated=tuple(outcome.repeated) if outcome else (),
+        num_new_frames=record.num_new_frames,
         has_call=outcome is not None,
         call_fault=outcome.fault.value if outcome and outcome.fault else None,
         faults=tuple(fault.value for fault in record.faults),

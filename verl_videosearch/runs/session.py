@@ -76,15 +76,18 @@ def play_all(
     identity: Identity | None = None,
     limits: RunLimits | None = None,
     shows_progress: bool = True,
+    on_start: Callable[[RunSummary], None] = lambda summary: None,
 ) -> RunSummary:
     """Play what the journal does not hold yet and say where the run stands.
 
-    `what` stands beside the progress bar. Never raises for servers: `RunSummary.stopped` says
+    `what` stands beside the progress bar; `on_start` is told where the run stands before the first
+    request, if there is one. Never raises for servers: `RunSummary.stopped` says
     why."""
     limits = limits or RunLimits()
     before = read_summary(jobs, journal)
     if not list_waiting(before, forgets_failures=limits.forgets_failures):
         return before
+    on_start(before)
     server = ", ".join(source.endpoints)
     bar: AbstractContextManager[Callable[[EpisodeRecord], None]]
     bar = show_progress(what, before) if shows_progress else nullcontext(lambda record: None)
