@@ -17,11 +17,11 @@ import typer
 from typer.testing import CliRunner, Result
 from verl_videosearch.data_prep.cold_start import main
 from verl_videosearch.data_prep.traces.trace_filter import Filter, Trace, filter_record
-from verl_videosearch.data_prep.traces.trace_report import TokenEstimate, estimate_tokens
 
 from tests.scripted_server import Handler, ScriptedServer, serve_scripts
 from verl_videosearch.episode import EpisodeConfig
 from verl_videosearch.recipe import find_recipes, read_episode, read_episode_settings
+from verl_videosearch.runs.estimate import TokenEstimate, estimate_tokens
 from verl_videosearch.runs.record_file import read_records
 from verl_videosearch.sample import PreferenceSample, read_samples, write_samples
 from verl_videosearch.video.lossless import write_lossless
@@ -482,7 +482,7 @@ def test_the_estimate_counts_every_request(videos: Path) -> None:
     assert (
         all(steps > 2 * images) and steps[0] > estimates[0].prompt
     )  # each turn sends all of the context again
-    assert TokenEstimate(1e6, 1e5).price(10, 2.5, 10.0) == 35.0
+    assert TokenEstimate(1e6, 1e5, 1).price(10, 2.5, 10.0) == 35.0
 
 
 def test_the_estimate_comes_first_and_can_be_all(tmp_path: Path, videos: Path) -> None:
@@ -496,5 +496,5 @@ def test_the_estimate_comes_first_and_can_be_all(tmp_path: Path, videos: Path) -
             "--estimate-only",
         ]
         result = run(list_arguments(tmp_path / "out", videos, [make_pair("a")], *options))
-    assert "estimate for 1 episodes" in result.output and "2 calls" in result.output
+    assert "1 episodes (0 to 2 calls each): " in result.output and "price 0." in result.output
     assert server.requests == [] and not os.path.exists(tmp_path / "out")
