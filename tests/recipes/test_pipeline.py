@@ -15,7 +15,11 @@ import typer
 pytest.importorskip("verl")
 
 from hydra import compose, initialize_config_module
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+
+from benchmarks.sweep.variants import VARIANTS, Variant
+from verl_videosearch.episode import EpisodeConfig
+from verl_videosearch.reward import RewardConfig
 
 ROOT = Path(__file__).parents[2]
 BIG = {
@@ -108,6 +112,20 @@ def test_variants_change_one_thing(tmp_path: Path) -> None:
     assert values_of("--max-ratio", commands["samples"]) == ["1"]
     model = compose_command(commands["grpo"], "ppo_trainer").actor_rollout_ref.model.path
     assert model == str(tmp_path / "out/models/cold_start")
+
+
+@pytest.mark.parametrize(
+    "variant", [v for v in VARIANTS.values() if v.settings], ids=lambda variant: variant.name
+)
+def test_every_row_of_the_sweep_composes(tmp_path: Path, variant: Variant) -> None:
+    commands = list_commands(tmp_path, PROFILE="looks", **variant.settings)
+    ours = compose_command(commands["grpo"], "ppo_trainer").videosearch
+    EpisodeConfig.from_dict(OmegaConf.to_container(ours.episode)).check_words()
+    RewardConfig.from_dict(OmegaConf.to_container(ours.reward))
+    for name in ("traces", "samples"):
+        module, *arguments = commands[name][commands[name].index("-m") + 1 :]
+        command, rest = load_command(module, arguments)
+        command.make_context(name, list(rest))
 
 
 def test_an_unknown_mix_is_refused(tmp_path: Path) -> None:
