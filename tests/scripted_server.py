@@ -61,6 +61,8 @@ class ScriptedServer(ThreadingHTTPServer):
         self.owner = owner
         self.models = ["tiny", "judge", "teacher", "policy", "m", "huge"]
         """Names under which it answers."""
+        self.root: str | None = None
+        """Folder of its model, as vLLM tells it."""
         self.requests: list[dict[str, Any]] = []
         """Those of episodes."""
         self.looks: list[dict[str, Any]] = []
@@ -97,6 +99,7 @@ class Handler(BaseHTTPRequestHandler):
                 "object": "list",
                 "data": [
                     {"id": name, "object": "model", "owned_by": self.server.owner}
+                    | ({"root": self.server.root} if self.server.root else {})
                     for name in self.server.models
                 ],
             },

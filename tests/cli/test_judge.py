@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,13 @@ from typer.testing import CliRunner, Result
 from tests.judge.episodes import SETTINGS
 from tests.scripted_server import ScriptedServer
 from tests.seeing_judge import CLIPS, serve_judge, write_clips
+from verl_videosearch.checkpoint import write_checkpoint_settings
 from verl_videosearch.cli import app
-from verl_videosearch.cli.judge import list_ways
+from verl_videosearch.cli.judge import list_ways, make_judge
+from verl_videosearch.episode import EpisodeConfig
 from verl_videosearch.judge.comparison import Comparison
+from verl_videosearch.judgement import DEFAULT_DIMENSIONS
+from verl_videosearch.models.source import ModelSource
 
 CLEAN, OTHER, DEFECT = CLIPS
 EPISODE = [word for name, value in SETTINGS.items() for word in ("--set", f"{name}={value}")]
@@ -135,3 +140,26 @@ def test_a_ranking_is_a_table_and_the_cache_makes_it_free(
     assert len(server.requests) == num_requests and content["num_known"] == 3
     assert [clip["rank"] for clip in content["clips"]] == [1, 1, 3]
     assert content["clips"][2]["video"].endswith(DEFECT)
+
+
+def test_changes_of_a_checkpoint_start_from_its_own_settings_and_are_accepted_explicitly(
+    clips: Path,
+) -> None:
+    config = EpisodeConfig.from_dict(SETTINGS)
+    (clips / "config.json").write_text("{}")
+    write_checkpoint_settings(clips, config, DEFAULT_DIMENSIONS)
+    source = ModelSource(local=clips)
+    with make_judge(source, assignments=["window=3"]) as judge:
+        assert judge.config.episode == replace(config, window=3)
+        with pytest.raises(ValueError, match="window was 1 in training, is 3"):
+            judge.open()
+    with make_judge(source) as judge:
+        assert judge.config.episode is None
+    videos = (clips / CLEAN, clips / DEFECT)
+    options = ("--prompt", "a", "--local", clips, "--set", "window=3")
+    for command in (("judge", *videos), ("serve", "--state", clips / "state")):
+        more = options[2:] if command[0] == "serve" else options
+        refused = run(*command, *more)
+        assert refused.exit_code == 2 and "window was 1 in training, is 3" in refused.output
+    accepted = run("judge", *videos, *options, "--accept-other-settings")
+    assert "in training" not in accepted.output  # it goes on to the model, which is none here

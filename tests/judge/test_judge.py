@@ -310,3 +310,26 @@ def test_a_checkpoint_of_ours_needs_no_settings(tmp_path: Path) -> None:
     assert read_model_settings(tmp_path) == (None, None)
     write_checkpoint_settings(tmp_path, config, dimensions)
     assert read_model_settings(tmp_path) == (config, dimensions)
+
+
+def test_a_checkpoint_is_not_asked_otherwise_unawares(tmp_path: Path, clips: Path) -> None:
+    from verl_videosearch.checkpoint import write_checkpoint_settings
+    from verl_videosearch.judgement import DEFAULT_DIMENSIONS
+
+    (tmp_path / "config.json").write_text("{}")
+    write_checkpoint_settings(tmp_path, EpisodeConfig.from_dict(SETTINGS), DEFAULT_DIMENSIONS)
+    other = {"episode": SETTINGS | {"window": 3}}
+    custom = {"dimensions": (Dimension("CH", "Cheese", "how much like cheese it looks"),)}
+    pair = ("a cat", clips / CLEAN, clips / DEFECT)
+    with serve_judge() as server:
+        server.root = str(tmp_path)  # vLLM tells where its model lies
+        for settings in (other, custom):
+            with make_judge(server, tmp_path, **{"episode": None} | settings) as judge:
+                for _ in range(2):  # what was refused once is refused again
+                    with pytest.raises(ValueError, match="trained otherwise"):
+                        judge.compare(*pair)
+        assert server.requests == []
+        with make_judge(server, tmp_path, episode=None) as judge:
+            assert judge.compare(*pair).records[0].episode_config == EpisodeConfig(**SETTINGS)
+        with make_judge(server, tmp_path, **other, accepts_other_settings=True) as judge:
+            assert judge.compare(*pair).records[0].episode_config.window == 3

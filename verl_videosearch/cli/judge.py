@@ -23,6 +23,7 @@ from verl_videosearch.models.source import ModelSource  # takes_source looks it 
 from verl_videosearch.report.plain_text import clean_text
 
 if TYPE_CHECKING:
+    from verl_videosearch.episode import EpisodeConfig
     from verl_videosearch.judge.comparison import Comparison
     from verl_videosearch.judge.judge import Judge, Outcome
 
@@ -39,6 +40,13 @@ Set = Annotated[
 ]
 Cache = Annotated[
     Path | None, typer.Option(help="SQLite file that remembers episodes between commands.")
+]
+AcceptOtherSettings = Annotated[
+    bool,
+    typer.Option(
+        "--accept-other-settings",
+        help="Ask a checkpoint otherwise than it was trained (its videosearch.json).",
+    ),
 ]
 Calibration = Annotated[
     Path | None, typer.Option(help="File of `videosearch calibrate`; default: beside the model.")
@@ -107,6 +115,7 @@ def run_judge(
     one_order: OneOrder = False,
     recipe: Recipe = None,
     set_: Set = None,
+    accept_other_settings: AcceptOtherSettings = False,
     calibration: Calibration = None,
     cache: Cache = None,
     concurrency: Concurrency = 8,
@@ -123,6 +132,7 @@ def run_judge(
             "one_order": one_order,
             "recipe": recipe,
             "assignments": set_ or [],
+            "accepts_other_settings": accept_other_settings,
             "calibration": calibration,
             "cache": cache,
             "concurrency": concurrency,
@@ -147,19 +157,33 @@ def make_judge(
 ) -> Judge:
     """Make a judge of a command's options; raises `ValueError`."""
     from verl_videosearch.cli.console import read_assignments
-    from verl_videosearch.episode import EpisodeConfig
     from verl_videosearch.judge.judge import BOTH_ORDERS, Judge, JudgeConfig
-    from verl_videosearch.recipe import read_episode_settings
     from verl_videosearch.sample import Order
 
-    values = {} if recipe is None else read_episode_settings(recipe)
-    changes = read_assignments(assignments)
     config = JudgeConfig(
-        episode=EpisodeConfig.from_changes(values, changes) if values or changes else None,
+        episode=_read_episode(source.folder, recipe, read_assignments(assignments)),
         orders=(Order.AB,) if one_order else BOTH_ORDERS,
         **settings,
     )
     return Judge(source=source, config=config)
+
+
+def _read_episode(
+    folder: Path | None, recipe: str | None, changes: dict[str, Any]
+) -> EpisodeConfig | None:
+    """Return the recipe's settings, else the checkpoint's own, with `changes`; None leaves all of it
+    to the model."""
+    from verl_videosearch.checkpoint import read_checkpoint_settings
+    from verl_videosearch.episode import EpisodeConfig
+    from verl_videosearch.recipe import read_episode_settings
+
+    if recipe is None and not changes:
+        return None
+    trained = None if folder is None else read_checkpoint_settings(folder)
+    own = {} if trained is None else trained.episode
+    return EpisodeConfig.from_changes(
+        own if recipe is None else read_episode_settings(recipe), changes
+    )
 
 
 def _check_use(*given: Path | str | None) -> None:

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from verl_videosearch.cli.console import INCOMPLETE, explain_errors, say
 from verl_videosearch.cli.judge import (
+    AcceptOtherSettings,
     Cache,
     Calibration,
     Concurrency,
@@ -51,6 +52,7 @@ def run_rank(
     one_order: OneOrder = False,
     recipe: Recipe = None,
     set_: Set = None,
+    accept_other_settings: AcceptOtherSettings = False,
     calibration: Calibration = None,
     cache: Cache = None,
     concurrency: Concurrency = 8,
@@ -70,6 +72,7 @@ def run_rank(
             one_order=one_order,
             recipe=recipe,
             assignments=set_ or [],
+            accepts_other_settings=accept_other_settings,
             calibration=calibration,
             cache=cache,
             concurrency=concurrency,

@@ -17,6 +17,7 @@ import typer
 
 from verl_videosearch.cli.console import explain_errors, read_assignments, say
 from verl_videosearch.cli.judge import (
+    AcceptOtherSettings,
     Calibration,
     Concurrency,
     EpisodeTimeout,
@@ -55,6 +56,7 @@ def run_serve(
     one_order: OneOrder = False,
     recipe: Recipe = None,
     set_: Set = None,
+    accept_other_settings: AcceptOtherSettings = False,
     calibration: Calibration = None,
     concurrency: Concurrency = 8,
     episode_timeout_s: EpisodeTimeout = 600.0,
@@ -90,6 +92,7 @@ def run_serve(
             one_order=one_order,
             recipe=recipe,
             assignments=set_ or [],
+            accepts_other_settings=accept_other_settings,
             calibration=calibration,
             cache=config.state / "episodes.sqlite",
             concurrency=concurrency,

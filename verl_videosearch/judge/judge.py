@@ -33,7 +33,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from verl_videosearch.checkpoint import read_checkpoint_settings
+from verl_videosearch.checkpoint import check_checkpoint, read_checkpoint_settings
 from verl_videosearch.config import above, at_least, check
 from verl_videosearch.episode import EpisodeConfig
 from verl_videosearch.evaluation.calibration import Calibration, read_calibration
@@ -70,6 +70,8 @@ class JudgeConfig:
     """Settings of an episode; null: the model's own (`videosearch.json`), else the defaults."""
     dimensions: tuple[Dimension, ...] | None = None
     """What is judged besides overall; null: what the model was trained on, else the defaults."""
+    accepts_other_settings: bool = False
+    """Ask a checkpoint of ours otherwise than it was trained; false refuses and names what differs."""
     orders: tuple[Order, ...] = BOTH_ORDERS
     """Both orders cost twice as much and show whether the judge only likes the first video."""
     calibration: Path | None = None
@@ -422,21 +424,35 @@ class Judge:
         opened = self._opened
         async with opened.lock:
             if opened.ready is None:
+                # refused before a server is started, where the folder is known by now
+                config, _ = self._choose_settings(self.source.folder)
                 log = Path(tempfile.gettempdir()) / f"videosearch-judge-{os.getpid()}.log"
-                early = self.config.episode or read_model_settings(self.source.folder)[0]
-                thought = (early or EpisodeConfig()).native_thought
-                opening = self.source.open(log, thought)
+                opening = self.source.open(log, config.native_thought)
                 model = await opened.stack.enter_async_context(opening)
-                opened.ready = await asyncio.to_thread(self._prepare, model)
+                try:
+                    opened.ready = await asyncio.to_thread(self._prepare, model)
+                except BaseException:
+                    await opened.stack.aclose()  # the next try opens it anew
+                    raise
             return opened.ready
 
-    def _prepare(self, model: OpenModel) -> _Ready:
-        """Find what lies beside the model: its settings, its calibration."""
-        folder = self.source.folder or _find_folder(model.model_root)
+    def _choose_settings(self, folder: Path | None) -> tuple[EpisodeConfig, tuple[Dimension, ...]]:
+        """Return how the model is asked: as it was told, else as it was trained, else the defaults.
+
+        Raises `ValueError` when that is not how it was trained."""
         own_config, own_dimensions = read_model_settings(folder)
         config = self.config.episode or own_config or EpisodeConfig()
         config.check_words()
         dimensions = self.config.dimensions or own_dimensions or DEFAULT_DIMENSIONS
+        if folder is not None:
+            accepted = self.config.accepts_other_settings
+            check_checkpoint(folder, config, dimensions, is_overridden=accepted)
+        return config, dimensions
+
+    def _prepare(self, model: OpenModel) -> _Ready:
+        """Find what lies beside the model: its settings, its calibration."""
+        folder = self.source.folder or _find_folder(model.model_root)
+        config, dimensions = self._choose_settings(folder)
         calibration, model_hash = self._read_calibration(folder), None
         if calibration is not None and folder is not None:
             model_hash = hash_model(folder)
