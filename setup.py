@@ -79,7 +79,6 @@ setup(
             "httpx>=0.27",
             "hydra-core>=1.3",
             "jinja2>=3.1",
-            "openai>=1.60",
             "prometheus-client>=0.20",
             "uvicorn>=0.30",
         ],

@@ -25,7 +25,7 @@ from rich.console import Console
 from verl_videosearch.data_prep.sets.build_report import make_tables, show_missing
 
 from verl_videosearch.judgement import DEFAULT_DIMENSIONS, Dimension
-from verl_videosearch.report.plain_text import clean_text
+from verl_videosearch.report.console import explain_errors, say
 from verl_videosearch.sample import PreferenceSample, write_samples
 from verl_videosearch.sources import SOURCES
 from verl_videosearch.sources.read import choose_split, read_samples_of
@@ -101,7 +101,7 @@ def main(
 ) -> None:
     """Read a preference set into a file of samples."""
     console = Console()
-    try:
+    with explain_errors():
         chosen, split_name = choose_split(source, split)
         if (out is None) != check:
             raise SourceError("give either --out FILE or --check")
@@ -117,9 +117,6 @@ def main(
                 chosen, split_name, root, finder, options, report, keep_missing=keep_missing
             )
         )
-    except SourceError as error:
-        Console(stderr=True).print(clean_text(f"error: {error}"), markup=False, soft_wrap=True)
-        raise typer.Exit(2) from error
     samples = draw_samples(samples, limit, seed, report)
     console.print(f"{chosen.title}, split {split_name}", markup=False)
     for table in make_tables(report, samples):
@@ -129,13 +126,11 @@ def main(
         missing_list.write_text(
             "".join(f"{path}\t{url}\n" for path, url in report.missing.items()), "utf-8"
         )
-    if not samples:
-        Console(stderr=True).print("error: no sample is left; nothing was written", soft_wrap=True)
-        raise typer.Exit(1)
-    if out is not None:
-        console.print(
-            f"wrote {write_samples(out, samples):,} samples to {out}", markup=False, soft_wrap=True
-        )
+    with explain_errors():
+        if not samples:
+            raise SourceError("no sample is left; nothing was written")
+        if out is not None:
+            say(f"wrote {write_samples(out, samples):,} samples to {out}")
 
 
 if __name__ == "__main__":

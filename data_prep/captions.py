@@ -48,7 +48,7 @@ from verl_videosearch.failures import EpisodeFailure
 from verl_videosearch.frames import CandidateFrames, FrameLocation
 from verl_videosearch.prompts import PromptStyle
 from verl_videosearch.recipe import read_episode
-from verl_videosearch.report.console import REFUSED
+from verl_videosearch.report.console import explain_errors, say
 from verl_videosearch.sample import PreferenceSample, to_row, write_rows
 from verl_videosearch.video.pair import load_pair
 from verl_videosearch.video.store import FrameStore
@@ -184,21 +184,18 @@ def main(
 ) -> None:
     """Write captions of frames."""
     console, frame_store, rows, failures = Console(), FrameStore(store), [], 0
-    try:
+    with explain_errors():
         config, settings = CaptionConfig(frames, looks, seed), read_episode(recipe, episode or ())
         for sample in track(read_pairs(pairs, limit), "captioning", console=console):
             try:
                 pair = load_pair(sample, frame_store, settings, video_root)
             except EpisodeFailure as failure:
                 failures += 1
-                console.print(f"left out: {failure}", markup=False, highlight=False)
+                say(f"left out: {failure}")
                 continue
             rows.append(PairCaptions(sample, pair.candidates, settings).make_row(config))
-    except (ValueError, ImportError) as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(REFUSED) from error
     write_rows(out, pa.Table.from_pylist(rows, schema=CAPTION_SCHEMA))
-    console.print(f"{len(rows)} rows in {out}; {failures} pairs could not be read", highlight=False)
+    say(f"{len(rows)} rows in {out}; {failures} pairs could not be read")
 
 
 if __name__ == "__main__":

@@ -57,6 +57,7 @@ from verl_videosearch.episode import EpisodeConfig, Message, Reply
 from verl_videosearch.models.options import AcceptOtherSettings, PriceIn, PriceOut, takes_source
 from verl_videosearch.models.source import ModelSource
 from verl_videosearch.recipe import read_episode
+from verl_videosearch.reply import NativeThought
 from verl_videosearch.report.console import explain_errors, say
 from verl_videosearch.rollout import GenerateFn
 from verl_videosearch.runs.estimate import Announcement, estimate_run, read_prices
@@ -156,6 +157,7 @@ def make_traces(
             identity=identity,
             limits=limits,
             on_start=announce,
+            native_thought=config.native_thought,
         )
         return finish(run_folder, samples, summary, stages, max_failed_share)
 
@@ -180,7 +182,9 @@ class TemplateSource:
     num_replicas = 1
 
     @asynccontextmanager
-    async def open(self, log: Path | None = None) -> AsyncIterator[TemplateSource]:
+    async def open(
+        self, log: Path | None = None, native_thought: NativeThought = NativeThought.AUTO
+    ) -> AsyncIterator[TemplateSource]:
         """Yield itself; there is nothing to open."""
         yield self
 

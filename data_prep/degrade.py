@@ -42,7 +42,7 @@ from verl_videosearch.data_prep.synthetic.defects import (
 )
 
 from verl_videosearch.judgement import OVERALL
-from verl_videosearch.report.console import REFUSED
+from verl_videosearch.report.console import explain_errors, say
 from verl_videosearch.sample import PreferenceSample, write_samples
 from verl_videosearch.video.decode import VideoError
 from verl_videosearch.video.lossless import SUFFIX, store_lossless
@@ -203,17 +203,12 @@ def main(
 ) -> None:
     """Make labelled pairs of real video by degrading one of each pair."""
     console = Console()
-    try:
+    with explain_errors(ClipError, VideoError):  # no clips, a broken clip
         config = DegradeConfig(pairs, seed, frames, size, tuple(defects.split(",")))
         samples = make_pairs(find_clips(clips), out, config)
-    except (ClipError, ValueError, VideoError) as error:  # a wrong option, no clips, a broken clip
-        console.print(f"[red]error:[/red] {error}", highlight=False)
-        raise typer.Exit(REFUSED) from error
     write_samples(out / "pairs.parquet", samples)
     console.print(tabulate(samples))
-    console.print(
-        f"wrote {out / 'pairs.parquet'}; its videos are in {out / 'videos'}", highlight=False
-    )
+    say(f"wrote {out / 'pairs.parquet'}; its videos are in {out / 'videos'}")
 
 
 if __name__ == "__main__":

@@ -42,6 +42,8 @@ from verl_videosearch.data_prep.sets.frame_filler import FrameFiller, fill_video
 
 from verl_videosearch.episode import EpisodeConfig
 from verl_videosearch.extras import Extra, require
+from verl_videosearch.report.console import explain_errors
+from verl_videosearch.runs.jobs import ExitStatus
 from verl_videosearch.sample import PreferenceSample, read_samples, write_samples
 from verl_videosearch.video.decode import DECODE_TIMEOUT_S, FramePlan
 from verl_videosearch.video.pair import plan_frames
@@ -229,7 +231,7 @@ def main(
 ) -> None:
     """Decode all videos into the frame store."""
     console, report, folder = Console(), FillReport(), store or default_root()
-    try:
+    with explain_errors():
         plans = plan_frames(
             EpisodeConfig(
                 frames_per_video=frames_per_video,
@@ -243,15 +245,10 @@ def main(
         if not (rows := list_videos(samples, video_root)):
             raise ValueError(f"no samples in {', '.join(map(str, files))}")
         require("ray.data", Extra.GPU)
-    except (ValueError, ImportError) as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, soft_wrap=True)
-        raise typer.Exit(2) from error
     fill = partial(fill_video, store=str(folder), plans=plans, timeout_s=timeout_s)
-    if not estimate(rows, fill, folder, console) and not force:
-        Console(stderr=True).print(
-            "error: the disk is too small; free some, lower --max-pixels, or --force"
-        )
-        raise typer.Exit(2)
+    with explain_errors():
+        if not estimate(rows, fill, folder, console) and not force:
+            raise ValueError("the disk is too small; free some, lower --max-pixels, or --force")
     columns = (
         TextColumn("videos"),
         BarColumn(),
@@ -274,7 +271,8 @@ def main(
         console.print(
             f"wrote {write_samples(out, good):,} of {len(samples):,} samples to {out}", markup=False
         )
-    raise typer.Exit(1 if rows and not report.num_good else 0)
+    if not report.num_good:
+        raise typer.Exit(int(ExitStatus.TOO_MANY_FAILED))
 
 
 if __name__ == "__main__":

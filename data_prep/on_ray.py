@@ -28,7 +28,7 @@ import typer
 from rich.console import Console
 
 from verl_videosearch.extras import Extra, require
-from verl_videosearch.report.console import say
+from verl_videosearch.report.console import explain_errors, say
 from verl_videosearch.runs.jobs import ExitStatus
 
 PR_SET_PDEATHSIG = 1
@@ -62,11 +62,8 @@ def main(
     """Run a program's shards on a Ray cluster ($RAY_ADDRESS, else this machine), then the program
     without --shard."""
     console = Console()
-    try:
+    with explain_errors():
         ray = require("ray", Extra.GPU)
-    except ImportError as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, soft_wrap=True)
-        raise typer.Exit(int(ExitStatus.UNUSABLE)) from error
     ray.init(log_to_driver=False, include_dashboard=False)
     task = ray.remote(run_shard).options(
         num_gpus=gpus, num_cpus=cpus, max_retries=0, scheduling_strategy="SPREAD"

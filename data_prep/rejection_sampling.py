@@ -236,10 +236,12 @@ def sample_traces(
     `accepts_other_settings`: the policy may be asked otherwise than it was trained;
     `announcement` says what the first round will cost before it begins.
 
-    Goes on with a run of the same settings. The file is written only by a process that is the whole
+    The policy is sampled as its weights say: a vLLM server does not apply the sampling settings of
+    the model's folder. Goes on with a run of the same settings. The file is written only by a process that is the whole
     (no shard), when no episode that is needed is left (status 0 or 3). Raises `ValueError` for the
     user."""
     check_share(max_failed_share)
+    sampling = replace(sampling, source=replace(sampling.source, is_policy=True))
     check_samples(
         sampling.folder,
         sampling.config,
@@ -288,7 +290,8 @@ async def _play(
     this: _Round, num_inputs: int, setup: PlaySetup, limits: RunLimits, journal: Journal
 ) -> RunSummary:
     source = this.sampling.source
-    async with source.open(journal.path.with_name(SERVER_LOG)) as model:
+    thought = this.sampling.config.native_thought
+    async with source.open(journal.path.with_name(SERVER_LOG), thought) as model:
         setup = replace(setup, identity=identify(model, setup.identity, journal.records))
         limits = replace(limits, concurrency=limits.concurrency * model.num_replicas)
 

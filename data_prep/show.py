@@ -23,10 +23,10 @@ from typing import Annotated, Any
 
 import typer
 from PIL import Image
-from rich.console import Console
 
 from verl_videosearch.frames import CandidateFrames, sample_indices
 from verl_videosearch.judgement import OVERALL
+from verl_videosearch.report.console import explain_errors, say
 from verl_videosearch.sample import PreferenceSample, read_samples
 from verl_videosearch.video.decode import FramePlan, VideoError, VideoFrames, read_candidate_frames
 
@@ -219,7 +219,7 @@ def main(
     ] = View.initial_frames,
 ) -> None:
     """Write a page that shows samples."""
-    try:
+    with explain_errors():
         samples = read_samples(file)
         known = {sample.uid: sample for sample in samples}
         if unknown := [each for each in uid or [] if each not in known]:
@@ -232,12 +232,9 @@ def main(
         page = make_page(
             chosen, video_root or file.parent, View(frames_per_video, initial_frames), title
         )
-    except ValueError as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, soft_wrap=True)
-        raise typer.Exit(2) from error
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page, "utf-8")
-    Console().print(f"wrote {out} ({len(page) / 1e6:.1f} MB)", markup=False, soft_wrap=True)
+    say(f"wrote {out} ({len(page) / 1e6:.1f} MB)")
 
 
 if __name__ == "__main__":

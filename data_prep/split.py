@@ -33,6 +33,7 @@ from rich.table import Table
 from verl_videosearch.data_prep.sets.sample_keys import Keys, make_keys, normalise_prompt
 
 from verl_videosearch.judgement import OVERALL
+from verl_videosearch.report.console import explain_errors, say
 from verl_videosearch.sample import PreferenceSample, read_samples, swap_videos, write_samples
 
 SWAPPED = "-swapped"
@@ -375,7 +376,7 @@ def main(
 ) -> None:
     """Split a file of samples without leaks."""
     console = Console()
-    try:
+    with explain_errors():
         report = split_file(
             file,
             out,
@@ -386,11 +387,8 @@ def main(
             by_path=by_path,
             seed=seed,
         )
-    except ValueError as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, soft_wrap=True)
-        raise typer.Exit(2) from error
     for line in describe_split(report, by_path):
-        console.print(line, markup=False, soft_wrap=True, highlight=False)
+        say(line)
     console.print(make_table(report.parts, report.fractions))
 
 

@@ -19,6 +19,7 @@ from verl_videosearch.reply import (
 DRAFT, ANSWER = "<Answer>OA=2</Answer>", "<Answer>OA=1</Answer>"
 CALL = "<tool_call>{}</tool_call>"
 NATIVE, OPENED = ThoughtForm(), ThoughtForm(is_opened=True)
+UNKNOWN = find_thought_form(None, setting=NativeThought.ALWAYS)  # of a server's model
 
 FINISHED = [
     (ANSWER, None, True),
@@ -34,6 +35,9 @@ FINISHED = [
     (f"or {DRAFT}", OPENED, False),
     (f"or {DRAFT}</think>{ANSWER}", OPENED, True),
     (f"<Think>or {DRAFT}", NATIVE, False),
+    (f"or {DRAFT}", UNKNOWN, False),
+    (f"or {DRAFT}</think>{ANSWER}", UNKNOWN, True),
+    (f"<think>or {DRAFT}</think>{ANSWER}", UNKNOWN, True),
     ("OA=1</Answer>", None, True),
 ]
 
@@ -154,3 +158,9 @@ def test_cleaning_is_final_and_leaves_tags(text: str) -> None:
     assert "<|im_end|>" not in cleaned and "<image>" not in cleaned
     cleaned.encode("utf-8")
     assert find_turn_end(text) is None or find_turn_end(cleaned) is not None
+
+
+def test_a_model_without_a_thought_is_read_all_the_same() -> None:
+    """Its turn has no end that is known before the model stops, but one that is read."""
+    reply = make_reply(f"<Think>so</Think>{ANSWER} and more", thought=UNKNOWN)
+    assert (reply.text, reply.thought) == (f"<Think>so</Think>{ANSWER}", "")

@@ -55,8 +55,9 @@ class ThoughtForm:
 
     opening: str = "<think>"
     closing: str = "</think>"
-    is_opened: bool = False
-    """The chat template itself opens the thought, so a reply begins inside it."""
+    is_opened: bool | None = False
+    """The chat template itself opens the thought, so a reply begins inside it; null: not known (a
+    server's model), so a reply that closes a thought has begun inside it."""
 
 
 def find_thought_form(
@@ -67,7 +68,8 @@ def find_thought_form(
 ) -> ThoughtForm | None:
     """Return how a model marks its native thought, or None when it has none.
 
-    `generation_prompt` is what the template puts before a reply.
+    `generation_prompt` is what the template puts before a reply; without a template (a server's
+    model) it is not known whether it opens the thought.
 
     >>> find_thought_form("{{ '<think>' }}", generation_prompt="assistant\\n<think>\\n")
     ThoughtForm(opening='<think>', closing='</think>', is_opened=True)
@@ -81,7 +83,7 @@ def find_thought_form(
     is_native = in_template or is_opened or tokens.issuperset(marks)
     if setting is NativeThought.NEVER or (setting is NativeThought.AUTO and not is_native):
         return None
-    return ThoughtForm(is_opened=is_opened)
+    return ThoughtForm(is_opened=None if chat_template is None and not is_opened else is_opened)
 
 
 def split_thought(text: str, form: ThoughtForm | None) -> tuple[str, str]:
@@ -91,17 +93,26 @@ def split_thought(text: str, form: ThoughtForm | None) -> tuple[str, str]:
     ('<think>hm</think>', '\\n<Answer>')
     >>> split_thought("<Think>a</Think> <think>b</think>", ThoughtForm())  # it does not lead
     ('', '<Think>a</Think> <think>b</think>')
+    >>> split_thought("hm</think> <Answer>", ThoughtForm(is_opened=None))  # opened by the template
+    ('hm</think>', ' <Answer>')
     """
     if form is None:
         return "", text
     start = len(text) - len(text.lstrip())
-    if not form.is_opened and not text.startswith(form.opening, start):
-        return "", text
     end = text.find(form.closing, start)
+    if not text.startswith(form.opening, start) and not _is_opened(text, end, form):
+        return "", text
     if end < 0:  # still thinking
         return text, ""
     end += len(form.closing)
     return text[:end], text[end:]
+
+
+def _is_opened(text: str, end: int, form: ThoughtForm) -> bool:
+    """Say whether a reply has begun inside a thought; `end` is where one is closed, or -1."""
+    if form.is_opened is None:
+        return end >= 0 and form.opening not in text[:end]
+    return form.is_opened
 
 
 def is_finished(text: str, thought: ThoughtForm | None = None) -> bool:
@@ -110,6 +121,8 @@ def is_finished(text: str, thought: ThoughtForm | None = None) -> bool:
     `text` is everything that was sampled for the reply. False: the stop fell inside an open block,
     or inside a native thought, so it is a draft; go on generating from exactly there.
     """
+    if thought is not None and thought.is_opened is None and thought.closing not in text:
+        return False  # it may be inside a thought that the template has opened
     thinking, rest = split_thought(text, thought)
     is_thinking = thought is not None and bool(thinking) and thought.closing not in thinking
     return not is_thinking and not is_inside_block(rest)

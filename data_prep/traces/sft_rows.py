@@ -8,6 +8,7 @@ The one idea: a row holds *what was written*, never a rendered context. Whoever 
 |---|---|
 | those of a sample | the pair as the judge saw it: swapped for order BA |
 | `replies` | what was written, turn by turn, unchanged |
+| `thoughts` | the native thought of a thinking model before each of them, tags included; empty: none |
 | `episode` | JSON of the `EpisodeConfig` |
 
 Covers: the format. Does not cover: which episodes are taught (`trace_filter`, `selection`),
@@ -27,8 +28,11 @@ from verl_videosearch.runs.record import EpisodeRecord
 from verl_videosearch.sample import SCHEMA, PreferenceSample, to_row, write_rows
 
 SFT_ROWS = "sft.parquet"
-SFT_SCHEMA = pa.schema([*SCHEMA, ("replies", pa.list_(pa.string())), ("episode", pa.string())])
-"""The columns of a file of traces; a file of samples with two more."""
+_TEXTS = pa.list_(pa.string())
+SFT_SCHEMA = pa.schema(
+    [*SCHEMA, ("replies", _TEXTS), ("thoughts", _TEXTS), ("episode", pa.string())]
+)
+"""The columns of a file of traces; a file of samples with three more."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ class SftRow:
     replies: tuple[str, ...]
     """What was written, turn by turn, unchanged."""
     episode: EpisodeConfig
+    thoughts: tuple[str, ...] = ()
+    """The native thought that stood before each reply; empty for a model without."""
 
 
 def make_sft_row(record: EpisodeRecord) -> SftRow:
@@ -47,14 +53,19 @@ def make_sft_row(record: EpisodeRecord) -> SftRow:
     if not record.has_result:
         raise ValueError(f"episode {record.key!r} has no result and cannot be taught")
     replies = tuple(turn.reply for turn in record.turns)
-    return SftRow(record.shown, replies, record.episode_config)
+    thoughts = tuple(turn.thought for turn in record.turns)
+    return SftRow(record.shown, replies, record.episode_config, thoughts)
 
 
 def write_sft_rows(path: Path, rows: Iterable[SftRow]) -> int:
     """Write a parquet file of rows, atomically; returns how many."""
     plain = [
         to_row(row.sample)
-        | {"replies": list(row.replies), "episode": json.dumps(asdict(row.episode))}
+        | {
+            "replies": list(row.replies),
+            "thoughts": list(row.thoughts) or [""] * len(row.replies),
+            "episode": json.dumps(asdict(row.episode)),
+        }
         for row in rows
     ]
     write_rows(path, pa.Table.from_pylist(plain, schema=SFT_SCHEMA))

@@ -9,7 +9,14 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from tests.scripted_server import ScriptedServer
-from tests.seeing_judge import EPISODE, make_samples, serve_judge, write_clips, write_pairs
+from tests.seeing_judge import (
+    EPISODE,
+    make_samples,
+    search,
+    serve_judge,
+    write_clips,
+    write_pairs,
+)
 from verl_videosearch.checkpoint import write_checkpoint_settings
 from verl_videosearch.cli import app
 from verl_videosearch.episode import EpisodeConfig
@@ -179,3 +186,20 @@ def test_a_pack_that_changed_under_its_name_is_another_setting(pairs: Path, tmp_
         arguments = ["probe", tmp_path / "out", "--endpoint", server.url, "--out", tmp_path / "p"]
         probe = CliRunner().invoke(app, list(map(str, arguments)))
     assert probe.exit_code == 2 and "are others now" in say(probe)
+
+
+def think_first(request: dict) -> str:
+    """Write as a served thinking model does whose chat template has opened the thought."""
+    return f"perhaps <Answer>OA=2</Answer>, no</think>\n{search(request)}"
+
+
+def test_the_thoughts_of_a_served_model_are_its_own_when_a_setting_says_so(
+    pairs: Path, tmp_path: Path
+) -> None:
+    options = ["--benchmark", pairs, *SET]
+    with serve_judge(think_first) as server:
+        result = judge(server, tmp_path / "out", *options, "--set", "native_thought=always")
+    assert result.exit_code == 0 and "100.0 %" in result.output, result.output
+    records = read_records(tmp_path / "out/episodes.jsonl").records
+    thoughts = {turn.thought for record in records for turn in record.turns}
+    assert thoughts == {"perhaps <Answer>OA=2</Answer>, no</think>"}

@@ -89,7 +89,7 @@ def test_missing_videos_may_be_kept_and_listed(root: Path) -> None:
         "--source", "genai_bench", "--root", root / "genai", "--check", "--missing-list", listed
     )
     assert (
-        result.exit_code == 1
+        result.exit_code == 2
         and "no sample is left" in result.output
         and "unpack videos.zip" in result.output
     )

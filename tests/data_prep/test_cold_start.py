@@ -28,7 +28,7 @@ from verl_videosearch.video.lossless import write_lossless
 from verl_videosearch.video.pair import load_pair
 from verl_videosearch.video.store import FrameStore
 
-pytest.importorskip("openai")
+pytest.importorskip("httpx")
 
 EPISODE = [
     "frames_per_video=8",

@@ -17,7 +17,7 @@ from tests.data_prep.test_rejection_sampling import ChangingHandler, list_argume
 from tests.scripted_server import serve_scripts
 from verl_videosearch.runs.record_file import read_records
 
-pytest.importorskip("openai")
+pytest.importorskip("httpx")
 
 __all__ = ["videos"]
 NUM_KILLS = int(os.environ.get("VIDEOSEARCH_KILLS", "3"))

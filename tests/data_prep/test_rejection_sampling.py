@@ -46,7 +46,7 @@ from verl_videosearch.runs.record_file import read_records
 from verl_videosearch.sample import Order, PreferenceSample, read_samples, write_samples
 from verl_videosearch.video.lossless import write_lossless
 
-pytest.importorskip("openai")
+pytest.importorskip("httpx")
 
 LABELS = {"TA": 0, "VQ": 1, "MQ": 0, "OA": 1}
 EPISODE = [
@@ -380,6 +380,8 @@ def test_the_request_says_how_to_sample(
         "0.95",
         "--max-turn-tokens",
         "77",
+        "--max-ratio",
+        "inf",
     ]
     assert (
         run(
@@ -394,6 +396,8 @@ def test_the_request_says_how_to_sample(
         "temperature": 0.9,
         "top_p": 0.95,
         "max_tokens": 77,
+        "top_k": 0,  # whatever the model's folder says: the policy is what is trained on
+        "repetition_penalty": 1.0,
     }
     assert all(request[name] == value for request in sent for name, value in expected.items())
     seeds = Counter(request["seed"] for request in sent)

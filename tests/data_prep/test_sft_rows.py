@@ -1,12 +1,15 @@
 """SFT rows of episodes of any kind."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
+import pyarrow.parquet as pq
 import pytest
 import typer
 from typer.testing import CliRunner, Result
 from verl_videosearch.data_prep.sft_rows import main
+from verl_videosearch.data_prep.traces.sft_rows import make_sft_row, write_sft_rows
 
 from tests.data_prep.test_traces import WRONG, make_sample, play
 from tests.replies import ANSWER
@@ -45,6 +48,23 @@ def test_rows_of_every_kind_of_record(tmp_path: Path, kind: RecordKind) -> None:
         assert words in result.output
     everything = run(path, "--out", tmp_path / "all.parquet", "--filter", "well_formed")
     assert everything.exit_code == 0 and "2 rows in" in everything.output
+
+
+def test_native_thoughts_are_kept_beside_the_replies() -> None:
+    record = play(make_sample("a"), ANSWER)
+    turns = tuple(
+        msgspec.structs.replace(turn, thought="<think>hm</think>") for turn in record.turns
+    )
+    row = make_sft_row(msgspec.structs.replace(record, turns=turns))
+    assert row.thoughts == ("<think>hm</think>",) and row.replies == (ANSWER,)
+
+
+def test_the_file_has_a_thought_for_every_reply(tmp_path: Path) -> None:
+    row = make_sft_row(play(make_sample("a"), ANSWER))
+    thoughtful = replace(row, thoughts=("<think>hm</think>",))
+    write_sft_rows(tmp_path / "sft.parquet", [row, thoughtful, replace(row, thoughts=())])
+    table = pq.read_table(tmp_path / "sft.parquet")
+    assert table["thoughts"].to_pylist() == [[""], ["<think>hm</think>"], [""]]
 
 
 def test_nothing_to_teach_is_refused(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-pytest.importorskip("openai")
+pytest.importorskip("httpx")
 
 from verl_videosearch.data_prep.traces.sft_rows import make_sft_row  # noqa: E402
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-pytest.importorskip("openai")
+pytest.importorskip("httpx")
 
 from tests.replies import GUESS, call_frames  # noqa: E402
 from tests.seeing_judge import (  # noqa: E402

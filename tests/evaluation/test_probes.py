@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-pytest.importorskip("openai")
+pytest.importorskip("httpx")
 
 from tests.seeing_judge import (  # noqa: E402
     EPISODE,
@@ -170,6 +170,12 @@ def test_an_unknown_replacement_is_refused(runs: Path) -> None:
         list_probe_arguments(runs, "looks", "http://localhost:1/v1", "--replacement", "none")
     )
     assert result.exit_code == 2 and "choose among ['same', 'refused'" in result.output
+
+
+def test_another_limit_of_tokens_than_in_the_run_is_refused(runs: Path) -> None:
+    options = ["--max-turn-tokens", "16"]
+    result = invoke(list_probe_arguments(runs, "looks", "http://localhost:1/v1", *options))
+    assert result.exit_code == 2 and "is not what the run had, 1024" in result.output
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-pytest.importorskip("openai")
+pytest.importorskip("httpx")
 
 from tests.scripted_server import ScriptedServer  # noqa: E402
 from tests.seeing_judge import (  # noqa: E402

@@ -12,6 +12,7 @@ from tests.replies import ANSWER
 from tests.runs.test_jobs import JOBS, finish
 from verl_videosearch.episode import Reply
 from verl_videosearch.failures import ServerUnusable
+from verl_videosearch.reply import NativeThought
 from verl_videosearch.runs.folder import Journal
 from verl_videosearch.runs.jobs import ExitStatus, Job, RunLimits, RunSummary
 from verl_videosearch.runs.record import EpisodeRecord, RecordKind
@@ -35,7 +36,9 @@ class Source:
         self.problem, self.num_opened = problem, 0
 
     @asynccontextmanager
-    async def open(self, log: Path | None = None) -> AsyncIterator[OpenModel]:
+    async def open(
+        self, log: Path | None = None, native_thought: NativeThought = NativeThought.AUTO
+    ) -> AsyncIterator[OpenModel]:
         self.num_opened += 1
         if self.problem is not None:
             raise ServerUnusable(self.problem)

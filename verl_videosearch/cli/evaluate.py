@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from verl_videosearch.cli.benchmarks import Benchmark, Place
     from verl_videosearch.episode import EpisodeConfig
     from verl_videosearch.evaluation.evaluate import Evaluation
+    from verl_videosearch.evaluation.results import RunSettings
 
 AS_IN_RUN = "as in the run"
 """Stands for the model of a probed run."""
@@ -241,6 +242,9 @@ def run_probe(
     out: Out,
     source: ModelSource,
     video_root: VideoRoot = None,
+    max_turn_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Most tokens of one reply; default: as in the run.")
+    ] = None,
     replacement: Annotated[
         list[str] | None,
         typer.Option(
@@ -272,8 +276,7 @@ def run_probe(
     with explain_errors():
         if memory is not None and (replacement or limit):
             raise ValueError("--memory judges all pairs again: leave out --replacement and --limit")
-        if source.model == AS_IN_RUN:
-            source = replace(source, model=read_run(run).settings.model)
+        source = _ask_as_before(source, read_run(run).settings, max_turn_tokens)
         limits = RunLimits(concurrency, forgets_failures=forget_failures)
         options = PlayOptions(video_root, store, episode_timeout_s, limits, max_failed_share)
         if memory is None:
@@ -281,6 +284,23 @@ def run_probe(
         else:
             played = _probe_memory(run, source, out, memory, options)
     finish(played, max_failed_share)
+
+
+def _ask_as_before(
+    source: ModelSource, settings: RunSettings, max_turn_tokens: int | None
+) -> ModelSource:
+    """Return the model of a run, asked as the run asked it; raises `ValueError` for another limit
+    of tokens, which would change replies by itself."""
+    if source.model == AS_IN_RUN:
+        source = replace(source, model=settings.model)
+    if max_turn_tokens is None:
+        return source
+    if settings.max_turn_tokens not in (None, max_turn_tokens):
+        raise ValueError(
+            f"--max-turn-tokens {max_turn_tokens} is not what the run had, "
+            f"{settings.max_turn_tokens}: replies would change by that alone; leave it out"
+        )
+    return replace(source, max_turn_tokens=max_turn_tokens)
 
 
 def _probe_frames(

@@ -387,6 +387,7 @@ def _play_all(
         limits=options.limits,
         shows_progress=options.shows_progress,
         on_start=options.announce(setup, source),
+        native_thought=setup.config.native_thought,
     )
 
 

@@ -18,11 +18,12 @@ REFUSED = 2
 
 
 @contextmanager
-def explain_errors() -> Iterator[None]:
-    """Turn what the user can mend into one line and exit status 2."""
+def explain_errors(*also: type[Exception]) -> Iterator[None]:
+    """Turn what the user can mend into one line and exit status 2; `also` are further kinds of
+    it."""
     try:
         yield
-    except (ValueError, ImportError) as error:
+    except (ValueError, ImportError, *also) as error:
         text = clean_text(f"error: {error}")
         Console(stderr=True).print(text, markup=False, soft_wrap=True, highlight=False)
         raise typer.Exit(REFUSED) from error

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from verl_videosearch.failures import ServerUnusable
+from verl_videosearch.reply import NativeThought
 from verl_videosearch.rollout import GenerateFn
 from verl_videosearch.runs.folder import Journal
 from verl_videosearch.runs.jobs import (
@@ -53,7 +54,9 @@ class EpisodeModel(Protocol):
 class EpisodeSource(Protocol):
     """Where replies come from: a `ModelSource`, or a stand-in of a test."""
 
-    def open(self, log: Path | None = None) -> AbstractAsyncContextManager[Any]:
+    def open(
+        self, log: Path | None = None, native_thought: NativeThought = NativeThought.AUTO
+    ) -> AbstractAsyncContextManager[Any]:
         """Yield an `EpisodeModel`; raises `ServerUnusable`."""
 
     @property
@@ -77,11 +80,12 @@ def play_all(
     limits: RunLimits | None = None,
     shows_progress: bool = True,
     on_start: Callable[[RunSummary], None] = lambda summary: None,
+    native_thought: NativeThought = NativeThought.AUTO,
 ) -> RunSummary:
     """Play what the journal does not hold yet and say where the run stands.
 
     `what` stands beside the progress bar; `on_start` is told where the run stands before the first
-    request, if there is one. Never raises for servers: `RunSummary.stopped` says
+    request, if there is one; `native_thought` is the episodes' setting. Never raises for servers: `RunSummary.stopped` says
     why."""
     limits = limits or RunLimits()
     before = read_summary(jobs, journal)
@@ -93,7 +97,7 @@ def play_all(
     bar = show_progress(what, before) if shows_progress else nullcontext(lambda record: None)
 
     async def drive(on_record: Callable[[EpisodeRecord], None]) -> RunSummary:
-        async with source.open(journal.path.with_name(SERVER_LOG)) as model:
+        async with source.open(journal.path.with_name(SERVER_LOG), native_thought) as model:
             return await run_jobs(
                 jobs,
                 lambda job: play(job, model),
