@@ -2,7 +2,7 @@
 
     python -m benchmarks.sweep outputs/sweep --tier 1 --seeds 0-4 --budget-minutes 600
     python -m benchmarks.sweep outputs/sweep --tier 2 --seeds 0-2
-    python -m benchmarks.sweep table                      # what docs/results.md shows
+    python -m benchmarks.sweep table --into docs/results.md    # prints it, and puts it there
     python -m benchmarks.sweep outputs/looks --keep base --seeds 0    # a pipeline run by hand
 
 Two seeds run at once, with one thread each. Killed or out of time, the same command goes on. Each
@@ -25,6 +25,8 @@ from benchmarks.sweep.table import make_memory_table, make_table
 from benchmarks.sweep.variants import VARIANTS, Variant
 
 MIXES = ("looks", "tiny")
+MARKS = ("<!-- table of benchmarks.sweep -->", "<!-- end of the table -->")
+"""Between them stands the table on a page."""
 
 
 def read_seeds(text: str) -> list[int]:
@@ -57,6 +59,9 @@ def main(
         str | None, typer.Option(help="Keep the finished pipeline in this folder as this row.")
     ] = None,
     rows: Annotated[Path, typer.Option(help="Where finished rows are kept.")] = ROWS,
+    into: Annotated[
+        Path | None, typer.Option(help="Page whose table between the marks is replaced.")
+    ] = None,
 ) -> None:
     """Run the rows of a tier, or print all rows."""
     console = Console()
@@ -67,8 +72,10 @@ def main(
     try:
         check_names([*(row or []), *([keep] if keep else [])], mix)
         if place == "table":
-            say(make_table(mix, rows).to_markdown())
-            say(make_memory_table(mix, rows).to_markdown())
+            text = write_tables(mix, rows)
+            say(text)
+            if into is not None:
+                put_between_marks(into, text)
             return
         if keep:
             say(f"kept {keep_pipeline(Path(place), VARIANTS[keep], seeds, mix, rows)}")
@@ -81,6 +88,23 @@ def main(
         raise typer.Exit(2) from error
     if num_failed:
         raise typer.Exit(1)
+
+
+def write_tables(mix: str, rows: Path) -> str:
+    """Return the rows, and what altered memories cost where that was asked."""
+    memory = make_memory_table(mix, rows)
+    tables = [make_table(mix, rows), *([memory] if memory.rows else [])]
+    return "\n".join(table.to_markdown() for table in tables)
+
+
+def put_between_marks(page: Path, text: str) -> None:
+    """Replace what stands between the marks of a page; raises `ValueError` without them."""
+    whole = page.read_text("utf-8")
+    before, first, rest = whole.partition(MARKS[0])
+    _, last, after = rest.partition(MARKS[1])
+    if not last:
+        raise ValueError(f"{page} lacks the marks {MARKS[0]} and {MARKS[1]}")
+    page.write_text(f"{before}{first}\n{text}{last}{after}", "utf-8")
 
 
 def check_names(names: list[str], mix: str) -> None:

@@ -70,7 +70,7 @@ _ALL = (
         PAIRS,
         {"TRACES": "--cued-gap 1", "TRACE_FILTER": "correct"},
     ),
-    Variant("b-no-rft", 1, "cold start -> GRPO, no RFT", RFT, {"GRPO_START": "cold_start"}),
+    Variant("b-no-rft", 1, "GRPO from the cold start, no RFT", RFT, {"GRPO_START": "cold_start"}),
     _vary_grpo(
         "c-random-frames",
         1,

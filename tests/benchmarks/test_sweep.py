@@ -207,6 +207,17 @@ def test_random_frames_are_others_of_the_same_videos() -> None:
     assert RandomFrames().check({"target_frames": [17]}, context).fault is not None
 
 
+def test_the_page_shows_what_the_command_prints(tmp_path: Path) -> None:
+    page = Path(program.__file__).parents[2] / "docs/results.md"
+    copy = tmp_path / "results.md"
+    copy.write_text(page.read_text("utf-8"), "utf-8")
+    result = invoke("table", "--into", copy)
+    assert result.exit_code == 0 and copy.read_text("utf-8") == page.read_text("utf-8")
+    copy.write_text("no marks")
+    result = invoke("table", "--into", copy)
+    assert result.exit_code == 2 and "lacks the marks" in result.output
+
+
 def test_the_kept_rows_make_a_table() -> None:
     for mix in program.MIXES:
         assert len(make_table(mix).rows) == len(VARIANTS)
