@@ -10,6 +10,7 @@ be made again at any time.
 |---|---|
 | `results.json` | `{"stages": {"start"...: ROW}, "sampled": ..., "controls": {...}, "tests": ..., "alarms": [...]}` |
 | `index.html`, `results.md` | the same as tables and plots |
+| `episodes.html` | what each stage's judge looked at and said, pair by pair |
 
 Covers: pipelines on hide-and-seek pairs, whose truth is known. Does not cover: public benchmarks
 (`videosearch compare`)."""
@@ -36,9 +37,15 @@ from verl_videosearch.recipes.rows import (
 )
 from verl_videosearch.recipes.stage import TIMES
 
+from verl_videosearch.evaluation.results import EPISODE_PAGE
 from verl_videosearch.judgement import OVERALL
 from verl_videosearch.metrics.baselines import majority_label
 from verl_videosearch.report.chart import Bar, Line, draw_intervals, draw_lines
+from verl_videosearch.report.episode_page import (
+    WrittenPage,
+    read_sources,
+    write_episode_page,
+)
 from verl_videosearch.report.page import Block, Note, Plot, render_markdown, render_page
 from verl_videosearch.report.table import Table
 from verl_videosearch.runs.folder import RunFolder, RunFolderError
@@ -473,6 +480,18 @@ def describe_briefly(row: Mapping[str, Any], types: Sequence[str]) -> Iterator[s
     yield "" if row.get("calls") is None else f"{row['calls']:.1f}"
 
 
+def write_stage_episodes(folder: Path) -> WrittenPage:
+    """Write the page of the greedy episodes of every stage, pairs drawn where there are many."""
+    sources, _ = read_sources([folder / "runs" / stage for stage in STAGES])
+    return write_episode_page(
+        sources,
+        folder / EPISODE_PAGE,
+        title="Pipeline: episodes",
+        video_root=folder / "pairs",
+        links=[("figures", "index.html")],
+    )
+
+
 def main(folder: Annotated[Path, typer.Argument(help="The pipeline's folder.")]) -> None:
     """Put the runs of a pipeline into one table, one page and results.json."""
     console = Console()
@@ -482,8 +501,10 @@ def main(folder: Annotated[Path, typer.Argument(help="The pipeline's folder.")])
         _fail(error)
     target, blocks = RunFolder(folder), list(list_blocks(results))
     target.write_text("results.md", render_markdown("Pipeline", blocks))
-    target.write_text("index.html", render_page("Pipeline", blocks))
+    links = [("episodes", EPISODE_PAGE)]
+    target.write_text("index.html", render_page("Pipeline", blocks, links=links))
     target.write_json("results.json", results)
+    episodes = write_stage_episodes(folder)
     for block in blocks:
         if isinstance(block, Note):
             console.print(block.text, style="bold red", markup=False)
@@ -499,6 +520,7 @@ def main(folder: Annotated[Path, typer.Argument(help="The pipeline's folder.")])
         f"{folder / 'index.html'} has the plots, {folder / 'results.json'} every figure",
         highlight=False,
     )
+    console.print(f"what each judge looked at and said: {episodes.describe()}", highlight=False)
     try:
         check_needed(results["needed"])
     except ValueError as error:

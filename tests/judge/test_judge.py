@@ -185,11 +185,14 @@ def test_the_page_shows_the_frames_and_escapes_the_words(tmp_path: Path, clips: 
     with serve_judge(answer) as server, make_judge(server, tmp_path) as judge:
         verdict = judge.compare("<b>cat</b>", clips / CLEAN, clips / DEFECT)
         page = verdict.to_page(tmp_path / "new" / "page.html").read_text("utf-8")
-    assert "<script" not in page and "&lt;script&gt;" in page and "<b>cat" not in page
-    assert page.count("data:image/jpeg") == 8 and "frame 1, video 2, 0.00 s" in page
-    assert verdict._repr_html_() in page
+        inline = verdict._repr_html_()
+    assert "<script" not in inline and verdict.describe() in page
+    for html in (page, inline):
+        assert "<script>alert" not in html and "&lt;script&gt;" in html and "<b>cat" not in html
+        assert "frame 1, video 2, 0.00 s" in html
+    assert inline.count("data:image/webp") == 4 + 2 * 4, "the films, and turn 1 of both orders"
     (clips / CLEAN).unlink()
-    assert "cannot be read" in verdict._repr_html_()
+    assert "No pictures: " in verdict._repr_html_()
 
 
 def test_a_server_that_fails_now_and_then_loses_no_pair(tmp_path: Path, clips: Path) -> None:

@@ -217,6 +217,7 @@ def _tell(found: Evaluation, max_failed_share: float) -> None:
         overall = found.summary.overall
         page = found.folder / "index.html"
         say(f"with ties {overall.with_ties}, without ties {overall.without_ties}: {page}")
+        say(f"what it looked at and said: {found.folder / 'episodes.html'}")
     for line in found.run.lines(max_failed_share):
         say(line)
 
@@ -319,6 +320,7 @@ def _probe_frames(
     if found.summary is not None:
         searched = f"{found.summary.searched} of the episodes searched: {out / 'index.html'}"
         say(found.summary.note or searched)
+        say(f"what it looked at and said: {out / 'episodes.html'}")
     return found.run
 
 
@@ -337,6 +339,7 @@ def _probe_memory(
         rows = found.summary.rows
         right = ", ".join(f"{name} {each[ALL].accuracy}" for name, each in rows.items() if each)
         say(f"right, by memory: {right}: {out / 'index.html'}")
+        say(f"what it looked at and said: {out / 'episodes.html'}")
     return found.run
 
 

@@ -24,8 +24,8 @@ def run_report(
         Path | None, typer.Option(help="Folder of the videos, where their paths are relative.")
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Show this many episodes, drawn by --seed.")
-    ] = None,
+        int, typer.Option(min=1, help="Show at most this many episodes, drawn by --seed.")
+    ] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of --limit.")] = 0,
     title: Annotated[str | None, typer.Option(help="Heading; default: the names.")] = None,
     store: Annotated[
@@ -33,17 +33,11 @@ def run_report(
     ] = None,
 ) -> None:
     """Write one page that shows episodes: frames, words and verdicts, turn by turn."""
-    from verl_videosearch.report.episode_page import (
-        draw_episodes,
-        read_sources,
-        write_episode_page,
-    )
+    from verl_videosearch.report.episode_page import read_sources, write_episode_page
     from verl_videosearch.video.store import FrameStore
 
     with explain_errors():
         sources, damaged = read_sources(files)
-        if limit is not None:
-            sources = draw_episodes(sources, limit, seed)
         if not any(source.records for source in sources):
             raise ValueError("there is no episode in " + ", ".join(map(str, files)))
         written = write_episode_page(
@@ -52,6 +46,8 @@ def run_report(
             title=title or ", ".join(source.name for source in sources),
             store=FrameStore(store),
             video_root=video_root,
+            limit=limit,
+            seed=seed,
         )
         if damaged:
             say(f"damaged lines: {len(damaged)}, for example {damaged[0]}")

@@ -49,6 +49,7 @@ from verl_videosearch.evaluation.results import (
     RunSettings,
     hash_records,
     read_run,
+    write_episodes,
     write_memory_results,
     write_probe_results,
     write_results,
@@ -224,6 +225,8 @@ def evaluate(
             summary = write_results(
                 folder, settings, samples, run, concurrency=concurrency, calibration=calibration
             )
+            title = f"{settings.model} on {settings.benchmark}"
+            write_episodes(folder, title, run, setup.store, options.video_root)
     return Evaluation(run, run.status(options.max_failed_share), folder.path, summary)
 
 
@@ -281,6 +284,8 @@ def probe(
         played = _play_all(jobs, play, journal, source, "replays", setup, options)
         if played.stopped is None:
             summary = write_probe_results(folder, settings, records, played, replacements)
+            title = f"Probe of {settings.model} on {settings.benchmark}"
+            write_episodes(folder, title, played, setup.store, options.video_root)
     return Probe(played, played.status(options.max_failed_share), folder.path, summary)
 
 
@@ -328,6 +333,8 @@ def probe_memory(
         played = _play_all(jobs, play, journal, source, "episodes", setup, options)
         if played.stopped is None:
             summary = write_memory_results(folder, probed.settings, records, played, controls)
+            title = f"Memory of {probed.settings.model} on {probed.settings.benchmark}"
+            write_episodes(folder, title, played, setup.store, options.video_root)
     return MemoryProbe(played, played.status(options.max_failed_share), folder.path, summary)
 
 

@@ -33,6 +33,8 @@ from verl_videosearch.evaluation.pages.tables import describe_summary
 from verl_videosearch.evaluation.probes import ProbeSummary, summarise_probes
 from verl_videosearch.evaluation.summary import Summary, read_timing, summarise, to_plain
 from verl_videosearch.evaluation.verdicts import PairVerdicts, merge_records
+from verl_videosearch.report.episode_page import WrittenPage, write_episode_page
+from verl_videosearch.report.episode_view import Source
 from verl_videosearch.report.page import Block, render_markdown, render_page
 from verl_videosearch.runs.folder import EPISODES, RunFolder, RunFolderError
 from verl_videosearch.runs.identity import UNKNOWN_MODEL, hash_pairs
@@ -47,7 +49,11 @@ from verl_videosearch.runs.record_file import (
 )
 from verl_videosearch.sample import Order, PreferenceSample, read_samples
 from verl_videosearch.video.altered_frames import Replacement
+from verl_videosearch.video.store import FrameStore
 
+EPISODE_PAGE = "episodes.html"
+"""Beside the figures of a run: what was looked at and said (`report.episode_page`)."""
+_LINKS = (("episodes", EPISODE_PAGE),)
 _ORDER_WORDS = {
     True: "both orders: agreement is the verdict, disagreement a tie, unreadable in one is unreadable",
     False: "one order only ({}): position bias is not corrected",
@@ -237,6 +243,7 @@ def write_results(
         f"{settings.model} on {settings.benchmark}",
         describe_summary(summary),
         header.lines(),
+        _LINKS,
     )
     folder.write_json("timing.json", read_timing(run.done, concurrency))
     return summary
@@ -286,11 +293,29 @@ def make_header(
 
 
 def write_pages(
-    folder: RunFolder, title: str, blocks: Sequence[Block], facts: Sequence[tuple[str, str]]
+    folder: RunFolder,
+    title: str,
+    blocks: Sequence[Block],
+    facts: Sequence[tuple[str, str]],
+    links: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Write the same blocks as Markdown and as a page."""
     folder.write_text("results.md", render_markdown(title, blocks, facts))
-    folder.write_text("index.html", render_page(title, blocks, facts))
+    folder.write_text("index.html", render_page(title, blocks, facts, links))
+
+
+def write_episodes(
+    folder: RunFolder, title: str, run: RunSummary, store: FrameStore, video_root: Path | None
+) -> WrittenPage:
+    """Write the page of a run's episodes, to which the page of figures links."""
+    return write_episode_page(
+        [Source(folder.path.name, list_final(run))],
+        folder.path / EPISODE_PAGE,
+        title=title,
+        store=store,
+        video_root=video_root,
+        links=[("figures", "index.html")],
+    )
 
 
 def hash_records(records: Iterable[EpisodeRecord]) -> str:
@@ -355,4 +380,4 @@ def _write_probed(
     folder.write_records(EPISODES, list_final(run))
     folder.write_json("results.json", results)
     title = f"{what} of {settings.model} on {settings.benchmark}"
-    write_pages(folder, title, blocks, header.lines())
+    write_pages(folder, title, blocks, header.lines(), _LINKS)

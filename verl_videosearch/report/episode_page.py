@@ -46,6 +46,8 @@ _FILTERS = {
 _SIGNS = {"right": "✓", "wrong": "✗", "failed": "!", "no label": "·"}
 _MAX_CHOICES = 200
 """Of one filter; more of them help nobody."""
+MAX_EPISODES = 1000
+"""What a page shows unless more are asked for: about 100 MB, open within three seconds."""
 
 
 @dataclass(frozen=True)
@@ -80,16 +82,20 @@ class WrittenPage:
     path: Path
     num_episodes: int
     num_bytes: int
+    num_left_out: int
+    """Episodes that a limit kept away."""
     problems: tuple[str, ...]
     """Why videos have no pictures, each once."""
 
     def describe(self) -> str:
         """Say it in one line.
 
-        >>> WrittenPage(Path("a.html"), 2, 3_000_000, ()).describe()
-        'a.html: 2 episodes, 3.0 MB'
+        >>> WrittenPage(Path("a.html"), 2, 3_000_000, 7, ()).describe()
+        'a.html: 2 of 9 episodes, 3.0 MB'
         """
-        words = f"{self.path}: {self.num_episodes} episodes, {self.num_bytes / 1e6:.1f} MB"
+        total = self.num_episodes + self.num_left_out
+        shown = f"{self.num_episodes} of {total}" if self.num_left_out else f"{total}"
+        words = f"{self.path}: {shown} episodes, {self.num_bytes / 1e6:.1f} MB"
         if self.problems:
             words += f"; {len(self.problems)} videos have no pictures: {self.problems[0]}"
         return words
@@ -143,13 +149,19 @@ def write_episode_page(
     title: str = "Episodes",
     store: FrameStore | None = None,
     video_root: Path | None = None,
+    limit: int | None = MAX_EPISODES,
+    seed: int = 0,
     links: Sequence[tuple[str, str]] = (),
     facts: Sequence[tuple[str, str]] = (),
 ) -> WrittenPage:
     """Write the page of these episodes in one step.
 
     Frames come from `store` (None: the default one); videos that cannot be read are named on the
-    page. `links` are (name, file beside the page); `facts` stand with every pair."""
+    page. Of more than `limit` episodes (None: any number) some are drawn by `seed`. `links` are
+    (name, file beside the page); `facts` stand with every pair."""
+    num_given = sum(len(source.records) for source in sources)
+    if limit is not None and num_given > limit:
+        sources = draw_episodes(sources, limit, seed)
     thumbnails = Thumbnails(store or FrameStore(), video_root)
     views = [replace(view, facts=tuple(facts)) for view in make_views(sources, thumbnails)]
     rows = [_make_row(view, column) for view in views for column in view.columns]
@@ -158,7 +170,8 @@ def write_episode_page(
     problems = dict.fromkeys(
         f"{strip.path}: {strip.problem}" for view in views for strip in view.strips if strip.problem
     )
-    return WrittenPage(written, len(rows), written.stat().st_size, tuple(problems))
+    num_left_out = num_given - len(rows)
+    return WrittenPage(written, len(rows), written.stat().st_size, num_left_out, tuple(problems))
 
 
 def render_inline(

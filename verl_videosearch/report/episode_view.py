@@ -284,8 +284,8 @@ def _make_frame(
         return None
     place = candidates.locate(number)
     video = place.video if record.order is Order.AB else 3 - place.video
-    film, time_s = films[video], candidates.time_s(number)
-    if film.problem:
+    film, time_s = films.get(video), candidates.time_s(number)
+    if film is None or film.problem:
         return FrameView(number, video, place.index, time_s, "")
     is_same_count = len(film.times_s) == len(candidates.numbers_of(place.video))
     picture = place.index if is_same_count else _find_time(film, time_s)
@@ -335,7 +335,8 @@ def _make_turn(
     labels: Mapping[str, int | None],
 ) -> TurnView:
     in_view, is_new, forgotten, brought = seen
-    blocks = parse_turn(turn.reply, record.own.dimension_keys).blocks
+    keys = () if record.sample is None else record.sample.dimension_keys
+    blocks = parse_turn(turn.reply, keys).blocks
     problem = () if turn.problem is None else (turn.problem,)
     return TurnView(
         number=number,

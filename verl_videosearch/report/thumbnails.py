@@ -28,9 +28,9 @@ from verl_videosearch.video.plan import FramePlan
 from verl_videosearch.video.reference import VideoKey
 from verl_videosearch.video.store import FrameStore, StoredVideo
 
-MAX_PIXELS = 192 * 108
+MAX_PIXELS = 160 * 90
 """Of a thumbnail; about 3 kB."""
-_QUALITY = 60
+_QUALITY = 55
 
 
 @dataclass(frozen=True)
