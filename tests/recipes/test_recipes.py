@@ -31,6 +31,7 @@ MAIN_CONFIGS = {
     "videosearch_grpo_tiny": "ppo_trainer",
     "videosearch_rft": "sft_trainer_engine",
     "videosearch_rft_tiny": "sft_trainer_engine",
+    "vr_thinker": "ppo_trainer",
 }
 PROGRAMS = {
     "sft_trainer_engine": "verl.trainer.sft_trainer",

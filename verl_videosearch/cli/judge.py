@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from verl_videosearch.cli.console import INCOMPLETE, REFUSED, explain_errors, say
-from verl_videosearch.models.options import takes_source
+from verl_videosearch.models.options import AcceptOtherSettings, takes_source
 from verl_videosearch.models.source import ModelSource  # takes_source looks it up
 from verl_videosearch.report.plain_text import clean_text
 
@@ -40,13 +40,6 @@ Set = Annotated[
 ]
 Cache = Annotated[
     Path | None, typer.Option(help="SQLite file that remembers episodes between commands.")
-]
-AcceptOtherSettings = Annotated[
-    bool,
-    typer.Option(
-        "--accept-other-settings",
-        help="Ask a checkpoint otherwise than it was trained (its videosearch.json).",
-    ),
 ]
 Calibration = Annotated[
     Path | None, typer.Option(help="File of `videosearch calibrate`; default: beside the model.")
@@ -173,17 +166,11 @@ def _read_episode(
 ) -> EpisodeConfig | None:
     """Return the recipe's settings, else the checkpoint's own, with `changes`; None leaves all of it
     to the model."""
-    from verl_videosearch.checkpoint import read_checkpoint_settings
-    from verl_videosearch.episode import EpisodeConfig
-    from verl_videosearch.recipe import read_episode_settings
+    from verl_videosearch.recipe import find_settings, make_episode
 
     if recipe is None and not changes:
         return None
-    trained = None if folder is None else read_checkpoint_settings(folder)
-    own = {} if trained is None else trained.episode
-    return EpisodeConfig.from_changes(
-        own if recipe is None else read_episode_settings(recipe), changes
-    )
+    return make_episode(find_settings(recipe, folder), changes)
 
 
 def _check_use(*given: Path | str | None) -> None:

@@ -18,7 +18,6 @@ from rich.table import Table
 
 from verl_videosearch.cli.console import INCOMPLETE, explain_errors, say
 from verl_videosearch.cli.judge import (
-    AcceptOtherSettings,
     Cache,
     Calibration,
     Concurrency,
@@ -32,7 +31,7 @@ from verl_videosearch.cli.judge import (
     make_judge,
     offers_models,
 )
-from verl_videosearch.models.options import takes_source
+from verl_videosearch.models.options import AcceptOtherSettings, takes_source
 from verl_videosearch.models.source import ModelSource  # takes_source looks it up
 from verl_videosearch.report.plain_text import clean_text
 

@@ -17,7 +17,6 @@ import typer
 
 from verl_videosearch.cli.console import explain_errors, read_assignments, say
 from verl_videosearch.cli.judge import (
-    AcceptOtherSettings,
     Calibration,
     Concurrency,
     EpisodeTimeout,
@@ -28,7 +27,7 @@ from verl_videosearch.cli.judge import (
     make_judge,
     offers_models,
 )
-from verl_videosearch.models.options import takes_source
+from verl_videosearch.models.options import AcceptOtherSettings, takes_source
 from verl_videosearch.models.source import ModelSource  # takes_source looks it up
 
 
