@@ -3,14 +3,17 @@
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+from tests.clips import write_clip
 from tests.judge.episodes import SETTINGS
 from tests.scripted_server import ScriptedServer
-from tests.seeing_judge import CLIPS, serve_judge, write_clips
+from tests.seeing_judge import CLIPS, HIDDEN, NUM_FRAMES, serve_judge, write_clips
 from verl_videosearch.checkpoint import write_checkpoint_settings
 from verl_videosearch.cli import app
 from verl_videosearch.cli.judge import list_ways, make_judge
@@ -163,3 +166,24 @@ def test_changes_of_a_checkpoint_start_from_its_own_settings_and_are_accepted_ex
         assert refused.exit_code == 2 and "window was 1 in training, is 3" in refused.output
     accepted = run("judge", *videos, *options, "--accept-other-settings")
     assert "in training" not in accepted.output  # it goes on to the model, which is none here
+
+
+def test_a_ranking_of_six_clips_is_the_round_robin(clips: Path, server: ScriptedServer) -> None:
+    levels = (200, 60, 150, 250, 105, 305 - 255 + 60)  # the last two differ too little: a tie
+    videos = []
+    for number, level in enumerate(levels):
+        frames = np.full((NUM_FRAMES, 56, 84, 3), 60, np.uint8)
+        frames[HIDDEN] = level
+        videos.append(write_clip(clips / f"{number}.mkv", frames))
+    wins = [0.0] * len(videos)
+    for first, second in combinations(range(len(videos)), 2):
+        pair = (videos[first], videos[second], "--prompt", "a cat", "--json", *model(server))
+        overall = json.loads(run("judge", *pair).stdout)["overall"]
+        wins[first] += {1: 1, 0: 0.5, 2: 0}[overall]
+        wins[second] += {2: 1, 0: 0.5, 1: 0}[overall]
+    ranked = json.loads(run("rank", "a cat", *videos, "--json", *model(server)).stdout)
+    expected = [1 + sum(other > own for other in wins) for own in wins]
+    assert {clip["video"]: clip["rank"] for clip in ranked["clips"]} == dict(
+        zip(map(str, videos), expected, strict=True)
+    )
+    assert len(set(expected)) == 5  # one tie

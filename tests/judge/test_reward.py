@@ -196,3 +196,19 @@ def test_each_way_to_cheat_sounds_its_alarm(later: Any, alarm: str | None) -> No
         if name[:5] == "alarm" and value
     }
     assert on == ({alarm} if alarm else set())
+
+
+def test_a_passing_failure_against_the_anchor_is_asked_once_more() -> None:
+    asked: list[str] = []
+
+    async def compare(prompt: str, video: str, anchor: str) -> Any:
+        asked.append(video)
+        if video == "gone":
+            raise EpisodeFailure(FailureKind.VIDEO, "cut short", is_passing=False)
+        if asked.count(video) == 1 or video == "away":
+            raise EpisodeFailure(FailureKind.SERVER, "busy", is_passing=True)
+        return FakeComparison(1)
+
+    scores = asyncio.run(score_group("a", ["x", "away", "gone"], compare, anchor="base"))
+    assert scores.scores == (1.0, None, None) and len(scores.failures) == 2
+    assert [asked.count(video) for video in ("x", "away", "gone")] == [2, 2, 1]

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -298,6 +299,23 @@ def test_the_description_names_every_refusal(client: TestClient) -> None:
     paths = client.get("/openapi.json").json()["paths"]
     codes = set(paths["/v1/compare"]["post"]["responses"])
     assert {"200", "400", "401", "404", "408", "413", "422", "429", "503", "504"} <= codes
+
+
+def test_the_page_of_routes_loads_nothing(client: TestClient) -> None:
+    answer = client.get("/docs")
+    assert (
+        answer.status_code == 200
+        and "default-src 'none'" in answer.headers["content-security-policy"]
+    )
+    for word in (
+        "POST /v1/compare",
+        "GET /v1/batches/{name}/results",
+        "video_1",
+        "max_comparisons",
+    ):
+        assert word in answer.text
+    assert not re.search(r"<script|<link|<img|src=|https?://", answer.text)
+    assert client.get("/redoc").status_code == 404
 
 
 def test_no_message_of_the_description_is_a_crash(clips: Path) -> None:

@@ -73,3 +73,26 @@ def test_a_tournament_of_failures_is_a_failure() -> None:
 
     with pytest.raises(EpisodeFailure, match="away"):
         run(3, compare)
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_what_fails_in_passing_is_asked_once_more(concurrency: int) -> None:
+    asked: list[tuple[int, int]] = []
+    steps: list[None] = []
+
+    async def compare(first: int, second: int) -> PairResult:
+        asked.append((first, second))
+        times = asked.count((first, second))
+        if (first, second) == (0, 1) and times == 1:
+            raise EpisodeFailure(FailureKind.SERVER, "busy")
+        if (first, second) == (0, 2):
+            raise EpisodeFailure(FailureKind.SERVER, "still away")
+        if (first, second) == (1, 2):
+            raise EpisodeFailure(FailureKind.VIDEO, "cut short", is_passing=False)
+        return PairResult(first, second, Winner.FIRST)
+
+    config = TournamentConfig(concurrency=concurrency)
+    result = run(4, compare, config, on_comparison=lambda: steps.append(None))
+    assert [asked.count(pair) for pair in ((0, 1), (0, 2), (1, 2), (2, 3))] == [2, 2, 1, 1]
+    assert {pair[:2] for pair in result.failed} == {(0, 2), (1, 2)}
+    assert result.ranking.num_comparisons == 4 and result.num_new == 6 == len(steps)

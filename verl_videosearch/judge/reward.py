@@ -15,9 +15,10 @@ ended, what the ranking foresees. Clips may be paths or tensors (`clips`).
 | order | both orders are asked; where they disagree the comparison is a tie, and is counted |
 | confidence | a doubtful answer weighs less: by calibrated probability, else by the stated confidence |
 | budget | `max_comparisons` per group: those that tell most about the order come first |
-| failures | a clip without any answer has no score: `EpisodeFailure`, never 0 |
+| failures | passing ones are asked once more; a clip without any answer has no score: `EpisodeFailure`, never 0 |
 
-Over HTTP the same stands at `POST /v1/reward` of `videosearch serve`; `compute_score` fits verl's
+Over HTTP the same stands at `POST /v1/reward` of `videosearch serve`, and
+`remote_rewards.ask_rewards` asks for it; `compute_score` fits verl's
 `batch` reward manager."""
 
 from __future__ import annotations
@@ -152,7 +153,7 @@ async def _score_against(
     async def ask(video: str) -> float | None:
         async with gate:
             try:
-                comparison = await compare(prompt, video, anchor)
+                comparison = await _compare_patiently(compare, prompt, video, anchor)
             except EpisodeFailure as failure:
                 failures.append(failure)
                 return None
@@ -166,6 +167,18 @@ async def _score_against(
     if failures and not comparisons:
         raise failures[0]
     return GroupScores(tuple(scores), tuple(comparisons), tuple(failures))
+
+
+async def _compare_patiently(
+    compare: ComparePaths, prompt: str, video: str, anchor: str
+) -> Comparison:
+    """Compare; a failure that passes is asked once more."""
+    try:
+        return await compare(prompt, video, anchor)
+    except EpisodeFailure as failure:
+        if not failure.is_passing:
+            raise
+        return await compare(prompt, video, anchor)
 
 
 def to_weighted_result(

@@ -62,7 +62,8 @@ async def play_tournament(
 ) -> TournamentResult:
     """Compare until the budget is spent or every pair was asked about, and rank.
 
-    A comparison that fails is not tried again here; raises its `EpisodeFailure` when all failed."""
+    A comparison that fails in passing is asked once more at the end, within the budget that it took;
+    one that fails for good is not. Raises the first `EpisodeFailure` when all failed."""
     config = config or TournamentConfig()
     results = list(known)
     undecided: list[tuple[int, int]] = []
@@ -77,8 +78,6 @@ async def play_tournament(
         except EpisodeFailure as failure:
             failed.append((first, second, failure))
             return
-        finally:
-            on_comparison()
         if result is None:
             undecided.append((first, second))
         else:
@@ -92,6 +91,15 @@ async def play_tournament(
             break
         num_new += len(pairs)
         await asyncio.gather(*(ask(first, second) for first, second in pairs))
+        for _ in pairs:
+            on_comparison()
+        results[len(known) :] = sorted(results[len(known) :], key=_key)
+    if results:  # somebody answers, so a server that was away may be back
+        again = [each for each in failed if each[2].is_passing]
+        failed[:] = [each for each in failed if not each[2].is_passing]
+        for start in range(0, len(again), config.concurrency):
+            chunk = again[start : start + config.concurrency]
+            await asyncio.gather(*(ask(first, second) for first, second, _ in chunk))
         results[len(known) :] = sorted(results[len(known) :], key=_key)
     if failed and not results:
         raise failed[0][2]

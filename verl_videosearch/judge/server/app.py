@@ -19,11 +19,12 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
+from verl_videosearch.judge.server.api_page import POLICY, render_api_page
 from verl_videosearch.judge.server.guard import Guard
 from verl_videosearch.judge.server.messages import (
     BatchAnswer,
@@ -74,7 +75,14 @@ def make_app(
         await service.stop()
         on_stop()
 
-    app = FastAPI(title="verl-videosearch judge", version="1", lifespan=live, responses=ERRORS)
+    app = FastAPI(
+        title="verl-videosearch judge",
+        version="1",
+        lifespan=live,
+        responses=ERRORS,
+        docs_url=None,  # FastAPI's own pages load scripts from somebody else's server
+        redoc_url=None,
+    )
     app.state.service = service
     app.exception_handler(Refusal)(_answer_refusal)
     app.exception_handler(RequestValidationError)(_answer_invalid)
@@ -178,6 +186,12 @@ def _add_figures(app: FastAPI, service: JudgeService, figures: Figures) -> None:
             "num_waiting": service.num_waiting,
             "num_batch_pairs": service.batches.count_open(),
         }
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        """Show every route; nothing is loaded from elsewhere."""
+        page = render_api_page(app.openapi())
+        return HTMLResponse(page, headers={"Content-Security-Policy": POLICY})
 
     @app.get("/metrics", response_class=Response)
     async def metrics() -> Response:
