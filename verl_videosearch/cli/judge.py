@@ -164,8 +164,7 @@ def make_judge(
 def _read_episode(
     folder: Path | None, recipe: str | None, changes: dict[str, Any]
 ) -> EpisodeConfig | None:
-    """Return the recipe's settings, else the checkpoint's own, with `changes`; None leaves all of it
-    to the model."""
+    """Return the recipe's settings, else the checkpoint's, with `changes`; None: the model's."""
     from verl_videosearch.recipe import find_settings, make_episode
 
     if recipe is None and not changes:

@@ -2,7 +2,8 @@
 
     videosearch serve --state serving --root CLIPS --local outputs/demo/models/grpo
     curl --data-binary @a.mp4 http://127.0.0.1:8080/v1/videos
-    curl http://127.0.0.1:8080/v1/compare --json '{"prompt": "a cat", "video_1": ..., "video_2": ...}'
+    curl http://127.0.0.1:8080/v1/compare \\
+        --json '{"prompt": "a cat", "video_1": ..., "video_2": ...}'
 
 The one idea: loopback without a token, anywhere else with one; docs/judge.md has every limit."""
 

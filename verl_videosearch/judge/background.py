@@ -52,7 +52,7 @@ class BackgroundLoop:
             raise
 
     async def join(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine to its end from another event loop; cancelling it here cancels it there."""
+        """Run a coroutine to its end from another loop; cancelling it here cancels it there."""
         return await asyncio.wrap_future(self.submit(work))
 
     def close(self) -> None:

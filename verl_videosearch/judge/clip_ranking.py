@@ -1,6 +1,6 @@
 """ClipRanking: the clips of one prompt from best to worst, with intervals and reasons.
 
-The one idea: a ranking is a tournament of comparisons, and comparisons that are remembered are free.
+The one idea: a ranking is a tournament of comparisons, and remembered comparisons are free.
 """
 
 from __future__ import annotations

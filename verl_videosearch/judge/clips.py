@@ -52,7 +52,7 @@ class ClipMeasures:
 
 def write_clips(clips: Clips, folder: Path, fps: int = FPS) -> list[Path]:
     """Return a file for every clip, in their order; those that are no files yet are written into
-    `folder`. Raises `ValueError` for a shape or for values that are not as in the module's table."""
+    `folder`. Raises `ValueError` for a shape or values that are not as in the module's table."""
     return [
         Path(clip) if isinstance(clip, str | PathLike) else _write(clip, folder, fps)
         for clip in _split(clips)
@@ -77,7 +77,8 @@ def to_frames(clip: Any) -> np.ndarray:
     values = _to_array(clip)
     if values.ndim != 4 or values.shape[1] not in (1, 3) or 0 in values.shape:
         raise ValueError(
-            f"a clip must have the shape [T, C, H, W] with 1 or 3 channels, got {list(values.shape)}; "
+            f"a clip must have the shape [T, C, H, W] with 1 or 3 channels, got "
+            f"{list(values.shape)}; "
             "a batch [B, C, T, H, W] is given as one array"
         )
     if values.dtype != np.uint8:

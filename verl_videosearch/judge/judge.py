@@ -71,7 +71,7 @@ class JudgeConfig:
     dimensions: tuple[Dimension, ...] | None = None
     """What is judged besides overall; null: what the model was trained on, else the defaults."""
     accepts_other_settings: bool = False
-    """Ask a checkpoint of ours otherwise than it was trained; false refuses and names what differs."""
+    """Ask a checkpoint of ours otherwise than it was trained; false refuses, with what differs."""
     orders: tuple[Order, ...] = BOTH_ORDERS
     """Both orders cost twice as much and show whether the judge only likes the first video."""
     calibration: Path | None = None
@@ -227,7 +227,7 @@ class Judge:
         max_comparisons: int | None = None,
         on_comparison: Callable[[], None] = lambda: None,
     ) -> ClipRanking:
-        """Rank the clips of one prompt; `max_comparisons` bounds the new pairs (null: all pairs)."""
+        """Rank the clips of one prompt; `max_comparisons` bounds the new pairs (null: all)."""
         return self._loop.wait(self._rank(prompt, videos, max_comparisons, on_comparison))
 
     async def rank_async(
@@ -412,7 +412,7 @@ class Judge:
     def _recall(
         self, sample: PreferenceSample, order: Order, ready: _Ready
     ) -> EpisodeRecord | None:
-        """Return a remembered episode as one of this pair: its words and verdicts stand as shown."""
+        """Return a remembered episode as one of this pair; its words and verdicts are as shown."""
         record = self.cache.get(self._name(sample, order, ready))
         if record is None:
             return None

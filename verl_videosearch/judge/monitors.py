@@ -5,10 +5,10 @@ groups of one training step; figures are compared with those of the first steps.
 
 | alarm | sounds when | usual reason |
 |---|---|---|
-| `motion_collapsed` | winners move less than half as much as at the start | still pictures look better |
+| `motion_collapsed` | winners move less than half of what they did | still pictures look better |
 | `saturated` | in most groups all clips score alike | nothing left to learn, or a blind judge |
-| `orders_flip` | the two orders disagree in more than a third of the comparisons | the judge guesses |
-| `length_drifted` | winners are a quarter longer or shorter than at the start | length is rewarded |
+| `orders_flip` | the orders disagree in more than a third of the comparisons | the judge guesses |
+| `length_drifted` | winners are a quarter longer or shorter than at first | length is rewarded |
 | `brightness_drifted` | winners are 40 grey levels brighter or darker | light is rewarded |
 
 An alarm says what to look at and stops nothing. Covers: figures per step. Does not cover: logging.

@@ -24,7 +24,7 @@ _EXAMPLE = '{"prompt": "a cat jumps", "video_1": "a.mp4", "video_2": "b.mp4"}'
 
 
 def read_pairs(path: Path) -> list[tuple[str, str, str]]:
-    """Return (prompt, video 1, video 2) of every row; raises `ValueError` that names file and row."""
+    """Return (prompt, video 1, video 2) of every row; a `ValueError` names file and row."""
     if not path.is_file():
         raise ValueError(f"no such file: {str(path)!r}; give a csv, jsonl or parquet file of pairs")
     if path.suffix == ".parquet":

@@ -2,12 +2,14 @@
 which pair to ask next.
 
 The one idea: strengths are the peak of one concave function, and its curvature says how far each
-difference is still open. So one small Newton fit gives the order, its intervals and the next pair to ask about::
+difference is still open. So one small Newton fit gives the order, its intervals and the next pair
+to ask about::
 
     P(i beats j) = s_i / (s_i + s_j + t * sqrt(s_i * s_j))          s: strength, t: liking for ties
     P(tie)       = t * sqrt(s_i * s_j) / (same)                     (Davidson 1970)
 
->>> results = [PairResult(0, 1, Winner.FIRST), PairResult(1, 2, Winner.FIRST), PairResult(2, 0, Winner.SECOND)]
+>>> wins = [(0, 1), (1, 2), (0, 2)]
+>>> results = [PairResult(better, worse, Winner.FIRST) for better, worse in wins]
 >>> ranking = fit_ranking(3, results)
 >>> ranking.order, ranking.ranks
 ((0, 1, 2), (1, 2, 3))
@@ -74,7 +76,7 @@ class Ranking:
     intervals: tuple[tuple[float, float], ...]
     """95 % interval of each log strength."""
     win_rates: tuple[float, ...]
-    """Expected share of wins against the other clips, a tie counting half; 0.5 for a single clip."""
+    """Expected share of wins against the others, a tie counting half; 0.5 for a single clip."""
     ties: float
     """Log of the liking for ties."""
     covariance: np.ndarray

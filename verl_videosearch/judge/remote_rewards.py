@@ -1,9 +1,9 @@
-"""Scores of clips from a judge on another machine: what a trainer calls when `videosearch serve` judges.
+"""Scores of clips from a judge on another machine: what a trainer calls beside `videosearch serve`.
 
     scores = ask_rewards("http://judge:8080", prompt, clips, token=os.environ["TOKEN"])
 
-The one idea: the same clips and the same scores as `reward.ClipRewards`, with HTTP in between; a file
-is uploaded under its content, so a server that has it answers at once.
+The one idea: the same clips and the same scores as `reward.ClipRewards`, with HTTP in between; the
+server remembers comparisons by the clips' content, so a repeated group is answered at once.
 
 Covers: uploads, one group, refusals as typed failures. Does not cover: retries - a passing failure
 says after how many seconds to ask again."""

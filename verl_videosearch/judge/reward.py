@@ -1,4 +1,4 @@
-"""Scores for a video generator's reinforcement learning: the clips of one prompt, compared by a judge.
+"""Scores for a video generator's reinforcement learning: clips of one prompt, compared by a judge.
 
     from verl_videosearch.judge.reward import ClipRewards
 
@@ -13,9 +13,9 @@ ended, what the ranking foresees. Clips may be paths or tensors (`clips`).
 | safeguard | how |
 |---|---|
 | order | both orders are asked; where they disagree the comparison is a tie, and is counted |
-| confidence | a doubtful answer weighs less: by calibrated probability, else by the stated confidence |
+| confidence | a doubtful answer weighs less: by calibrated probability, else as stated |
 | budget | `max_comparisons` per group: those that tell most about the order come first |
-| failures | passing ones are asked once more; a clip without any answer has no score: `EpisodeFailure`, never 0 |
+| failures | asked once more if passing; a clip without an answer is an `EpisodeFailure`, never 0 |
 
 Over HTTP the same stands at `POST /v1/reward` of `videosearch serve`, and
 `remote_rewards.ask_rewards` asks for it; `compute_score` fits verl's

@@ -4,11 +4,12 @@ The one idea: what was compared before is free. Known results are taken first, s
 costs nothing and one more clip costs only pairs with it; then the pair that tells most is asked
 about, again and again, a few at a time.
 
-    outcome = await play_tournament(len(clips), compare, TournamentConfig(max_comparisons=16), known)
+    config = TournamentConfig(max_comparisons=16)
+    outcome = await play_tournament(len(clips), compare, config, known)
     outcome.ranking.order, outcome.failed
 
-Covers: the schedule, the budget, comparisons that fail. Does not cover: judging two clips (`judge`),
-remembering results (`cache`)."""
+Covers: the schedule, the budget, comparisons that fail. Does not cover: judging two clips
+(`judge`), remembering results (`cache`)."""
 
 from __future__ import annotations
 
@@ -62,7 +63,7 @@ async def play_tournament(
 ) -> TournamentResult:
     """Compare until the budget is spent or every pair was asked about, and rank.
 
-    A comparison that fails in passing is asked once more at the end, within the budget that it took;
+    A comparison that fails in passing is asked once more at the end, for the budget that it took;
     one that fails for good is not. Raises the first `EpisodeFailure` when all failed."""
     config = config or TournamentConfig()
     results = list(known)

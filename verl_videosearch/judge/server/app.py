@@ -7,8 +7,8 @@
     POST /v1/batches           many pairs, in the background; GET, results, cancel below it
     GET  /healthz  /metrics  /docs  /openapi.json
 
-The one idea: a route reads a message, calls the service and writes its answer; what can go wrong is a
-`Refusal`, and each status is in the description. No route ever fetches an address.
+The one idea: a route reads a message, calls the service and writes its answer; what can go wrong is
+a `Refusal`, and each status is in the description. No route ever fetches an address.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Guard: what every request has to pass before anything reads it.
 
-The one idea: token, host, size and speed are checked on raw ASGI messages, so that no parser, and no
-form on a disk, ever sees a body that is too large or never ends.
+The one idea: token, host, size and speed are checked on raw ASGI messages, so that no parser, and
+no form on a disk, ever sees a body that is too large or never ends.
 """
 
 from __future__ import annotations

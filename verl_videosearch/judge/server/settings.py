@@ -16,7 +16,7 @@ class ServerConfig:
     """How the server behaves; the defaults suit one machine and its user."""
 
     state: Path
-    """Folder of uploads, batches and remembered episodes; survives restarts, one server at a time."""
+    """Folder of uploads, batches and remembered episodes; survives restarts, one server."""
     roots: tuple[Path, ...] = ()
     """Folders whose videos may be named by path; none: uploads only."""
     host: str = "127.0.0.1"

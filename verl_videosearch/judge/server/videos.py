@@ -2,8 +2,8 @@
 
 The one idea: a name is resolved once, by this module, into a regular file that lies where it may; a
 URL, a playlist, a path that leads out by `..` or by a link is none. What was uploaded is named by
-its content. A video is looked at - type, pixels, frames, seconds - before any model hears of it, and
-decoding it is bounded in time and memory (`video.reading`).
+its content. A video is looked at - type, pixels, frames, seconds - before any model hears of it,
+and decoding it is bounded in time and memory (`video.reading`).
 
     shelf.resolve("upload-0f3c...")     -> STATE/uploads/0f3c...
     shelf.resolve("set_a/cat.mp4")      -> ROOT/set_a/cat.mp4
@@ -100,7 +100,7 @@ class VideoShelf:
         return None
 
     async def receive(self, chunks: AsyncIterator[bytes]) -> str:
-        """Store an upload as it arrives; returns its name. Raises `Refusal` when it is too large."""
+        """Store an upload as it arrives; returns its name. A too large one is a `Refusal`."""
         part = self.uploads / f"{secrets.token_hex(8)}.part"
         digest, size = xxhash.xxh3_128(), 0
         try:
