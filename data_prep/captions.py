@@ -43,6 +43,7 @@ from verl_videosearch.data_prep.traces.teacher import (
     write_answer,
 )
 
+from verl_videosearch.config import at_least, check
 from verl_videosearch.episode import EpisodeConfig
 from verl_videosearch.failures import EpisodeFailure
 from verl_videosearch.frames import CandidateFrames, FrameLocation
@@ -69,9 +70,9 @@ class CaptionConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.num_frames, self.num_looks) < 0 or self.num_frames + self.num_looks == 0:
-            got = f"{self.num_frames} and {self.num_looks}"
-            raise ValueError(f"frames and looks must be at least 0 and not both 0, got {got}")
+        both = "num_frames and num_looks must not both be 0: there is nothing to caption"
+        problems = [both] if self.num_frames == self.num_looks == 0 else []
+        check(self, problems, num_frames=at_least(0), num_looks=at_least(0))
 
 
 class PairCaptions:

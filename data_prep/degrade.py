@@ -41,6 +41,7 @@ from verl_videosearch.data_prep.synthetic.defects import (
     labels_from_defects,
 )
 
+from verl_videosearch.config import NOT_EMPTY, at_least, check, fulfils
 from verl_videosearch.judgement import OVERALL
 from verl_videosearch.report.console import explain_errors, say
 from verl_videosearch.sample import PreferenceSample, write_samples
@@ -75,19 +76,19 @@ class DegradeConfig:
             for name in self.types
             if name not in DEFECT_TYPES or DEFECT_TYPES[name].dimension == "TA"
         ]
-        if wrong or not self.types:
-            known = [name for name, entry in DEFECT_TYPES.items() if entry.dimension != "TA"]
-            raise ValueError(f"unknown defect types {wrong}; choose from {', '.join(known)}")
-        if (
-            min(self.num_pairs, self.num_frames) < 1
-            or self.size < 28
-            or self.size % 2
-            or self.seed < 0
-        ):
-            raise ValueError(
-                "pairs and frames must be at least 1, size an even number of at least 28, seed not negative; got "
-                f"{self.num_pairs}, {self.num_frames}, {self.size}, {self.seed}"
-            )
+        known = [name for name, entry in DEFECT_TYPES.items() if entry.dimension != "TA"]
+        problems = (
+            [f"unknown defect types {wrong}; choose from {', '.join(known)}"] if wrong else []
+        )
+        check(
+            self,
+            problems,
+            num_pairs=at_least(1),
+            num_frames=at_least(1),
+            size=fulfils("that is even and at least 28", lambda size: size >= 28 and size % 2 == 0),
+            seed=at_least(0),
+            types=NOT_EMPTY,
+        )
 
 
 def plan_defects(config: DegradeConfig) -> list[Defect]:

@@ -44,6 +44,7 @@ from verl_videosearch.data_prep.synthetic.defects import (
     labels_from_defects,
 )
 
+from verl_videosearch.config import at_least, between, check
 from verl_videosearch.sample import PreferenceSample
 from verl_videosearch.video.lossless import SUFFIX
 
@@ -111,21 +112,21 @@ class PlanConfig:
 
     def __post_init__(self) -> None:
         problems = []
-        if min(self.num_train, self.num_test, self.seed) < 0 or self.num_train + self.num_test == 0:
-            problems.append(
-                f"train, test and seed must not be negative, nor train and test both 0; got {self.num_train}, "
-                f"{self.num_test}, {self.seed}"
-            )
-        for name in ("both_hidden_share", "held_out_share"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                problems.append(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+        if self.num_train == self.num_test == 0:
+            problems.append("num_train and num_test must not both be 0: there is nothing to make")
         if self.held_out_share and not self.profile.held_out_types:
             problems.append(
                 "held_out_share needs held-out defect types, the profile has none; set it to 0"
             )
-        if problems:
-            raise ValueError("; ".join(problems))
+        check(
+            self,
+            problems,
+            num_train=at_least(0),
+            num_test=at_least(0),
+            seed=at_least(0),
+            both_hidden_share=between(0, 1),
+            held_out_share=between(0, 1),
+        )
 
     def num_pairs(self, split: str) -> int:
         return {"train": self.num_train, "test": self.num_test}[split]

@@ -23,6 +23,7 @@ from typing import Any
 
 from verl_videosearch.data_prep.synthetic.defects import DEFECT_TYPES
 
+from verl_videosearch.config import NOT_EMPTY, at_least, between, check
 from verl_videosearch.frames import CandidateFrames, sample_indices
 
 
@@ -148,23 +149,27 @@ class Profile:
             for name in (*self.hidden_types, *self.mild_types, *self.held_out_types)
             if name not in DEFECT_TYPES
         ]
-        if not self.hidden_types or not self.mild_types:
-            problems.append("hidden_types and mild_types need at least one type each")
         if overlap := sorted(set(self.held_out_types) & {*self.hidden_types, *self.mild_types}):
             problems.append(
                 f"the types {overlap} are held out for the test split, so training cannot use them"
             )
-        for name in ("clip_share", "inferred_cue_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                problems.append(f"{name} must be between 0 and 1, got {getattr(self, name)}")
         if abs(sum(self.shares.values()) - 1) > 1e-9 or min(self.shares.values()) < 0:
             problems.append(f"the shares of pair types must add up to 1, got {dict(self.shares)}")
         if crowded := [gap for gap in self.gaps() if not self.windows(gap)]:
             problems.append(
                 f"no window of {self.window_lengths} frames can hide in {crowded}; use longer videos"
             )
-        if problems:
-            raise ValueError(f"profile {self.name}: " + "; ".join(problems))
+        check(
+            self,
+            problems,
+            clip_share=between(0, 1),
+            inferred_cue_share=between(0, 1),
+            hidden_types=NOT_EMPTY,
+            mild_types=NOT_EMPTY,
+            guard=at_least(0),
+            max_frames_per_call=at_least(1),
+            max_tool_calls=at_least(0),
+        )
 
     def shown(self, samplers: Sequence[InitialSampler]) -> frozenset[int]:
         """Return the frame indices that any of the samplers shows."""

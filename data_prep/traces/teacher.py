@@ -41,6 +41,7 @@ from verl_videosearch.data_prep.synthetic.defects import (
     labels_from_defects,
 )
 
+from verl_videosearch.config import at_least, check
 from verl_videosearch.episode import EpisodeConfig, Message, Reply, images_of
 from verl_videosearch.frames import CandidateFrames, FrameLocation
 from verl_videosearch.judgement import DEFAULT_DIMENSIONS, OVERALL, Judgement, format_judgement
@@ -85,18 +86,15 @@ class TeacherConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for names, weights in (
-            ("direct, cued_gap, wrong_gap, detour, one_cue", self.choices),
-            ("looks", self.looks),
-        ):
-            if min(weights, default=0) < 0 or not 0 < sum(weights) < math.inf:
-                raise ValueError(
-                    f"the weights {names} must be at least 0, finite and not all 0, got {weights}"
-                )
-        if self.min_defect_frames < 1 or (self.max_calls is not None and self.max_calls < 0):
-            raise ValueError(
-                f"min_defect_frames must be at least 1 and max_calls at least 0 or null, got {self}"
+        problems = [
+            f"the weights {names} must be at least 0, finite and not all 0, got {weights}"
+            for names, weights in (
+                ("direct, cued_gap, wrong_gap, detour, one_cue", self.choices),
+                ("looks", self.looks),
             )
+            if min(weights, default=0) < 0 or not 0 < sum(weights) < math.inf
+        ]
+        check(self, problems, min_defect_frames=at_least(1), max_calls=at_least(0))
 
     @property
     def choices(self) -> tuple[float, float, float, float, float]:

@@ -92,7 +92,7 @@ def test_same_seed_same_bytes(tmp_path: Path, clips: Path) -> None:
     [
         (["--defects", "snow,glitter"], "unknown defect types ['glitter']"),
         (["--defects", "recolour"], "unknown defect types ['recolour']"),
-        (["--size", "57"], "size an even number"),
+        (["--size", "57"], "size must be a whole number that is even and at least 28, got 57"),
         (["--frames", "99"], "a clip has 40 frames, a window needs 99"),
         (["--clips", "nowhere"], "no such folder of clips: 'nowhere'"),
     ],

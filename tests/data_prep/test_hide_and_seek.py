@@ -163,10 +163,10 @@ class TestProfile:
         ("change", "message"),
         [
             ({"hidden_types": ("glitter",)}, "unknown defect type 'glitter'"),
-            ({"hidden_types": ()}, "at least one type"),
+            ({"hidden_types": ()}, "hidden_types must be a list that is not empty"),
             ({"held_out_types": ("snow",)}, r"\['snow'\] are held out"),
-            ({"clip_share": 1.5}, "clip_share must be between 0 and 1, got 1.5"),
-            ({"clip_share": -1, "mild_types": ()}, "mild_types need .*; clip_share must"),
+            ({"clip_share": 1.5}, "clip_share must be a number from 0 to 1, got 1.5"),
+            ({"clip_share": -1, "mild_types": ()}, "mild_types must .*; clip_share must"),
         ],
     )
     def test_contradictions_are_refused(self, change: dict, message: str) -> None:
@@ -293,9 +293,12 @@ class TestPlan:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"num_train": -1}, "must not be negative"),
-            ({"num_train": 0, "num_test": 0}, "nor train and test both 0"),
-            ({"both_hidden_share": 2}, "both_hidden_share must be between 0 and 1, got 2"),
+            ({"num_train": -1}, "num_train must be a whole number of at least 0, got -1"),
+            ({"num_train": 0, "num_test": 0}, "must not both be 0"),
+            (
+                {"both_hidden_share": 2},
+                "both_hidden_share must be a number from 0 to 1, or null, got 2",
+            ),
             (
                 {"profile": replace(SCENES_ONLY, held_out_types=())},
                 "held_out_share needs held-out defect types",
@@ -549,7 +552,7 @@ def test_killed_run_goes_on(tmp_path: Path) -> None:
             "unknown profile 'huge'; choose one of tiny, tiny_strict, looks, paper",
         ),
         (["--defects", "glitter"], "unknown defect type 'glitter'"),
-        (["--train", "-1"], "must not be negative"),
+        (["--train", "-1"], "num_train must be a whole number of at least 0, got -1"),
         (["--clips", "nowhere"], "no such folder of clips: 'nowhere'"),
     ],
 )

@@ -275,7 +275,7 @@ def test_it_refuses_pairs_that_it_cannot_tell_the_truth_about(
         ({"looks": ()}, "the weights looks must be at least 0"),
         ({"looks": (1.0, -1.0)}, "the weights looks must be at least 0"),
         ({"looks": (1.0, math.nan)}, "finite"),
-        ({"max_calls": -1}, "max_calls at least 0"),
+        ({"max_calls": -1}, "max_calls must be a whole number of at least 0, or null, got -1"),
     ],
 )
 def test_bad_settings_are_refused(choices: dict, words: str) -> None:

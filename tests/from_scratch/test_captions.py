@@ -333,15 +333,15 @@ def test_the_program_writes_rows_and_counts_what_it_cannot_read(
     [
         (
             ["--frames", "-1"],
-            "error: frames and looks must be at least 0 and not both 0, got -1 and 3",
+            "error: CaptionConfig: num_frames must be a whole number of at least 0, got -1",
         ),
         (
             ["--looks", "-1"],
-            "error: frames and looks must be at least 0 and not both 0, got 8 and -1",
+            "error: CaptionConfig: num_looks must be a whole number of at least 0, got -1",
         ),
         (
             ["--frames", "0", "--looks", "0"],
-            "error: frames and looks must be at least 0 and not both 0, got 0 and 0",
+            "error: CaptionConfig: num_frames and num_looks must not both be 0",
         ),
         (["--episode", "max_frames_per_call=1"], "error: max_frames_per_call must be at least 2"),
         (
