@@ -47,8 +47,9 @@ demo: $(INSTALLED) ## train a tiny judge in three stages on this machine's CPU, 
 test: lint ## check the style, run every test and doctest
 	$(RUN) -m pytest
 
-lint: $(INSTALLED) ## check the style only
+lint: $(INSTALLED) ## check the style and the types only
 	$(VENV)/bin/ruff check
+	$(VENV)/bin/mypy
 
 lock: $(INSTALLED) ## choose all versions again and write requirements/cpu.lock
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile setup.py --extra cpu --extra judge --extra demo --extra plots --extra dev --upgrade --quiet \
@@ -65,7 +66,7 @@ gpulock: $(INSTALLED) ## choose the versions for GPUs again and write requiremen
 	rm requirements/pylock.gpu.toml
 
 clean: ## remove .venv, outputs and caches
-	rm -rf $(VENV) outputs build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) outputs build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # The steps in order of what they cost: nothing is downloaded for a machine that cannot use it.

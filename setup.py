@@ -91,6 +91,7 @@ setup(
         "dev": [
             "axe-core-python",
             "hypothesis",
+            "mypy>=2.4,<3",
             "psutil",
             "pytest",
             "pytest-timeout",

@@ -35,9 +35,12 @@ from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from enum import Enum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-Config = TypeVar("Config")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Config = TypeVar("Config", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)
@@ -98,12 +101,12 @@ def read_config(cls: type[Config], settings: Mapping[str, Any]) -> Config:
     settings = _rename_old(getattr(cls, "FORMER_NAMES", {}), settings)
     problems = [_describe_unknown(name, names) for name in settings if name not in names]
     known = {name: value for name, value in settings.items() if name in names}
-    config = None
+    config: Config | None = None
     try:
         config = cls(**{name: _revive(value, hints[name]) for name, value in known.items()})
     except ValueError as error:
         problems.append(str(error).removeprefix(f"{cls.__name__}: "))
-    if problems:
+    if config is None or problems:
         raise ValueError(f"{cls.__name__}: " + "; ".join(problems))
     return config
 

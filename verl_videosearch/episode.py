@@ -116,7 +116,8 @@ class EpisodeConfig:
             "of tool names",
             lambda names: len(names) > 0 and all(isinstance(name, str) for name in names),
         )
-        check(self, max_tool_calls=at_least(0), **rules)
+        rules["max_tool_calls"] = at_least(0)
+        check(self, (), **rules)
         check(self, self._find_contradictions())
 
     def _find_contradictions(self) -> list[str]:
@@ -313,7 +314,7 @@ class Episode:
         assert self._ending is not None, "the episode is still running"
         verdict: Reading = Unreadable(Problem.NO_ANSWER, self._ending.value)
         if self._ending in (Ending.ANSWERED, Ending.UNREADABLE):
-            verdict = self._records[-1].turn.answer
+            verdict = self._records[-1].turn.answer or verdict
         elif self._ending is Ending.TRUNCATED:
             verdict = Unreadable(Problem.TRUNCATED)
         with_frames = sum(bool(outcome.images) for outcome in self._outcomes(self._num_answered))

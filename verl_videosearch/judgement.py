@@ -253,7 +253,7 @@ class _OpenTags:
         none when it is a stray one."""
         if not self._counts[tag]:
             return []
-        ended = []
+        ended: list[_Opening] = []
         while not ended or ended[-1].tag is not tag:
             ended.append(self.openings.pop())
             self._counts[ended[-1].tag] -= 1
@@ -343,7 +343,8 @@ class _Scan:
             return
         own, shut_in = ended[0], ended[1:]
         inner = self.blocks[own.num_blocks :]
-        self.num_quoted_acts += sum(each.tag in _ACTS for each in [*inner, *shut_in])
+        self.num_quoted_acts += sum(block.tag in _ACTS for block in inner)
+        self.num_quoted_acts += sum(opening.tag in _ACTS for opening in shut_in)
         self.blocks[own.num_blocks :] = [Block(tag, self.text[own.end : end])]
         self.num_stray = own.num_stray
 
@@ -477,4 +478,4 @@ def swap_label(label: int | None) -> int | None:
     >>> [swap_label(label) for label in (0, 1, 2, None)]
     [0, 2, 1, None]
     """
-    return {1: 2, 2: 1}.get(label, label)
+    return label if label is None else {1: 2, 2: 1}.get(label, label)

@@ -30,7 +30,9 @@ PACKAGE = "verl_videosearch.recipes"
 @cache
 def find_recipes() -> Path:
     """Return the folder of the recipes."""
-    return Path(find_spec(PACKAGE).submodule_search_locations[0]) / "recipe"
+    found = find_spec(PACKAGE)
+    assert found is not None and found.submodule_search_locations, f"{PACKAGE} is not installed"
+    return Path(found.submodule_search_locations[0]) / "recipe"
 
 
 def read_episode_settings(recipe: str) -> dict[str, Any]:

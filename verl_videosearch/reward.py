@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from verl_videosearch.config import between, check, fulfils, import_object, read_config
 from verl_videosearch.episode import Ending, EpisodeResult
-from verl_videosearch.judgement import LABELS, OVERALL, Fault, Judgement, Problem
+from verl_videosearch.judgement import LABELS, OVERALL, Fault, Judgement, Problem, Unreadable
 from verl_videosearch.tool import CallFault
 
 
@@ -202,7 +202,7 @@ def measure_episode(
     `unreadable_*` and `verdict_*` (overall verdicts of each class) are shares, `invalid_*` are
     calls and `fault_*` turns per episode."""
     verdicts = result.verdict.verdicts if isinstance(result.verdict, Judgement) else {}
-    problem = None if verdicts else result.verdict.problem
+    problem = result.verdict.problem if isinstance(result.verdict, Unreadable) else None
     outcomes = result.outcomes
     accuracy = RewardConfig().accuracy(verdicts, labels) if verdicts else 0.0
     measures = {f"reward_{name}": value for name, value in score.parts.items()}

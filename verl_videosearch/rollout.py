@@ -28,7 +28,7 @@ from PIL import Image
 
 from verl_videosearch.episode import Episode, EpisodeResult, Message, Reply, TurnRecord
 from verl_videosearch.failures import ContextTooLong, EpisodeFailure, FailureKind
-from verl_videosearch.judgement import Judgement, format_judgement
+from verl_videosearch.judgement import Judgement, Unreadable, format_judgement
 from verl_videosearch.reward import Score
 from verl_videosearch.sample import PreferenceSample
 from verl_videosearch.video.pair import PairFrames
@@ -88,12 +88,12 @@ def to_record(
     if episode is not None:
         record |= {"window": episode.config.window, "messages": episode.messages()}
     if result is not None:
-        is_read = isinstance(result.verdict, Judgement)
+        verdict = result.verdict
         record |= {
             "turns": [_to_turn_record(turn) for turn in result.turns],
             "ending": result.ending.value,
-            "verdict": format_judgement(result.verdict) if is_read else None,
-            "problem": None if is_read else result.verdict.problem.value,
+            "verdict": format_judgement(verdict) if isinstance(verdict, Judgement) else None,
+            "problem": verdict.problem.value if isinstance(verdict, Unreadable) else None,
         }
     if score is not None:
         record |= {"score": score.total, "reward_parts": dict(score.parts)}

@@ -210,7 +210,7 @@ def from_row(row: Mapping[str, Any]) -> PreferenceSample:
         dimensions, labels = _read_dimensions(row["dimensions"])
         labels[OVERALL] = _read_label(row["overall_label"], "overall_label")
         _check_ground_truth(row.get("reward_model"), labels)
-        sample = {
+        values: dict[str, Any] = {
             "uid": _read_text(uid, "sample_uid"),
             "prompt": _read_prompt(row["prompt"]),
             "video_1": _read_text(row["video_1"], "video_1"),
@@ -221,7 +221,7 @@ def from_row(row: Mapping[str, Any]) -> PreferenceSample:
         }
     except ValueError as error:
         raise ValueError(f"sample {uid!r}: {error}") from error
-    return PreferenceSample(labels=labels, dimensions=dimensions, **sample)
+    return PreferenceSample(labels=labels, dimensions=dimensions, **values)
 
 
 def _read_text(value: Any, name: str, default: str | None = None) -> str:

@@ -125,7 +125,7 @@ def fit_calibration(
         )
     labels, margins = [label for _, label in rows], [pair.margin for pair, _ in rows]
     threshold = metrics.accuracy_with_ties_calibrated(labels, margins).threshold
-    graded = [_grade(pair, threshold) for pair, _ in rows]
+    graded = [_grade_read(pair, threshold) for pair, _ in rows]
     correct = [verdict == label for (verdict, _), label in zip(graded, labels, strict=True)]
     steps = [
         fit_isotonic(
@@ -218,8 +218,20 @@ def read_calibration(path: Path) -> Calibration:
 def _grade(pair: PairVerdicts, threshold: float) -> tuple[int | None, float | None]:
     """Return (verdict by the threshold, confidence of it): |margin| if decided, the pair's own
     confidence for a tie."""
-    verdict = metrics.verdicts_from_margins([pair.margin], threshold=threshold)[0]
-    return verdict, (abs(pair.margin) if verdict else pair.confidence if not pair.margin else 0.0)
+    margin = pair.margin
+    if margin is None:
+        return None, None
+    verdict = metrics.verdicts_from_margins([margin], threshold=threshold)[0]
+    if verdict:
+        return verdict, abs(margin)
+    return verdict, 0.0 if margin else pair.confidence
+
+
+def _grade_read(pair: PairVerdicts, threshold: float) -> tuple[int | None, float]:
+    """Grade a pair whose verdicts could be read."""
+    verdict, confidence = _grade(pair, threshold)
+    assert confidence is not None, "a pair with a margin has a confidence"
+    return verdict, confidence
 
 
 def _unzip(rows: Sequence[tuple[float, bool]]) -> tuple[list[float], list[bool]]:

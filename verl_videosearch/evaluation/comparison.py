@@ -205,11 +205,11 @@ def _test(
     allowed = (1, 2) if is_decided else metrics.LABELS
     rows = [n for n, sample in enumerate(samples) if sample.labels[OVERALL] in allowed]
     gold = [samples[n].labels[OVERALL] for n in rows]
-    flags = [
+    own, other = (
         [each.verdicts.get(samples[n].uid) == label for n, label in zip(rows, gold, strict=True)]
         for each in (judge, reference)
-    ]
-    return metrics.paired_bootstrap(*flags, [prompts[n] for n in rows])
+    )
+    return metrics.paired_bootstrap(own, other, [prompts[n] for n in rows])
 
 
 def predictions_of_run(
@@ -339,7 +339,7 @@ def _find_pairs(
         if samples is None or _count_matches(found, samples) or not video_columns:
             _check_matches(path, found, names, samples)
             return found
-    if not video_columns:
+    if samples is None or not video_columns:
         raise ImportedFileError(
             f"{path} names no pairs; it needs sample_uid, or the paths of both videos as video_1 "
             "and video_2"

@@ -188,7 +188,7 @@ async def play_probe(
     def alter(pair: PairFrames) -> PairFrames:
         return AlteredPair.of(pair, replacement, seed=f"{record.uid} {record.order.value}")
 
-    sample, opening = record.own, ()
+    sample, opening = record.own, tuple[PlayedTurn, ...]()
     if replacement not in READING:
         opening = list_opening(record)
     if replacement is Replacement.OTHER_PROMPT and other_prompt is not None:
@@ -273,8 +273,9 @@ def _compare(
 def count_can_need(samples: Sequence[PreferenceSample], num_right: int) -> int | None:
     """Return how many of `num_right` right verdicts can need a search at most: all but those that
     the best answer at first sight gets right; None where the data does not know that."""
-    shares = [sample.meta.get(NO_SEARCH_FIELD) for sample in samples]
-    if None in shares or not shares:
+    found = [sample.meta.get(NO_SEARCH_FIELD) for sample in samples]
+    shares = [share for share in found if share is not None]
+    if not shares or len(shares) < len(found):
         return None
     return max(0, math.floor(num_right - sum(shares) + 1e-9))
 

@@ -376,8 +376,10 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _mean_known(values: Sequence[float | None]) -> float | None:
-    return None if not values or None in values else _mean(values)
+    known = [value for value in values if value is not None]
+    return _mean(known) if known and len(known) == len(values) else None
 
 
 def _sum_known(values: Sequence[float | None]) -> float | None:
-    return None if None in values else sum(values)
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None

@@ -173,7 +173,8 @@ class Judge:
     @classmethod
     def _from_folder(cls, how: str, path: str | Path, settings: dict[str, Any]) -> Judge:
         config, drawn = _split_settings(settings.pop("config", None) or JudgeConfig(), settings)
-        return cls(source=ModelSource(**{how: Path(path)}, **drawn), config=config)
+        given: dict[str, Any] = {how: Path(path), **drawn}
+        return cls(source=ModelSource(**given), config=config)
 
     def __enter__(self) -> Judge:
         return self

@@ -217,7 +217,7 @@ def _reachable(beats: Sequence[Sequence[int]], start: int) -> set[int]:
 
 def _shortest_cycle(beats: Sequence[Sequence[int]], start: int) -> tuple[int, ...]:
     """Return the shortest path from `start` back to it; there is one."""
-    paths = [(start,)]
+    paths: list[tuple[int, ...]] = [(start,)]
     seen: set[int] = set()
     while True:
         longer = []

@@ -33,7 +33,7 @@ from verl_videosearch.metrics.inputs import (
 )
 from verl_videosearch.metrics.rate import Rate, bootstrap_interval, sum_clusters
 
-_SWAPPED = {FIRST: SECOND, SECOND: FIRST, TIE: TIE}
+_SWAPPED: dict[object, int] = {FIRST: SECOND, SECOND: FIRST, TIE: TIE}
 
 
 @dataclass(frozen=True)

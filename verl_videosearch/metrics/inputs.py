@@ -23,7 +23,7 @@ import numpy as np
 TIE, FIRST, SECOND = 0, 1, 2
 LABELS = (TIE, FIRST, SECOND)
 UNREADABLE = -1
-_READABLE = {label: label for label in LABELS}
+_READABLE: dict[object, int] = {label: label for label in LABELS}
 
 
 def read_verdicts(verdicts: Iterable[object]) -> np.ndarray:

@@ -118,16 +118,16 @@ def accuracy_with_ties_videoalign(
 
 
 def _sweep_ties(gold: Iterable[object], margin: Iterable[float | None]) -> _Sweep:
-    gold, margin = pair_margins(gold, margin)
-    total = len(gold)
-    gold, margin = gold[~np.isnan(margin)], margin[~np.isnan(margin)]
-    order = np.argsort(np.abs(margin), kind="stable")
-    gold, margin = gold[order], margin[order]
-    won_as_tie = gold == TIE
-    lost_as_tie = (gold != TIE) & (gold == _decide(margin))
+    labels, values = pair_margins(gold, margin)
+    total = len(labels)
+    labels, values = labels[~np.isnan(values)], values[~np.isnan(values)]
+    order = np.argsort(np.abs(values), kind="stable")
+    labels, values = labels[order], values[order]
+    won_as_tie = labels == TIE
+    lost_as_tie = (labels != TIE) & (labels == _decide(values))
     gains = np.cumsum(won_as_tie.astype(np.int64) - lost_as_tie)
     num_correct = lost_as_tie.sum() + np.concatenate([[0], gains])
-    return _Sweep(np.concatenate([[0.0], np.abs(margin)]), num_correct, total)
+    return _Sweep(np.concatenate([[0.0], np.abs(values)]), num_correct, total)
 
 
 def _decide(margin: np.ndarray) -> np.ndarray:

@@ -59,7 +59,8 @@ class ChatClient:
     def __init__(self, config: ClientConfig | Endpoint, thought: ThoughtForm | None = None) -> None:
         self.endpoint = config if isinstance(config, Endpoint) else Endpoint(config)
         self.config = self.endpoint.config
-        self.usage, self.seed = Usage(), None
+        self.usage = Usage()
+        self.seed: int | None = None
         self._thought, self._episode = thought, ""
         self._forget()
 

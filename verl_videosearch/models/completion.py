@@ -178,11 +178,12 @@ def _read_part(part: Any) -> str:
         return part
     if not isinstance(part, Mapping):
         raise fail("no_reply", f"a part of the reply is {part!r}")
+    if part.get("type", "text") not in ("text", "output_text"):
+        return ""
     text = part.get("text")
-    is_text = part.get("type", "text") in ("text", "output_text")
-    if is_text and not isinstance(text, str):
+    if not isinstance(text, str):
         raise fail("no_reply", f"a part of the reply holds no text: {part}")
-    return text if is_text else ""
+    return text
 
 
 def _explain_silence(

@@ -43,8 +43,10 @@ class ContextGauge:
 
     def learn(self, size: Size, with_frame: int | None, without_frame: int | None) -> None:
         """Take the tokens of a request with one frame more than the other one."""
-        is_known = with_frame is not None and without_frame is not None
-        self.tokens_of[size] = max(with_frame - without_frame, 0) if is_known else 0
+        if with_frame is None or without_frame is None:
+            self.tokens_of[size] = 0
+        else:
+            self.tokens_of[size] = max(with_frame - without_frame, 0)
 
     def find_loss(
         self, sizes: Sequence[Size], num_tokens: int | None, num_before: int | None = None

@@ -23,6 +23,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from verl_videosearch.failures import (
     ContextTooLong,
@@ -134,11 +135,10 @@ def read_complaint(body: bytes) -> Complaint:
         if isinstance(content, Mapping) and content.get(name):
             found = content[name]
             break
+    message: Any = found
     if isinstance(found, Mapping):
         message = next((found[n] for n in ("message", "msg", "error") if found.get(n)), found)
-        sources = (found, content) if isinstance(content, Mapping) else (found,)
-    else:
-        message, sources = found, (content,) if isinstance(content, Mapping) else ()
+    sources = [each for each in (found, content) if isinstance(each, Mapping)]
     names = ("code", "type", "error_type", "errorType")
     codes = {str(each[n]).lower() for each in sources for n in names if each.get(n)}
     return Complaint(message if isinstance(message, str) else json.dumps(message), frozenset(codes))

@@ -228,7 +228,7 @@ class ModelSource:
         async with AsyncExitStack() as stack:
             writer: _Writer
             if self.local is not None:
-                writer, num_replicas = LocalModel(self.folder, self._configure_local(), thought), 1
+                writer, num_replicas = LocalModel(self.local, self._configure_local(), thought), 1
             else:
                 urls = [self._reveal(url) for url in self.endpoints] or self._serve(log, stack)
                 pool = Pool([self._configure(url) for url in urls], thought)
@@ -239,8 +239,9 @@ class ModelSource:
 
     def _serve(self, log: Path | None, stack: AsyncExitStack) -> Sequence[str]:
         """Start the servers of a checkpoint, unless they run already; return their URLs."""
+        assert self.serve is not None, "without endpoints and --local there is a folder to serve"
         servers = serve_replicas(
-            self.folder,
+            self.serve,
             self.name,
             log or Path(tempfile.mkdtemp(prefix="videosearch-")) / SERVER_LOG,
             self.serve_options,

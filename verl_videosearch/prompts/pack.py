@@ -189,7 +189,7 @@ def check_pack(name: str | Path) -> PackReport:
 def _read_yaml(name: str) -> dict[str, Any]:
     """Read a pack's file as a mapping."""
     if name in BUILT_IN:
-        source = resources.files(__package__).joinpath("packs", f"{name}.yaml")
+        source = resources.files(__package__) / "packs" / f"{name}.yaml"
         text = source.read_text("utf-8")
     elif name.endswith((".yaml", ".yml")):
         text = Path(name).read_text("utf-8")
@@ -208,7 +208,7 @@ def _merge(base: str, content: Mapping[str, Any]) -> dict[str, Any]:
     whole = _read_yaml("full")
     if base != "full":
         whole |= _read_yaml(base)
-    return whole | content
+    return whole | dict(content)
 
 
 def _find_mistakes(entry: str, text: Any) -> list[str]:

@@ -32,14 +32,13 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any
+from typing import Any, Protocol
 
 import stamina
 from aiolimiter import AsyncLimiter
 
 from verl_videosearch.config import above, at_least, check
 from verl_videosearch.failures import EpisodeFailure, FailureKind, ServerUnusable
-from verl_videosearch.runs.folder import Journal
 from verl_videosearch.runs.play import make_key
 from verl_videosearch.runs.record import (
     EpisodeRecord,
@@ -236,10 +235,21 @@ class RunSummary:
         return []
 
 
+class KeepsRecords(Protocol):
+    """What is noted of a run: `runs.folder.Journal`, or one in memory."""
+
+    records: list[EpisodeRecord]
+    damaged: list[str]
+    """What is wrong with each line that does not count."""
+
+    def append(self, record: EpisodeRecord) -> None:
+        """Note one record."""
+
+
 async def run_jobs(
     jobs: Iterable[Job],
     play: PlayFn,
-    journal: Journal,
+    journal: KeepsRecords,
     limits: RunLimits | None = None,
     *,
     kind: RecordKind = RecordKind.EVALUATION,
@@ -258,7 +268,7 @@ async def run_jobs(
     return await engine.run()
 
 
-def read_summary(jobs: Iterable[Job], journal: Journal, **details: Any) -> RunSummary:
+def read_summary(jobs: Iterable[Job], journal: KeepsRecords, **details: Any) -> RunSummary:
     """Say where a run stands without playing anything."""
     jobs = tuple(jobs)
     keys = {job.key for job in jobs}
@@ -294,7 +304,7 @@ class _Engine:
 
     jobs: tuple[Job, ...]
     play: PlayFn
-    journal: Journal
+    journal: KeepsRecords
     limits: RunLimits
     server: str
     on_record: Callable[[EpisodeRecord], None]

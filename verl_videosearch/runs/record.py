@@ -328,8 +328,9 @@ def record_episode(
         confidence=next((each for each in reversed(confidences) if each is not None), None),
         num_evictions=result.num_evictions,
         score=None if score is None else to_finite(score.total),
-        reward_parts=score
-        and {name: to_finite(value) for name, value in sorted(score.parts.items())},
+        reward_parts=None
+        if score is None
+        else {name: to_finite(value) for name, value in sorted(score.parts.items())},
         **_describe_reading(result.verdict),
         **details,
     )

@@ -164,8 +164,9 @@ def _read_field_docs() -> dict[str, dict[str, str]]:
         if not isinstance(node, ast.ClassDef):
             continue
         for field, text in zip(node.body, node.body[1:], strict=False):
-            is_field = isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-            if is_field and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
+                continue
+            if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
                 words = " ".join(str(text.value.value).split())
                 docs.setdefault(node.name, {})[field.target.id] = words
     return docs

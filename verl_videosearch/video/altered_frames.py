@@ -166,10 +166,8 @@ def double_frames(pair: PairFrames) -> PairFrames:
     (0.0, 1.0, 1.0, 2.0, 2.0, 2.0, 3.0, 3.0)
     """
     times, films = [], []
-    for own, film in (
-        (pair.candidates.times_1, pair.video_1),
-        (pair.candidates.times_2, pair.video_2),
-    ):
+    both = (pair.candidates.times_1, pair.candidates.times_2)
+    for own, film in zip(both, pair.sources, strict=True):
         copies = random.Random(f"copies {own}").choices(range(len(own)), k=len(own))
         indices = tuple(sorted([*range(len(own)), *copies]))
         times.append(tuple(own[index] for index in indices))

@@ -203,7 +203,8 @@ class _Decoded:
         if not are_usable(self.stamps_s):
             return self.num_frames / usable_fps(fps)
         last_s = self.last_s if self.last_s is not None else 1 / usable_fps(fps)
-        return float(self.stamps_s[-1] - self.stamps_s[0] + last_s)
+        times_s = times_from_stamps(self.stamps_s, fps)
+        return float(times_s[-1] + last_s)
 
 
 class _Kept:

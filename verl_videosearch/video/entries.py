@@ -44,7 +44,7 @@ class Entry:
 
     def verify(self) -> None:
         """Compare the frames with their checksum; raises `DamagedEntry`."""
-        if xxhash.xxh3_128_hexdigest(self.frames) != self.header["checksum"]:
+        if xxhash.xxh3_128_hexdigest(self.frames.data) != self.header["checksum"]:
             raise DamagedEntry("its frames are not what was written")
 
 
@@ -66,7 +66,7 @@ def make_header(video: VideoFrames, indices: tuple[int, ...]) -> dict[str, Any]:
 def write_entry(path: Path, frames: np.ndarray, header: dict[str, Any]) -> None:
     """Write an entry whole or not at all; raises `OSError`."""
     frames = np.ascontiguousarray(frames)
-    header = header | {"checksum": xxhash.xxh3_128_hexdigest(frames)}
+    header = header | {"checksum": xxhash.xxh3_128_hexdigest(frames.data)}
     text = json.dumps(header).encode()
     text += b" " * (-(_PREAMBLE + len(text)) % _ALIGNMENT)
     part = path.with_name(f"{path.stem}.{uuid4().hex}{PART_SUFFIX}")

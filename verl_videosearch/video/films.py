@@ -12,10 +12,11 @@ decoder does not notice (most of it in hevc, vp9 and av1).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import cast
 
 import av
 import numpy as np
@@ -71,7 +72,7 @@ def survey(reading: Reading) -> Survey:
     with _open(reading) as container:
         streams = _find_films(container, reading)
         tallies = {stream.index: _Tally() for stream in streams}
-        with closing(container.demux(streams)) as packets:
+        with closing(_demux(container, *streams)) as packets:
             for packet in packets:
                 reading.check_time()
                 if packet.size:  # the last one, of size 0, only flushes the decoder
@@ -100,13 +101,13 @@ def decode(reading: Reading, found: Survey) -> Iterator[RawFrame]:
     """Decode the film from its first keyframe to its end; raises `VideoError`."""
     converter = FrameConverter()
     with _open(reading) as container:
-        stream = container.streams[found.stream_index]
+        stream = cast(av.VideoStream, container.streams[found.stream_index])
         with closing(_decode_packets(container, stream)) as frames:
             for number, frame in enumerate(frames):
                 if frame.is_corrupt:
                     cause = f"the decoder marks its frame {number} as corrupt"
                     raise reading.error(VideoErrorKind.DAMAGED, cause)
-                yield _make_raw(frame, stream.time_base, converter)
+                yield _make_raw(frame, cast(Fraction, stream.time_base), converter)
 
 
 def _make_raw(frame: av.VideoFrame, time_base: Fraction, converter: FrameConverter) -> RawFrame:
@@ -125,20 +126,28 @@ def _make_raw(frame: av.VideoFrame, time_base: Fraction, converter: FrameConvert
 
 def _decode_packets(
     container: av.container.InputContainer, stream: av.VideoStream
-) -> Iterator[av.VideoFrame]:
+) -> Generator[av.VideoFrame, None, None]:
     decoder, has_begun = _make_decoder(stream), False
-    with closing(container.demux(stream)) as packets:
+    with closing(_demux(container, stream)) as packets:
         for packet in packets:
             has_begun |= packet.is_keyframe or not packet.size or _starts_anywhere(stream)
             if has_begun:
                 yield from decoder.decode(packet if packet.size else None)
 
 
+def _demux(
+    container: av.container.InputContainer, *streams: av.VideoStream
+) -> Generator[av.Packet, None, None]:
+    """Read packets; PyAV's own type does not say that this can be closed."""
+    return cast("Generator[av.Packet, None, None]", container.demux(*streams))
+
+
 def _make_decoder(stream: av.VideoStream) -> av.VideoCodecContext:
     decoder = stream.codec_context
     if stream.metadata.get("alpha_mode") == "1" and decoder.name in ("vp8", "vp9"):
         # FFmpeg's own decoders drop the transparency of webm
-        with_alpha = av.CodecContext.create(f"libvpx{'-vp9' if decoder.name == 'vp9' else ''}", "r")
+        name = "libvpx-vp9" if decoder.name == "vp9" else "libvpx"
+        with_alpha = cast(av.VideoCodecContext, av.CodecContext.create(name, "r"))
         with_alpha.extradata = decoder.extradata
         decoder = with_alpha
     decoder.thread_type, decoder.thread_count = "AUTO", _DECODE_THREADS

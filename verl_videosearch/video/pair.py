@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 from PIL import Image
@@ -82,10 +82,15 @@ class PairFrames:
             if isinstance(frames, np.ndarray):
                 object.__setattr__(self, name, ArrayFrames(frames, self.patch_multiple))
 
+    @property
+    def sources(self) -> tuple[FrameSource, FrameSource]:
+        """Video 1 and video 2; arrays became sources when the pair was made."""
+        return cast(FrameSource, self.video_1), cast(FrameSource, self.video_2)
+
     def source_of(self, number: int) -> tuple[FrameSource, int]:
         """Return the video that a frame number belongs to, and its 0-based candidate there."""
         location = self.candidates.locate(number)
-        return (self.video_1 if location.video == 1 else self.video_2), location.index
+        return self.sources[location.video - 1], location.index
 
     def size_of(self, number: int, max_pixels: int | None) -> tuple[int, int]:
         """Return the (height, width) of the picture that `image` would give."""
@@ -102,7 +107,7 @@ class PairFrames:
         if region is not None:
             part = cut_region(np.asarray(source.frame(index, None)), region, self.patch_multiple)
             if max_pixels is not None:
-                size = fit_size(*part.shape[:2], max_pixels, self.patch_multiple)
+                size = fit_size(part.shape[0], part.shape[1], max_pixels, self.patch_multiple)
                 part = FrameConverter().resize(part, *size)
             return Image.fromarray(part)
         image = Image.fromarray(np.asarray(source.frame(index, max_pixels)))

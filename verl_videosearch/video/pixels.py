@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 import struct
+from typing import Any
 
 import av
 import numpy as np
@@ -85,7 +86,7 @@ def read_turn(matrix: bytes) -> Image.Transpose | None:
 
 def find_turn(frame: av.VideoFrame) -> Image.Transpose | None:
     """Say how to put a decoded frame upright; raises `OddTurn`."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     return None if matrix is None else read_turn(bytes(matrix))
 
 

@@ -135,7 +135,8 @@ def times_from_stamps(stamps_s: Sequence[float | None], fps: float | None) -> np
     [0.0, 0.25, 0.5]
     """
     if are_usable(stamps_s):
-        return np.array(stamps_s, dtype=np.float64) - stamps_s[0]
+        stamps = np.array(stamps_s, dtype=np.float64)
+        return stamps - stamps[0]
     return np.arange(len(stamps_s)) / usable_fps(fps)
 
 

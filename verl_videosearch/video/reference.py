@@ -63,7 +63,7 @@ class FrameReference(NamedTuple):
 
     key: str
     """A `VideoKey` as text."""
-    index: int
+    index: int  # type: ignore[assignment]  # hides the method of a tuple, which nobody needs
     """0-based candidate of that video."""
     max_pixels: int | None
     """The budget that fixes its size; None is the source's size."""

@@ -289,8 +289,9 @@ class FrameStore:
     ) -> int:
         """Add what these plans hold at one size, decoding what is missing; return the number of
         candidates."""
-        stored = self._look_up(wanted.content, plans)
-        if any(one is None for one in stored):
+        known = self._look_up(wanted.content, plans)
+        stored = [one for one in known if one is not None]
+        if len(stored) < len(known):
             signature, content = self._identify(wanted.path, uid)
             if content != wanted.content:
                 cause = "another file has taken its place since it was first read"

@@ -15,10 +15,12 @@ def draw_comparison(comparison: Comparison) -> dict[str, bytes]:
     page has its own plots)."""
     if not has_plots():
         return {}
-    files = {}
+    files: dict[str, bytes] = {}
     for column, (name, axis) in enumerate(AXES.items()):
-        rows = [row for row in list_rows(comparison) if row.rates[column].total]
-        bars = [to_bar(row.name, row.rates[column], row.judge is None) for row in rows]
+        rates = [(row, row.rates[column]) for row in list_rows(comparison)]
+        bars = [
+            to_bar(row.name, rate, row.judge is None) for row, rate in rates if rate and rate.total
+        ]
         if bars:
             plot = draw_bars(bars, axis)
             files |= {f"accuracy_{name}.svg": plot.svg, f"accuracy_{name}.png": plot.png}

@@ -28,7 +28,7 @@ from verl_videosearch.report.table import Table
 
 def describe_comparison(comparison: Comparison) -> list[Block]:
     """Return the blocks of several judges on the same pairs."""
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             judge.name,
             *accuracy_cells(judge.overall),

@@ -54,7 +54,13 @@ def list_rows(comparison: Comparison) -> list[LeaderboardRow]:
         LeaderboardRow(name, _rates(figures, figures), None)
         for name, figures in list_baselines(comparison.baselines)
     ]
-    return sorted(rows, key=lambda row: -row.rates[0].value if row.rates[0].total else 0.0)
+    return sorted(rows, key=_rank)
+
+
+def _rank(row: LeaderboardRow) -> float:
+    """Sort by accuracy with ties, downwards; whoever has none comes last."""
+    rate = row.rates[0]
+    return -rate.value if rate is not None and rate.total else 0.0
 
 
 def write_leaderboard(comparison: Comparison) -> dict[str, str]:
@@ -129,5 +135,7 @@ def _show(rate: Rate | None) -> str:
         return "unknown"
     if not rate.total:
         return "n/a"
-    interval = "" if rate.low is None else f" [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
+    interval = ""
+    if rate.low is not None and rate.high is not None:
+        interval = f" [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
     return f"{100 * rate.value:.1f}{interval}"

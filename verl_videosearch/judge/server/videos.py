@@ -52,9 +52,9 @@ class VideoShelf:
                 raise Refusal(Reason.BAD_VIDEO, f"no such upload: {name}; upload it again")
             return path
         for root in self._roots:
-            path = self._find(root, name)
-            if path is not None:
-                return path
+            found = self._find(root, name)
+            if found is not None:
+                return found
         where = "below the served folders" if self._roots else "and only uploads are served"
         raise Refusal(Reason.BAD_VIDEO, f"no such video: {name[:200]!r} ({where})")
 
