@@ -23,8 +23,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from verl_videosearch.recipes.results import Pipeline, describe_share, percent
+from verl_videosearch.recipes.results import Pipeline
 from verl_videosearch.recipes.rows import compare, make_row
+from verl_videosearch.recipes.tables import describe_share, percent
 
 from verl_videosearch.report.table import Table
 from verl_videosearch.sample import read_samples

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from verl_videosearch.recipes.results import HEADINGS
+from verl_videosearch.recipes.tables import HEADINGS
 
 from verl_videosearch.report.table import Table
 

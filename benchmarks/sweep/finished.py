@@ -6,7 +6,7 @@ compared as the same start.
 
 | file | holds |
 |---|---|
-| `rows/MIX/ROW/seed-N.json` | row, seed, mix, hash of the start, commit, settings, minutes, figures |
+| `rows/MIX/ROW/seed-N.json` | row, seed, mix, start, commit, settings, minutes, figures |
 
 Covers: writing and reading them. Does not cover: running (`runner`), the table (`table`)."""
 

@@ -6,8 +6,8 @@ with its parent. So the pipeline's own rule resumes it: what is there is not mad
     OUT/seed-0/base            the pipeline
     OUT/seed-0/e-no-gain       models/rft -> ../../base/models/rft, ...; its own models/grpo
 
-Rows go in the order of `VARIANTS`, each seed in a process of its own with one thread; the time limit
-keeps a row from being started, and never cuts one."""
+Rows go in the order of `VARIANTS`, each seed in a process of its own with one thread; the time
+limit keeps a row from being started, and never cuts one."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Sweep:
             elif not self._run_row(variant, seed, play):
                 num_failed += 1
                 self.say(
-                    f"{name}: failed; the same command goes on, logs in {self._place(variant, seed)}"
+                    f"{name}: failed; the same command goes on, see {self._place(variant, seed)}"
                 )
             else:
                 self.say(f"{name}: done")

@@ -26,8 +26,9 @@ SHARES = {
 CALLS = ("visible", "tie", "hidden", "empty", "decoy", "both_hidden")
 MEMORY = {"right": "memory.run", "emptied": "memory.emptied", "opposite": "memory.opposite"}
 CAPTION = (
-    "Per cent, mean ± sd over seeds. Difference: greedy, in points, row less the row that it is paired with, within "
-    "each seed, with the 95 % interval over seeds (Student's t). Calls per episode, greedy, by pair type."
+    "Per cent, mean ± sd over seeds. Difference: greedy, in points, row less the row that it is "
+    "paired with, within each seed, with the 95 % interval over seeds (Student's t). Calls per "
+    "episode, greedy, by pair type."
 )
 Runs = Mapping[str, Mapping[int, FinishedRow]]
 
@@ -114,8 +115,8 @@ def list_pairs(variant: Variant, runs: Runs) -> list[tuple[FinishedRow, Finished
     for a, b in pairs:
         if variant.has_same_start and a.start != b.start:
             raise ValueError(
-                f"{a.path} began with model {a.start} and {b.path} with {b.start}: they are no pair; "
-                "run one of them again"
+                f"{a.path} began with model {a.start} and {b.path} with {b.start}: they are no "
+                "pair; run one of them again"
             )
     return pairs
 

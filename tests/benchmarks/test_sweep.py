@@ -1,4 +1,4 @@
-"""The sweep of ablations with a pipeline that only pretends: what is run, shared, kept and printed."""
+"""The sweep of ablations with a pipeline that only pretends: what is run, shared, kept, shown."""
 
 import json
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ def describe_judge(right: float) -> dict[str, Any]:
 
 
 class FakePipeline:
-    """Leaves what a pipeline leaves: each row is worse than the base, by the same for every seed."""
+    """Leaves what a pipeline leaves: each row is worse than the base, alike for every seed."""
 
     def __init__(self, fails: tuple[str, ...] = ()) -> None:
         self.calls: list[tuple[str, str]] = []

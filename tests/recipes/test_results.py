@@ -18,10 +18,9 @@ from verl_videosearch.recipes.results import (
     Pipeline,
     collect,
     list_alarms,
-    list_blocks,
     main,
-    plot_training,
 )
+from verl_videosearch.recipes.tables import list_blocks, plot_training
 
 from benchmarks import grpo_ablations, pipeline_seeds
 from tests.recipes.test_rows import RIGHT, WRONG, make_record, make_sample

@@ -233,8 +233,8 @@ def summarise_memory(
     failures: Mapping[str, int],
     unfinished: Iterable[str] = (),
 ) -> MemorySummary:
-    """Compare controlled episodes (`after`) with the run's; keys in `unfinished` failed and are left
-    out of their control's rows and of what these are compared with."""
+    """Compare controlled episodes (`after`) with the run's; those that failed (`unfinished`) are in
+    no row of their control, nor in what it is compared with."""
     known = [record for record in before if record.shown.labels[OVERALL] is not None]
     failed, rows = set(unfinished), {RUN: _make_rows(known, known, set())}
     for control in controls:

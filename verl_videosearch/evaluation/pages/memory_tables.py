@@ -9,10 +9,10 @@ from verl_videosearch.report.page import Block, Note
 from verl_videosearch.report.table import Table
 
 _CAPTION = (
-    "The same policy judges the same pairs again; before each reply its earlier replies are altered. "
-    "as_written: nothing is. emptied: their Snapshots are empty. opposite: their Snapshots are those "
-    "of a pair with another label. no_text: only their calls are left. An episode without a call "
-    "looks back at nothing and counts as it was. Intervals draw prompts."
+    "The same policy judges the same pairs again; before each reply its earlier replies are "
+    "altered. as_written: nothing is. emptied: their Snapshots are empty. opposite: their "
+    "Snapshots are those of a pair with another label. no_text: only their calls are left. An "
+    "episode without a call looks back at nothing and counts as it was. Intervals draw prompts."
 )
 
 
