@@ -7,7 +7,7 @@ pipeline whose figures do measures wrongly, and `check_needed` says so.
 *Needed* counts a right verdict that becomes wrong in both replays that take the search away: calls
 are refused, and calls bring frames that are in view already. (A refusal alone also surprises: a
 policy that has never seen one may end without a verdict.) At most the right verdicts beyond those
-of the best answer at first sight can need a search; that answer is a guess for pairs that look alike,
+of the best answer at first sight can need a search; it is a guess for pairs that look alike,
 so its number of hits varies, and three standard deviations of it are allowed.
 
 Covers: pairs of `data_prep.hide_and_seek`. Does not cover: public sets, where nobody knows."""
