@@ -244,8 +244,8 @@ def model_config(tokenizer: Qwen2Tokenizer, size: TinyModelConfig) -> Qwen2_5_VL
     """Return the architecture; the vocabulary is exactly the tokenizer's, without padding rows.
 
     verl 0.9.1 masks ids beyond the tokenizer in vLLM and not in the trainer, so padding would set
-    their log-probabilities apart. It masks the image and video placeholders too: until training has
-    made these two unlikely, a gap of about 2 / vocabulary remains.
+    their log-probabilities apart (our trainer leaves them out, verl_plugin/banned_ids.py; others
+    that load this model do not).
     """
     ids = dict(zip(CONTROL_TOKENS, tokenizer.convert_tokens_to_ids(CONTROL_TOKENS), strict=True))
     return Qwen2_5_VLConfig(

@@ -6,7 +6,7 @@ after its import:
 
     hydra                                    -> `+recipe=NAME` finds the recipes of this package from any folder
     verl.experimental.agent_loop.agent_loop  -> the agent loop `videosearch` is known by name, frames travel as references
-    verl.workers.engine.fsdp.transformer_impl  -> and become pixels in the worker that trains
+    verl.workers.engine.fsdp.transformer_impl  -> and become pixels in the worker that trains; banned ids have no probability
     verl.trainer.ppo.v1                      -> our trainer registers itself
     verl.utils.config, verl.utils.device     -> a wrong setting or file is named before anything starts
     verl.models.transformers.qwen2_vl        -> a micro-batch without images works
@@ -34,7 +34,7 @@ def register() -> None:
     on_import(
         "verl.trainer.ppo.v1", lambda _: import_module("verl_videosearch.verl_plugin.trainer")
     )
-    on_import("verl.workers.engine.fsdp.transformer_impl", read_frames_in_engine)
+    on_import("verl.workers.engine.fsdp.transformer_impl", extend_engine)
     on_import("verl.utils.config", check_grpo)
     on_import("verl.utils.device", check_sft)
     on_import("verl.utils.checkpoint.checkpoint_handler", write_settings_with_sft)
@@ -67,11 +67,13 @@ def add_agent_loop(agent_loop: ModuleType) -> None:
     references.name_in_agent_loop(agent_loop)
 
 
-def read_frames_in_engine(transformer_impl: ModuleType) -> None:
-    """Let the FSDP engine read frames that a batch names."""
-    from verl_videosearch.verl_plugin import references
+def extend_engine(transformer_impl: ModuleType) -> None:
+    """Let the FSDP engine read frames that a batch names, and train the policy that was sampled
+    from."""
+    from verl_videosearch.verl_plugin import banned_ids, references
 
     references.read_in_engine(transformer_impl)
+    banned_ids.leave_out_in_engine(transformer_impl)
 
 
 def check_grpo(config_module: ModuleType) -> None:
