@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from typing import Any, ClassVar
 
 from verl_videosearch import prompts
@@ -256,6 +257,7 @@ class Episode:
             candidates, config.max_frames_per_call, config.tool_max_pixels, self.pack
         )
         self._records: list[TurnRecord] = []
+        self._shown: dict[tuple[int, bool], prompts.Content] = {}
         self._ending: Ending | None = None
 
     @property
@@ -267,17 +269,18 @@ class Episode:
         return len(self._records)
 
     def messages(self) -> list[Message]:
-        """Render the whole windowed context: the next turn's prompt, or the transcript when
-        done."""
+        """Render the whole windowed context: the next turn's prompt, or the transcript when done.
+
+        What stays is rendered once: contents are shared between calls and are only to be read."""
         visible = self._visible(self._num_answered)
         messages = [
-            _message("system", self._system_content()),
-            _message("user", self._pair_content()),
+            _message("system", self._system_content),
+            _message("user", self._pair_content),
         ]
         for index, record in enumerate(self._records):
             messages.append(_message("assistant", self._reply_content(record.reply)))
             if index < self._num_answered:
-                messages.append(_message("user", self._outcome_content(index, index in visible)))
+                messages.append(_message("user", self._show_outcome(index, index in visible)))
         return messages
 
     def context_grew(self) -> bool:
@@ -289,7 +292,7 @@ class Episode:
         """Take one reply: run its call, or end the episode."""
         assert not self.is_done, "the episode is over"
         turn = parse_turn(reply.text, self.sample.dimension_keys, self.pack.answer_words)
-        in_view = [(image.number, image.region) for image in images_of(self.messages())]
+        in_view = self._images_in_view()
         outcome = self._run_call(turn, reply) if turn.acts_by_call else None
         self._ending = self._find_ending(turn, outcome, reply)
         self._records.append(
@@ -302,6 +305,14 @@ class Episode:
                 num_new_frames=_count_new(outcome, in_view),
             )
         )
+
+    def _images_in_view(self) -> list[tuple[int, Any]]:
+        """List number and region of every image in the context of the turn that is due."""
+        outcomes = self._outcomes(self._num_answered)
+        shown = images_of([_message("user", self._pair_content)])
+        for index in sorted(self._visible(self._num_answered)):
+            shown += outcomes[index].images
+        return [(image.number, image.region) for image in shown]
 
     def stop_overlong(self) -> None:
         """End the episode because its next context does not fit the model; whole messages are never
@@ -374,6 +385,7 @@ class Episode:
             self._records[-1].outcome and self._records[-1].outcome.images
         )
 
+    @cached_property
     def _system_content(self) -> prompts.Content:
         return prompts.system_content(
             self.sample.dimensions,
@@ -384,6 +396,7 @@ class Episode:
             pack=self.pack,
         )
 
+    @cached_property
     def _pair_content(self) -> prompts.Content:
         numbers = self.candidates.initial_view(self.config.initial_frames_per_video)
         return prompts.pair_content(
@@ -397,6 +410,13 @@ class Episode:
     def _reply_content(self, reply: Reply) -> prompts.Content:
         thought = reply.thought if self.config.keep_native_thought else ""
         return [{"type": "text", "text": thought + reply.text}]
+
+    def _show_outcome(self, index: int, is_visible: bool) -> prompts.Content:
+        """Render the answer to call `index` once, as it stands in view and after it left."""
+        key = (index, is_visible)
+        if key not in self._shown:
+            self._shown[key] = self._outcome_content(index, is_visible)
+        return self._shown[key]
 
     def _outcome_content(self, index: int, is_visible: bool) -> prompts.Content:
         """Render the answer to call `index`: frames, a fault, or the line that remains after

@@ -10,6 +10,8 @@ group (`sync_refill_failed_groups`)."""
 from __future__ import annotations
 
 import asyncio
+import gc
+import json
 import os
 import time
 from collections.abc import Sequence
@@ -27,8 +29,9 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetr
 from verl_videosearch.episode import Episode, EpisodeResult, Message, Reply
 from verl_videosearch.failures import ContextTooLong, EpisodeFailure, FailureKind
 from verl_videosearch.judgement import STOP_STRINGS
+from verl_videosearch.reply import NativeThought
 from verl_videosearch.reward import Score, measure_episode, score_episode
-from verl_videosearch.rollout import run_episode
+from verl_videosearch.rollout import run_episode, take_turn
 from verl_videosearch.runs.record import (
     EpisodeRecord,
     Identity,
@@ -82,8 +85,8 @@ class TokenGenerator:
     async def __call__(self, messages: list[Message], images: Sequence[Image.Image]) -> Reply:
         """Sample one reply; raises `ContextTooLong` when no whole turn fits any more."""
         self._group.raise_if_failed(self._episode.sample.uid)
-        context = await asyncio.to_thread(self._extend, messages, images)
-        renderer, reply_ids, is_truncated = self._loop.renderer, list[int](), False
+        context = await take_turn(self._extend, messages, images)
+        reply_ids, is_truncated = list[int](), False
         while True:
             room = self._loop.measure_room(self.sequences[-1].context_ids, self._episode, reply_ids)
             if room < 1:  # used up by a draft
@@ -92,12 +95,15 @@ class TokenGenerator:
             new_ids = await self._sample(images, room)
             reply_ids += new_ids
             is_truncated = len(new_ids) >= room
-            if is_truncated or renderer.is_finished(reply_ids):
+            if is_truncated or await take_turn(self._loop.renderer.is_finished, reply_ids):
                 break
             self.num_continued += 1
-        reply = renderer.make_reply(reply_ids, is_truncated=is_truncated)
+        reply = await take_turn(self._make_reply, reply_ids, is_truncated)
         self._previous = (context, reply)
         return reply
+
+    def _make_reply(self, reply_ids: list[int], is_truncated: bool) -> Reply:
+        return self._loop.renderer.make_reply(reply_ids, is_truncated=is_truncated)
 
     async def _sample(self, images: Sequence[Image.Image], max_tokens: int) -> list[int]:
         """Go on after everything that the sequence holds; returns the new ids."""
@@ -148,6 +154,13 @@ class TokenGenerator:
         self.sequences.append(TrainingSequence(renderer.tokenize(text, stored), stored))
         return text
 
+    def close(self) -> None:
+        """Leave sequences that can be trained on; raises `TokenMismatch` where that is no longer
+        what was sampled from."""
+        self.drop_unanswered()
+        for sequence in self.sequences:
+            check_sequence(sequence)
+
     def drop_unanswered(self) -> None:
         """Forget context that was appended but never answered: the episode ended as overlong."""
         if self.sequences and not self.sequences[-1].sent:
@@ -184,10 +197,10 @@ class VideoSearchAgentLoop(AgentLoopBase):
             model=str(self.config.actor_rollout_ref.model.path),
             package_version=version("verl-videosearch"),
         )
-        self.renderer = ContextRenderer(
+        self.renderer = _make_renderer(
             self.tokenizer,
             self.processor,
-            dict(self.apply_chat_template_kwargs),
+            json.dumps(dict(self.apply_chat_template_kwargs)),
             self.settings.episode.native_thought,
         )
 
@@ -224,14 +237,12 @@ class VideoSearchAgentLoop(AgentLoopBase):
             load_pair, sample, store, settings.episode, settings.frames.video_root
         )
         load_s = time.perf_counter() - start
-        episode = Episode(sample, pair.candidates, settings.episode)
+        episode = await take_turn(Episode, sample, pair.candidates, settings.episode)
         generator = TokenGenerator(self, episode, group, sampling_params)
         result = await run_episode(
             episode, pair, generator, timeout_s=settings.rollout.episode_timeout_s
         )
-        generator.drop_unanswered()
-        for sequence in generator.sequences:
-            check_sequence(sequence)
+        await take_turn(generator.close)
         search_rate = await group.share_search(
             result.has_searched, timeout_s=settings.rollout.group_timeout_s, sample_uid=sample.uid
         )
@@ -390,6 +401,22 @@ def _measure_cost(generator: TokenGenerator, pair: PairFrames, load_s: float) ->
 def _read_settings(yaml: str) -> Settings:
     """Read the node once per process (a loop object is made per session)."""
     return Settings.from_dict(OmegaConf.to_container(OmegaConf.create(yaml)))
+
+
+@lru_cache(maxsize=4)
+def _make_renderer(
+    tokenizer: Any, processor: Any, template_kwargs: str, native_thought: NativeThought
+) -> ContextRenderer:
+    """Learn the model's template once per process, and keep the ids of what many contexts share."""
+    spare_imports()
+    return ContextRenderer(tokenizer, processor, json.loads(template_kwargs), native_thought)
+
+
+def spare_imports() -> None:
+    """Take all that is imported out of garbage collection: walking over torch, transformers and
+    verl blocks the event loop for 0.3 s and more, and finds nothing."""
+    gc.collect()
+    gc.freeze()
 
 
 @lru_cache(maxsize=4)

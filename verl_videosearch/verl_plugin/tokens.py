@@ -14,6 +14,7 @@ compares a finished sequence with what the engine was given."""
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -153,6 +154,7 @@ class ContextRenderer:
         tokens = tokenizer.added_tokens_decoder
         self._control_tokens = [token.content for token in tokens.values() if token.special]
         self._control_ids = {token_id for token_id, token in tokens.items() if token.special}
+        self._controls = self._find_controls()
         self.placeholder_ids = frozenset(
             token_id
             for token_id in (self._image_token, get_processor_token_id(processor, "video"))
@@ -182,17 +184,44 @@ class ContextRenderer:
         """Turn text into ids; each image placeholder becomes as many ids as the image has
         features. Only the images' sizes matter, and each size is measured once: no pixel is
         processed."""
-        token_ids = normalize_token_ids(self.tokenizer(text)["input_ids"])
-        counts = [self._count_features(image.size) for image in images]
+        token_ids = self._encode(text)
         if token_ids.count(self._image_token) != len(images):
             raise TokenMismatch(
                 f"the context has {token_ids.count(self._image_token)} image placeholders for "
                 f"{len(images)} images"
             )
-        expanded, remaining = [], iter(counts)
-        for token_id in token_ids:
-            expanded += [token_id] * (next(remaining) if token_id == self._image_token else 1)
-        return expanded
+        expanded, start = list[int](), 0
+        for image in images:
+            stop = token_ids.index(self._image_token, start)
+            expanded += token_ids[start:stop]
+            expanded += [self._image_token] * self._count_features(image.size)
+            start = stop + 1
+        return expanded + token_ids[start:]
+
+    def _encode(self, text: str) -> list[int]:
+        """Turn text into ids; what stands between control tokens is turned once, and most of a
+        context stands in many."""
+        token_ids = list[int]()
+        for piece in self._controls.split(text) if self._controls else [text]:
+            token_ids += self._encode_piece(piece) if piece else ()
+        return token_ids
+
+    @lru_cache(maxsize=8192)  # noqa: B019  (lives as long as its loop or data set)
+    def _encode_piece(self, piece: str) -> list[int]:
+        return normalize_token_ids(self.tokenizer(piece)["input_ids"])
+
+    def _find_controls(self) -> re.Pattern[str] | None:
+        """Return what parts a text into pieces of which each has its own ids; None for a tokenizer
+        that looks across control tokens (it strips blanks beside them or opens every text)."""
+        tokens = sorted(self._control_tokens, key=len, reverse=True)
+        if not tokens:
+            return None
+        controls = re.compile("(" + "|".join(map(re.escape, tokens)) + ")")
+        probe = "".join(f"a {token}\n{token} b{token}{token}c\n\n" for token in tokens)
+        pieces = [piece for piece in controls.split(probe) if piece]
+        whole = normalize_token_ids(self.tokenizer(probe)["input_ids"])
+        is_split = whole == [i for piece in pieces for i in self._encode_piece(piece)]
+        return controls if is_split else None
 
     @lru_cache(maxsize=1024)  # noqa: B019  (lives as long as its loop or data set)
     def _count_features(self, size: tuple[int, int]) -> int:
