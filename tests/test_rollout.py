@@ -25,7 +25,7 @@ from verl_videosearch.episode import (
 )
 from verl_videosearch.failures import ContextTooLong, EpisodeFailure, FailureKind
 from verl_videosearch.reward import RewardConfig, score_episode
-from verl_videosearch.rollout import run_episode, to_record
+from verl_videosearch.rollout import run_episode, take_turn, to_record
 from verl_videosearch.sample import PreferenceSample
 from verl_videosearch.video.pair import PairFrames, load_pair, plan_frames
 from verl_videosearch.video.plan import FramePlan
@@ -327,3 +327,26 @@ def test_the_record_of_a_failure_has_no_score() -> None:
     record = json.loads(json.dumps(to_record(sample_of(), None, None, None, failure)))
     assert (record["failure"], record["failure_detail"]) == ("video_truncated", "cut short")
     assert not {"score", "reward_parts", "verdict", "ending", "messages"} & set(record)
+
+
+def test_the_event_loop_is_served_between_two_turns_however_many_are_ready() -> None:
+    async def play() -> list[str]:
+        done, loop = list[str](), asyncio.get_running_loop()
+
+        async def compute(name: str) -> None:
+            await take_turn(lambda: (done.append(name), loop.call_soon(done.append, "served")))
+
+        await asyncio.gather(*(compute(name) for name in "abc"))
+        await asyncio.sleep(0)
+        return done
+
+    assert asyncio.run(play()) == ["a", "served", "b", "served", "c", "served"]
+
+
+def test_what_a_turn_raises_lets_the_next_one_pass() -> None:
+    async def play() -> list[object]:
+        pieces = (take_turn(int, text) for text in ("1", "x", "2"))
+        return await asyncio.gather(*pieces, return_exceptions=True)
+
+    one, error, two = asyncio.run(play())
+    assert (one, two) == (1, 2) and isinstance(error, ValueError)

@@ -2,6 +2,7 @@
 is found."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ pytest.importorskip("verl")
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tokenizers import AddedToken
 
 from tests.engine import processor, tokenize, tokenize_oddly
 from verl_videosearch.from_scratch.tiny_model import CONTROL_TOKENS, PLAIN_TOKENS
@@ -247,3 +249,29 @@ def test_any_difference_is_found(
 def test_images_of_equal_pixels_and_other_shape_differ() -> None:
     assert digest_image(grey(28, 56)) != digest_image(grey(56, 28))
     assert digest_image(grey()) == digest_image(grey())
+
+
+@given(
+    text=st.lists(
+        st.one_of(
+            st.sampled_from((*CONTROL_TOKENS, *PLAIN_TOKENS, "\n", " ", "a  ", "Frame 3:", "é")),
+            st.text(max_size=8),
+        ),
+        max_size=12,
+    ).map("".join)
+)
+@settings(max_examples=200, deadline=None)
+def test_pieces_between_control_tokens_have_the_ids_of_the_whole(
+    renderer: ContextRenderer, text: str
+) -> None:
+    assert renderer._controls is not None
+    assert renderer._encode(text) == tokenize(text)
+    assert renderer._encode(text) == tokenize(text), "the second time from memory"
+
+
+def test_a_tokenizer_that_looks_across_control_tokens_is_given_whole_texts() -> None:
+    tokenizer = deepcopy(processor().tokenizer)
+    tokenizer.add_tokens([AddedToken("<|greedy|>", special=True, lstrip=True)])
+    renderer = ContextRenderer(tokenizer, processor())
+    text = "a <|greedy|> b"
+    assert renderer._encode(text) == tokenizer(text)["input_ids"]
