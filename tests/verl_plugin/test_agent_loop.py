@@ -473,7 +473,7 @@ def test_one_changed_token_or_image_fails_the_group(
     assert "TokenMismatch" in detail and message in detail
 
 
-def test_videos_images_and_tokens_are_handled_off_the_event_loop(
+def test_videos_images_and_files_are_handled_off_the_event_loop(
     run_group: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: dict[str, set[int]] = {}
@@ -488,11 +488,10 @@ def test_videos_images_and_tokens_are_handled_off_the_event_loop(
         monkeypatch.setattr(owner, name, watched)
 
     watch(agent_loop, "load_pair")
-    watch(agent_loop.ContextRenderer, "tokenize")
     watch(PairFrames, "images")
     watch(VideoSearchAgentLoop, "_write_record")
     run_group([TURNS[0], ANSWER])
-    assert len(threads) == 4
+    assert len(threads) == 3
     assert all(threading.get_ident() not in seen for seen in threads.values())
 
 
