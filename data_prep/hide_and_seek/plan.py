@@ -298,7 +298,7 @@ def _draft_patterns(
     """Deal the pairs whose two cued gaps must be looked at one after the other."""
     profile = config.profile
     gap_pairs = _deal(list(combinations(profile.gaps(), 2)), count, rng)
-    patterns, orders = _deal(PATTERNS, count, rng), _deal((("VQ", "MQ"), ("MQ", "VQ")), count, rng)
+    patterns, orders = _deal_patterns(count, rng), _deal((("VQ", "MQ"), ("MQ", "VQ")), count, rng)
     drafts: list[_Draft] = []
     for gaps, pattern, dimensions in zip(gap_pairs, patterns, orders, strict=True):
         sides: list[tuple[Defect, ...]] = []
@@ -345,6 +345,21 @@ def _deal(choices: Sequence[T], count: int, rng: np.random.Generator) -> list[T]
     order."""
     order = rng.permutation(len(choices))  # who gets the rest
     stack = [choices[order[i % len(choices)]] for i in range(count)]
+    return [stack[i] for i in rng.permutation(count)]
+
+
+def _deal_patterns(count: int, rng: np.random.Generator) -> list[Pattern]:
+    """Deal the patterns so that a pattern and its mirror come one after the other: whatever the
+    number of pairs, both videos win equally often, or one of them once more."""
+    copies = {pattern: PATTERNS.count(pattern) for pattern in PATTERNS}
+    units: list[list[Pattern]] = []
+    for (one, two), number in copies.items():
+        if sum(one) < sum(two):  # its mirror is the other one of the pair
+            units += [[(one, two), (two, one)]] * number
+        elif sum(one) == sum(two):
+            units += [[(one, two)]] * number
+    dealt = [pattern for i in rng.permutation(len(units)) for pattern in units[i]]
+    stack = [dealt[i % len(dealt)] for i in range(count)]
     return [stack[i] for i in rng.permutation(count)]
 
 

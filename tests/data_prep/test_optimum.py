@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from itertools import combinations
 
+import numpy as np
 import pytest
 from verl_videosearch.data_prep.hide_and_seek.optimum import solve
-from verl_videosearch.data_prep.hide_and_seek.plan import PATTERNS
+from verl_videosearch.data_prep.hide_and_seek.plan import PATTERNS, _deal_patterns
 from verl_videosearch.data_prep.hide_and_seek.profile import PROFILES
 
 
@@ -43,3 +44,12 @@ def test_one_look_counted_by_hand() -> None:
 
 def test_gaps_longer_than_their_defects_are_not_enumerated() -> None:
     assert solve(PROFILES["paper"]) is None
+
+
+@pytest.mark.parametrize("count", [1, 72, 240, 2160, 2161])
+def test_both_videos_win_equally_often_whatever_the_number(count: int) -> None:
+    for seed in range(20):
+        dealt = _deal_patterns(count, np.random.default_rng(seed))
+        wins = [sum(two) - sum(one) for one, two in dealt]
+        assert len(dealt) == count
+        assert abs(sum(win > 0 for win in wins) - sum(win < 0 for win in wins)) <= 1
