@@ -17,7 +17,8 @@ README = Path(__file__).with_name("README.md")
 setup(
     name="verl-videosearch",
     version="0.1.0",
-    description="Train a video preference judge that searches frames: GRPO, SFT and evaluation as a verl plugin",
+    description="Train a video preference judge that searches frames: GRPO, SFT and evaluation "
+    "as a verl plugin",
     long_description=README.read_text("utf-8") if README.exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
@@ -51,7 +52,8 @@ setup(
         "xxhash>=3",
     ],
     extras_require={
-        # verl's vllm extra pins torch, vllm and transformers. The others are those of its fsdp extra
+        # verl's vllm extra pins torch, vllm and transformers. The others are those of its fsdp
+        # extra
         # without flash-attn, whose build needs torch and a compiler: all of these have wheels, so
         # that plain pip installs them. requirements/gpu.lock pins them all: `make gpu`.
         "gpu": [
@@ -96,7 +98,8 @@ setup(
             "pytest",
             "pytest-timeout",
             "ruff",
-            "schemathesis==4.32.5; python_version >= '3.11'",  # asks the server what no one thinks of
+            # asks the server what no one thinks of
+            "schemathesis==4.32.5; python_version >= '3.11'",
             "schemathesis>=4.30,<4.31; python_version < '3.11'",  # the newest for Python 3.10
             "selenium>=4.25",
             "uv",

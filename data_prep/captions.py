@@ -8,8 +8,10 @@ The one idea: the truth about a pair says what its frames show, whatever a judge
 So captions teach the eyes and leave the choices alone: traces that choose badly still make a model
 that sees. One row is one pair, a dialogue of two kinds of captions in random order::
 
-    frame 22                  snow                                    half of them rare: hidden defects, cues
-    frames 10, 11, 26, 27     <Snapshot>video 1 clean; video 2 snow</Snapshot> ... <Answer>...     as a call shows them
+    frame 22                  snow                                    half of them rare: hidden
+                              defects, cues
+    frames 10, 11, 26, 27     <Snapshot>video 1 clean; video 2 snow</Snapshot> ... <Answer>...
+                              as a call shows them
 
 The second kind is the template teacher's last turn: what a look shows, and the verdict that follows
 from it alone. Mix the rows with traces: `data.train_files=[traces/sft.parquet,captions.parquet]`.

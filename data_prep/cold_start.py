@@ -23,7 +23,7 @@ same command goes on with a repaired one.
 
 Covers: one trace per pair (paper section 4.1). Does not cover: several per pair
 (`rejection_sampling`). Exit status: as in `verl_videosearch.runs.jobs`.
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 

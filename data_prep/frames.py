@@ -2,7 +2,8 @@
 them.
 
     python -m data_prep.frames train.parquet --video-root ~/data --store /local/frames --workers 16
-    RAY_ADDRESS=auto python -m data_prep.frames ...          # the same, on every machine of a Ray cluster
+    RAY_ADDRESS=auto python -m data_prep.frames ...          # the same, on every machine of a Ray
+                                                             cluster
 
 The one idea: the store itself is the state. A video that is in it is only checked, so a run that
 was killed is resumed by starting it again. A few videos are decoded first: they give the estimate
@@ -85,7 +86,8 @@ class FillReport:
         rate = (self.num_good + len(self.broken)) / max(self.seconds, 1e-9)
         return (
             f"{self.num_decoded:,} decoded, {self.num_hits:,} there already, "
-            f"{len(self.broken):,} broken ({report_file}); {rate:.1f} videos/s with {num_workers} workers, "
+            f"{len(self.broken):,} broken ({report_file}); {rate:.1f} videos/s with "
+            f"{num_workers} workers, "
             f"{decimal(self.num_bytes // max(self.num_good, 1))} per video"
         )
 
@@ -181,8 +183,10 @@ def estimate(
     free = shutil.disk_usage(store).free
     needed = max(0, each * len(rows) - present)
     console.print(
-        f"{len(rows):,} videos, about {decimal(int(each))} and {seconds:.2f} s each (from {len(results)}): "
-        f"{decimal(int(each * len(rows)))} in all, {decimal(present)} there already, {decimal(free)} free",
+        f"{len(rows):,} videos, about {decimal(int(each))} and {seconds:.2f} s each (from "
+        f"{len(results)}): "
+        f"{decimal(int(each * len(rows)))} in all, {decimal(present)} there already, "
+        f"{decimal(free)} free",
         soft_wrap=True,
     )
     return needed < free

@@ -9,9 +9,11 @@ and nothing else. With `--serve` each shard starts its own vLLM server on the GP
 The folder of `--out`, the pairs, the videos and the checkpoint must be visible on every machine
 under the same paths.
 
-A shard that fails stops no other. Whatever was played is in the journals of the program, so the same
+A shard that fails stops no other. Whatever was played is in the journals of the program, so the
+same
 command goes on: finished shards only look and leave. Exit status: that of the last run, or the
-worst of the shards: 2 before 1, and 1 for a shard that was lost. Covers: programs that take `--shard`, such as
+worst of the shards: 2 before 1, and 1 for a shard that was lost. Covers: programs that take
+`--shard`, such as
 `rejection_sampling`. Does not cover: starting a cluster (`ray start`)."""
 
 from __future__ import annotations

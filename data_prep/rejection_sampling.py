@@ -4,7 +4,8 @@
         --recipe videosearch_rft --serve CHECKPOINT                # starts vLLM here, and stops it
     python -m data_prep.rejection_sampling ... --endpoint http://a:8000/v1 \\
         --endpoint http://b:8000/v1 --model judge
-    python -m data_prep.rejection_sampling ... --shard 0/4         # one of four processes; then once without
+    python -m data_prep.rejection_sampling ... --shard 0/4         # one of four processes; then
+                                                                   once without
 
 The one idea: playing and choosing are apart. Playing only appends to a journal, so it can be
 killed, spread over machines and continued with more pairs or more samples; choosing (`selection`)
@@ -23,7 +24,7 @@ neither the front of the file nor episodes that are short and done first.
 | `audit.json` | yields per dimension, source, order, verdict, turns; reasons; failures by kind |
 
 Covers: method section 8. Does not cover: who taught the policy first (`cold_start`), training
-(`recipes`). Exit status: as in `verl_videosearch.runs.jobs`."""
+(`recipes`). Exit status: as in `verl_videosearch.runs.jobs`."""  # noqa: E501
 
 from __future__ import annotations
 
@@ -237,7 +238,8 @@ def sample_traces(
     `announcement` says what the first round will cost before it begins.
 
     The policy is sampled as its weights say: a vLLM server does not apply the sampling settings of
-    the model's folder. Goes on with a run of the same settings. The file is written only by a process that is the whole
+    the model's folder. Goes on with a run of the same settings. The file is written only by a
+    process that is the whole
     (no shard), when no episode that is needed is left (status 0 or 3). Raises `ValueError` for the
     user."""
     check_share(max_failed_share)

@@ -1,11 +1,14 @@
-"""Write one static page that shows samples: both videos' frames with numbers and times, prompt, labels, defects.
+"""Write one static page that shows samples: both videos' frames with numbers and times, prompt,
+labels, defects.
 
     python -m data_prep.show train.parquet --video-root ~/data --n 5 --out page.html
 
-The one idea: the page shows frames exactly as an episode numbers them (frames.py), so what you read here is what the
+The one idea: the page shows frames exactly as an episode numbers them (frames.py), so what you read
+here is what the
 model can ask for. It is one file without any request to elsewhere: pictures and style are inside.
 
-Covers: any file of samples; defect spans and the cue that synthetic pairs keep in meta; videos that cannot be read are
+Covers: any file of samples; defect spans and the cue that synthetic pairs keep in meta; videos that
+cannot be read are
 named in place. Does not cover: what a model said about them (that is a report of an evaluation).
 """
 
@@ -47,7 +50,8 @@ class View:
 
 
 def spans_cover(spans: Iterable[Mapping[str, Any]], index: int) -> bool:
-    """True if a frame index of the file lies in one of the half-open spans {first_index, num_frames}.
+    """True if a frame index of the file lies in one of the half-open spans {first_index,
+    num_frames}.
 
     >>> [spans_cover([{"first_index": 5, "num_frames": 2}], index) for index in (4, 5, 6, 7)]
     [False, True, True, False]

@@ -1,7 +1,8 @@
 # %% [markdown]
 # # Which of my two videos is better?
 #
-# A notebook in percent form: open it in VS Code, or with `jupytext --to notebook examples/judge.py`. Put the model that
+# A notebook in percent form: open it in VS Code, or with `jupytext --to notebook
+# examples/judge.py`. Put the model that
 # judges and two videos of one prompt here.
 
 # %%
@@ -11,7 +12,8 @@ MODEL = {"endpoint": "http://localhost:8000/v1", "model": "judge"}
 PROMPT, VIDEO_1, VIDEO_2 = "a cat jumps", "a.mp4", "b.mp4"
 
 # %% [markdown]
-# Without a server: `Judge.local("outputs/demo/models/grpo")` after `make demo`, or `Judge.serve("CHECKPOINT")`, which starts
+# Without a server: `Judge.local("outputs/demo/models/grpo")` after `make demo`, or
+# `Judge.serve("CHECKPOINT")`, which starts
 # vLLM. Nothing is opened before the first question.
 
 # %%

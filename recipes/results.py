@@ -13,7 +13,7 @@ be made again at any time.
 | `episodes.html` | what each stage's judge looked at and said, pair by pair |
 
 Covers: pipelines on hide-and-seek pairs, whose truth is known. Does not cover: how it looks
-(`tables`), public benchmarks (`videosearch compare`)."""
+(`tables`), public benchmarks (`videosearch compare`)."""  # noqa: E501
 
 from __future__ import annotations
 

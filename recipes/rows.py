@@ -129,7 +129,8 @@ def join_episodes(
         or any(record.order is not Order.AB for record in lines)
     ):
         raise ValueError(
-            f"expected one episode of order AB for each of {len(samples)} pairs, got {len(lines)} episodes; "
+            f"expected one episode of order AB for each of {len(samples)} pairs, got "
+            f"{len(lines)} episodes; "
             f"{len(missing)} pairs have none, such as {missing[:1]}: repeat `videosearch eval`"
         )
     return [Episode(sample, by_uid[sample.uid]) for sample in samples]
@@ -138,7 +139,8 @@ def join_episodes(
 def replace_records(
     records: Sequence[EpisodeRecord], probed: Sequence[EpisodeRecord], replacement: str
 ) -> list[EpisodeRecord]:
-    """Return a run's records as they would have been if calls had brought other frames (`videosearch
+    """Return a run's records as they would have been if calls had brought other frames
+    (`videosearch
     probe`).
 
     Episodes that never searched stay as they are; `ValueError` if one that searched was not
@@ -151,7 +153,8 @@ def replace_records(
     missing = [each.uid for each in records if each.has_searched and each.key not in changed]
     if missing:
         raise ValueError(
-            f"{len(missing)} episodes were not probed with {replacement} frames, such as {missing[0]!r}"
+            f"{len(missing)} episodes were not probed with {replacement} frames, such as "
+            f"{missing[0]!r}"
         )
     return [changed.get(record.key, record) for record in records]
 
@@ -207,7 +210,8 @@ def compare(after: Sequence[Episode], before: Sequence[Episode]) -> dict[str, An
     more often."""
     if [each.sample.uid for each in after] != [each.sample.uid for each in before]:
         raise ValueError(
-            "the runs are over different pairs, or in another order: judge one file of pairs with both"
+            "the runs are over different pairs, or in another order: judge one file of pairs "
+            "with both"
         )
     hiding = [number for number, each in enumerate(after) if each.has_hidden_defect]
     tests = {
@@ -239,7 +243,7 @@ def describe_accuracy(rate: Rate) -> dict[str, float | int | None]:
     """Write a share as plain data, with its 95 % bootstrap interval.
 
     >>> describe_accuracy(Rate(2, 2))
-    {'accuracy': 1.0, 'low': 1.0, 'high': 1.0, 'n': 2}
+    {'accuracy': 1.0, 'low': 0.3423802275066532, 'high': 1.0, 'n': 2}
     >>> describe_accuracy(Rate(0, 0))
     {'accuracy': None, 'low': None, 'high': None, 'n': 0}
     """

@@ -50,7 +50,8 @@ from rich.spinner import Spinner
 
 PR_SET_PDEATHSIG = 1
 ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",  # ten processes share the cores; more threads each make all of them slower
+    # ten processes share the cores; more threads each make all of them slower
+    "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }

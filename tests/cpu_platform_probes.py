@@ -2,7 +2,8 @@
 JSON.
 
     VIDEOSEARCH_PLATFORM=cpu python tests/cpu_platform_probes.py   # repaired
-    VIDEOSEARCH_PLATFORM=off python tests/cpu_platform_probes.py   # as verl and vLLM are, plus the platform
+    VIDEOSEARCH_PLATFORM=off python tests/cpu_platform_probes.py   # as verl and vLLM are, plus the
+                                                                   platform
 
 An answer is what the probe returns, or the error it met. tests/verl_plugin/test_cpu_platform.py
 compares both with a table.

@@ -44,7 +44,8 @@ def read_blocks(text: str, language: str | None = None) -> list[str]:
 
 
 def read_commands(text: str) -> Iterator[list[str]]:
-    """Yield the words of every command of a page: `videosearch ...`, `python -m ...`, `make ...`."""
+    """Yield the words of every command of a page: `videosearch ...`, `python -m ...`, `make
+    ...`."""
     blocks = [block.replace("\\\n", " ") for block in read_blocks(text)]
     inline = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
     for line in [line for block in blocks for line in block.splitlines()] + inline:
@@ -181,7 +182,8 @@ def test_a_wrong_command_is_noticed() -> None:
         "    SEED=1 make dmo\n",
         "    python -m data_prep.build --sauce x \\\n        --out y\n",
         "    python -m data_prep.bild\n",
-        "    python -m verl.trainer.main_ppo +recipe=videosearch_grpo videosearch.episode.windw=2\n",
+        "    python -m verl.trainer.main_ppo +recipe=videosearch_grpo "
+        "videosearch.episode.windw=2\n",
         "see `videosearch eval --bench genai`\n",
     ):
         [words] = read_commands(line)

@@ -1,4 +1,5 @@
-"""What `make gpu` installs has wheels for its platform, and a machine that cannot use it stops before
+"""What `make gpu` installs has wheels for its platform, and a machine that cannot use it stops
+before
 anything is downloaded."""
 
 import os

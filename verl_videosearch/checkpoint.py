@@ -146,7 +146,8 @@ def check_checkpoint(
         raise ValueError(
             f"{folder} was trained otherwise than it is asked ({FILE_NAME}): "
             + "; ".join(differences)
-            + ". Judge as it was trained (without --recipe its own settings are taken), or accept the "
+            + ". Judge as it was trained (without --recipe its own settings are taken), or "
+            "accept the "
             f"difference with {OVERRIDE}"
         )
     return trained
@@ -159,7 +160,8 @@ def check_samples(
     *,
     is_overridden: bool = False,
 ) -> None:
-    """`check_checkpoint` for every set of dimensions that the samples ask for; a folder of None says
+    """`check_checkpoint` for every set of dimensions that the samples ask for; a folder of None
+    says
     nothing."""
     if folder is None:
         return

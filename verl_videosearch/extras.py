@@ -35,7 +35,7 @@ def require(module_name: str, extra: Extra) -> ModuleType:
     >>> require("decord_that_is_absent", Extra.BENCH)
     Traceback (most recent call last):
     ImportError: got no module 'decord_that_is_absent'; it comes with: pip install ".[bench]" (in a checkout)
-    """
+    """  # noqa: E501
     try:
         return import_module(module_name)
     except ModuleNotFoundError as error:

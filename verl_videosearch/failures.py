@@ -68,5 +68,6 @@ class ContextTooLong(Exception):
 
 
 class ServerUnusable(ValueError):
-    """No request of this run can work: wrong key, unknown model, a quota that has ended, a server that
+    """No request of this run can work: wrong key, unknown model, a quota that has ended, a server
+    that
     cannot see. The run stops at once with exit status 2; nothing is lost and it can go on later."""

@@ -21,7 +21,7 @@ file is refused at its first bad row, by a `ValueError` of one line that names f
 nothing is rounded, guessed or left out.
 
 Covers: the row, its checks, swapping the order of the videos. Does not cover: reading public
-formats (`sources`)."""
+formats (`sources`)."""  # noqa: E501
 
 from __future__ import annotations
 

@@ -1,16 +1,19 @@
 """Run the GPU recipes here for a few steps, and say what they took.
 
-    python -m benchmarks.gpu_check tiny            # SFT and GRPO of a 1M-parameter model: does the stack work? 5 minutes
-    python -m benchmarks.gpu_check big --size 3b   # GRPO of random weights on 720p films, scripted replies: memory, seconds
+    python -m benchmarks.gpu_check tiny            # SFT and GRPO of a 1M-parameter model: does the
+                                                   stack work? 5 minutes
+    python -m benchmarks.gpu_check big --size 3b   # GRPO of random weights on 720p films, scripted
+                                                   replies: memory, seconds
     python -m benchmarks.gpu_check big --size 7b -- actor_rollout_ref.model.lora_rank=32     # with overrides
 
 The one idea: a long run fails in its first minutes or not at all, so these minutes are rehearsed:
 the recipes, verl's trainers, FSDP, vLLM with sleep mode and weight sync, real films, real lengths.
-`tiny` learns for real; `big` plays a script (`scripted`), so its figures are of cost, not of quality.
+`tiny` learns for real; `big` plays a script (`scripted`), so its figures are of cost, not of
+quality.
 
 Needs one GPU or more and the extra `gpu`. Without flash-attn it runs the documented override
 (`sdpa`, padding kept). Logs and figures stay in `--out`.
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 

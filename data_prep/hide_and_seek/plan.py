@@ -24,7 +24,7 @@ Each of the four places (video, gap) of such a pair is damaged or not. The frequ
 patterns (`PATTERNS`) are those under which one look tells least about the sum: 6 right in 11.
 
 Covers: planning. Does not cover: painting (`build`).
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 

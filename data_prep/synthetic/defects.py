@@ -15,7 +15,7 @@ do; the `PAIRED` ones show only between neighbouring frames.
 
 Covers: the catalogue, painting, labels from severities. Does not cover: where a defect may hide
 (`hide_and_seek`).
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -67,7 +67,8 @@ class Defect:
             )
         if self.severity not in (1, 2, 3) or self.first_index < 0 or self.num_frames < 1:
             raise ValueError(
-                f"severity must be 1 to 3, first_index at least 0 and num_frames at least 1; got {self}"
+                "severity must be 1 to 3, first_index at least 0 and num_frames at least 1; "
+                f"got {self}"
             )
         if (self.colour in COLOURS) != DEFECT_TYPES[self.type].is_coloured:
             allowed = (
@@ -94,7 +95,7 @@ def defect_from_meta(meta: dict[str, Any]) -> Defect:
     >>> defect_from_meta({"dimension": "VQ", "type": "lines", "severity": 1, "first_index": 0, "num_frames": 16,
     ...     "is_hidden": False, "seed": 7, "colour": None}).frame_indices
     range(0, 16)
-    """
+    """  # noqa: E501
     return Defect(**{name: value for name, value in meta.items() if name != "dimension"})
 
 

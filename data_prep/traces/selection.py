@@ -4,7 +4,8 @@ pairs' own shares of verdicts.
 The one idea: a selection is a pure function of the set of traces. Neither the order in which
 episodes finished nor the number of processes counts, so the same logs give the same bytes.
 
-1. *Per input* (a pair in one order): of the accepted traces at most `keep`, drawn by the seed; equal
+1. *Per input* (a pair in one order): of the accepted traces at most `keep`, drawn by the seed;
+equal
    replies count once. Not the shortest ones, which teach not to search (measured, docs/tiny.md);
    `Choice.SHORTEST` takes the shortest among those of a drawn one's number of turns.
 2. *Per verdict*, only where a `target` is exceeded: each gold overall verdict gets its share among

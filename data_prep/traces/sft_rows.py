@@ -12,7 +12,7 @@ The one idea: a row holds *what was written*, never a rendered context. Whoever 
 | `episode` | JSON of the `EpisodeConfig` |
 
 Covers: the format. Does not cover: which episodes are taught (`trace_filter`, `selection`),
-sequences (`sft_dataset`)."""
+sequences (`sft_dataset`)."""  # noqa: E501
 
 from __future__ import annotations
 

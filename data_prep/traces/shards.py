@@ -1,6 +1,7 @@
 """Shards: the folders that several processes of rejection sampling write side by side.
 
-The one idea: a process writes one folder and reads all. Whoever asks what is done, or what to choose
+The one idea: a process writes one folder and reads all. Whoever asks what is done, or what to
+choose
 from, reads every journal; the first result of a key counts.
 
     OUT/shard-0-of-4/run.json        the settings, equal in all shards

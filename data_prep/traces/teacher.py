@@ -178,7 +178,10 @@ class TemplateTeacher:
         think = self._random.choice(LOOK_WORDS if self._cues else CHECK_WORDS)
         call = json.dumps({"name": TOOL_NAME, "arguments": {TOOL_ARGUMENT: numbers}})
         verdict = write_verdict(self._named, UNSURE if is_unsure else FAIRLY_SURE)
-        return f"<Think>{think}</Think>\n<Recommend Answer>{verdict}</Recommend Answer>\n<tool_call>{call}</tool_call>"
+        return (
+            f"<Think>{think}</Think>\n<Recommend Answer>{verdict}</Recommend Answer>"
+            f"\n<tool_call>{call}</tool_call>"
+        )
 
     def _name_defects(self, shown: Sequence[FrameLocation]) -> list[Defect]:
         """Name the defects that the visible frames show; returns those that are new."""
@@ -296,7 +299,8 @@ def _describe_side(
             words.append(name)
         elif damaged:
             words.append(
-                f"{name} on {', '.join(str(candidates.number_of(side, index)) for index in damaged)}"
+                f"{name} on "
+                f"{', '.join(str(candidates.number_of(side, index)) for index in damaged)}"
             )
     return " and ".join(words) or "clean"
 
@@ -307,7 +311,8 @@ def check_truth(
     """Raise `ValueError` unless the teacher can tell the truth about this pair."""
     if "defects_1" not in sample.meta or "defects_2" not in sample.meta:
         raise ValueError(
-            f"sample {sample.uid!r} does not say what is wrong with its videos (meta.defects_1, meta.defects_2); the "
+            f"sample {sample.uid!r} does not say what is wrong with its videos "
+            "(meta.defects_1, meta.defects_2); the "
             "template teacher knows pairs of data_prep.hide_and_seek and data_prep.degrade only"
         )
     keys = tuple(dimension.key for dimension in DEFAULT_DIMENSIONS)
@@ -317,7 +322,8 @@ def check_truth(
         )
     if episode.max_frames_per_call < 2:
         raise ValueError(
-            f"max_frames_per_call must be at least 2, one of each video; got {episode.max_frames_per_call}"
+            "max_frames_per_call must be at least 2, one of each video; got "
+            f"{episode.max_frames_per_call}"
         )
     for side in (1, 2):
         num_frames = len(candidates.numbers_of(side))
@@ -326,7 +332,8 @@ def check_truth(
         )
         if stop > num_frames:
             raise ValueError(
-                f"sample {sample.uid!r}: video {side} is damaged up to frame {stop} but has {num_frames} candidates; "
+                f"sample {sample.uid!r}: video {side} is damaged up to frame {stop} but has "
+                f"{num_frames} candidates; "
                 "set frames_per_video to the number of frames of the videos"
             )
 

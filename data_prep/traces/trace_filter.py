@@ -8,8 +8,10 @@ teacher is bad at. The filter reads a record and nothing else, so a run can be f
 otherwise, without asking anybody.
 
 Decided: a call that got no frames (`call_*`) counts as form, because imitation would teach it; so
-does text that spells a chat template's control token, cleaned (`< |im_end|>`) or not. A dimension without a gold label cannot be
-checked, so `correct` does not take its trace (`unlabelled_KEY`); `labelled` checks what has a label.
+does text that spells a chat template's control token, cleaned (`< |im_end|>`) or not. A dimension
+without a gold label cannot be
+checked, so `correct` does not take its trace (`unlabelled_KEY`); `labelled` checks what has a
+label.
 """
 
 from __future__ import annotations

@@ -65,6 +65,7 @@ def test_growth_in_words() -> None:
         TurnSize(16, 150, 1900),
     ]
     assert describe_growth(turns) == (
-        "at most 16 images are visible; from turn 3 on a turn adds 50 text tokens and 0 image tokens, "
+        "at most 16 images are visible; from turn 3 on a turn adds 50 text tokens and 0 image "
+        "tokens, "
         "2.5% of the third prompt"
     )

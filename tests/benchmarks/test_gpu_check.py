@@ -1,4 +1,5 @@
-"""The rehearsal's commands compose against verl's own config, and its script plays whole episodes."""
+"""The rehearsal's commands compose against verl's own config, and its script plays whole
+episodes."""
 
 from __future__ import annotations
 

@@ -127,7 +127,10 @@ def test_a_second_benchmark_does_not_replace_the_first(samples: Path) -> None:
 
 
 def test_help_is_light() -> None:
-    program = "import sys; from verl_videosearch.cli import app; app(standalone_mode=False); print(*sys.modules)"
+    program = (
+        "import sys; from verl_videosearch.cli import app; app(standalone_mode=False); "
+        "print(*sys.modules)"
+    )
     run = subprocess.run(
         [sys.executable, "-c", program, "--help"], capture_output=True, text=True, check=True
     )

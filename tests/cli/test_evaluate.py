@@ -1,4 +1,5 @@
-"""`videosearch eval`: several benchmarks, training pairs, what a run will cost, how a checkpoint was
+"""`videosearch eval`: several benchmarks, training pairs, what a run will cost, how a checkpoint
+was
 trained."""
 
 import json

@@ -1,4 +1,5 @@
-"""The best accuracy with so many calls, against a judge that tries every strategy on dealt pairs."""
+"""The best accuracy with so many calls, against a judge that tries every strategy on dealt
+pairs."""
 
 from __future__ import annotations
 

@@ -48,7 +48,10 @@ def answer_at_once(request: dict[str, Any]) -> str:
     levels = read_levels(request["messages"][1])
     label = decide([levels[number - 1] for number in HIDDEN_NUMBERS])
     words = ("Both are equal", "Video 1 is better", "Video 2 is better")[label]
-    return f"<think>1. Semantic consistency: 8/10, 6/10. Total: 24, 18.</think>\n<answer>{words}</answer>"
+    return (
+        f"<think>1. Semantic consistency: 8/10, 6/10. Total: 24, 18.</think>"
+        f"\n<answer>{words}</answer>"
+    )
 
 
 def write_pack(folder: Path, name: str, entries: dict[str, Any]) -> str:

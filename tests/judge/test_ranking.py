@@ -1,4 +1,5 @@
-"""Strengths, intervals and cycles are those of the comparisons; the schedule finds the order early."""
+"""Strengths, intervals and cycles are those of the comparisons; the schedule finds the order
+early."""
 
 import math
 from itertools import combinations

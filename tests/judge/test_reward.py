@@ -1,4 +1,5 @@
-"""Rewards of a generator: tensors or files, in a group or against an anchor; cheating is noticed."""
+"""Rewards of a generator: tensors or files, in a group or against an anchor; cheating is
+noticed."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""The server as a process: many clients, slow ones, SIGTERM, SIGKILL; none is lost, memory is flat."""
+"""The server as a process: many clients, slow ones, SIGTERM, SIGKILL; none is lost, memory is
+flat."""
 
 import json
 import os

@@ -188,7 +188,10 @@ def real_labels() -> Path:
     failure in CI."""
     folder = os.environ.get("VIDEOSEARCH_REAL_LABELS")
     if folder is None:
-        reason = "set VIDEOSEARCH_REAL_LABELS to the folder of published label files (see this module's docstring)"
+        reason = (
+            "set VIDEOSEARCH_REAL_LABELS to the folder of published label files (see "
+            "this module's docstring)"
+        )
         (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
     return Path(folder)
 

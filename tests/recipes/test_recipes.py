@@ -43,14 +43,16 @@ OURS = {
     "data.videosearch": "verl hands `data` alone to the SFT dataset",
 }
 OPEN = {
-    "reward.custom_reward_function.reward_kwargs": "arguments of the reward function: those of RewardConfig",
+    "reward.custom_reward_function.reward_kwargs": "arguments of the reward function: those of "
+    "RewardConfig",
     "model.override_config": "fields of the model's own config",
     "actor_rollout_ref.model.override_config": "fields of the model's own config",
     "engine.mixed_precision": "a dict that verl's FSDP engine reads",
     "actor_rollout_ref.actor.fsdp_config.mixed_precision": "a dict that verl's FSDP engine reads",
     "actor_rollout_ref.ref.fsdp_config.mixed_precision": "a dict that verl's FSDP engine reads",
     "actor_rollout_ref.rollout.engine_kwargs.vllm": "arguments of vLLM's engine",
-    "actor_rollout_ref.rollout.enable_sleep_mode": "a field of verl's RolloutConfig that its YAML leaves out",
+    "actor_rollout_ref.rollout.enable_sleep_mode": "a field of verl's RolloutConfig that its "
+    "YAML leaves out",
     "ray_kwargs.ray_init": "arguments of ray.init",
 }
 """Places in verl's config that take any key, so that a misspelt one would pass: each with what

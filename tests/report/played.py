@@ -27,7 +27,8 @@ HOSTILE = (
 )
 PROMPTS = (
     "A red lantern drifts over a harbour at dusk, slow pan to the right",
-    "Two dogs run along a beach, waves behind them, golden hour, handheld camera, shallow depth of field",
+    "Two dogs run along a beach, waves behind them, golden hour, handheld camera, shallow "
+    "depth of field",
     "A paper boat in a rain gutter " + "turns around a stone and goes on, " * 12,
     f"A cat {HOSTILE}",
     "ネオンの街を歩く猫",

@@ -520,7 +520,8 @@ def test_every_episode_is_one_record(run_group: Callable[..., Run], tmp_path: Pa
 
 DRAFTS = {
     "an answer": "<Think>perhaps <Answer>TA=2, VQ=2, MQ=2, OA=2</Answer>",
-    "a call": '<Think>try <tool_call>{"name": "select_frames", "arguments": {"target_frames": [9]}}</tool_call>',
+    "a call": '<Think>try <tool_call>{"name": "select_frames", "arguments": {"target_frames": '
+    "[9]}}</tool_call>",
 }
 
 

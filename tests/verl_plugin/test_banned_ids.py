@@ -26,7 +26,8 @@ TEXT = "<Think>a clean frame, then noise</Think><Answer>TA=0, VQ=1, MQ=0, OA=1</
 
 
 def score(*, has_response: bool, temperature: float = 1.0) -> tuple[Any, Any, Any]:
-    """Return logits of a tiny random model, its labels, and what verl's FSDP engine makes of them."""
+    """Return logits of a tiny random model, its labels, and what verl's FSDP engine makes of
+    them."""
     ids = torch.tensor(tokenize(TEXT))
     model = AutoModelForImageTextToText.from_pretrained(model_dir()).eval()
     with torch.no_grad():

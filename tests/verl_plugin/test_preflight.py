@@ -125,7 +125,8 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"data.train_batch_size": 6},
-        "data.train_batch_size (6) must be a multiple of actor_rollout_ref.actor.ppo_mini_batch_size (4)",
+        "data.train_batch_size (6) must be a multiple of "
+        "actor_rollout_ref.actor.ppo_mini_batch_size (4)",
     ),
     (
         {"actor_rollout_ref.rollout.n": 1},
@@ -149,7 +150,8 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"actor_rollout_ref.actor.ppo_max_token_len_per_gpu": 1000},
-        "ppo_max_token_len_per_gpu (times ulysses_sequence_parallel_size: 1000) must hold one sequence",
+        "ppo_max_token_len_per_gpu (times ulysses_sequence_parallel_size: 1000) must hold one "
+        "sequence",
     ),
     (
         {"videosearch.rollout.max_turn_tokens": 500},

@@ -133,7 +133,8 @@ MISTAKES = [
     ({"frames": []}, "videosearch.frames must be a group of settings, got []"),
     (
         {"episodes": {}},
-        "unknown groups ['episodes']; allowed are ['episode', 'reward', 'rollout', 'frames', 'alarms']",
+        "unknown groups ['episodes']; allowed are ['episode', 'reward', 'rollout', 'frames', "
+        "'alarms']",
     ),
 ]
 

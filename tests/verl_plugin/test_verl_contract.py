@@ -31,7 +31,8 @@ from verl_videosearch.verl_plugin.trainer import VideoSearchTrainer
 CALLED: list[tuple[Callable[..., Any], str]] = [
     (
         LLMServerClient.generate,
-        "self request_id prompt_ids sampling_params image_data video_data audio_data mm_processor_kwargs kwargs",
+        "self request_id prompt_ids sampling_params image_data video_data audio_data "
+        "mm_processor_kwargs kwargs",
     ),
     (upsample_batch_to_divisible_size, "batch batch_multiple eos_token_id"),
     (seqlen_balancing.calculate_workload, "seqlen_list"),
@@ -44,7 +45,8 @@ CALLED: list[tuple[Callable[..., Any], str]] = [
     (normalize_token_ids, "tokenized_output"),
     (
         agg_loss,
-        "loss_mat loss_mask loss_agg_mode dp_size batch_num_tokens global_batch_size loss_scale_factor",
+        "loss_mat loss_mask loss_agg_mode dp_size batch_num_tokens global_batch_size "
+        "loss_scale_factor",
     ),
     (transfer_queue.kv_list, "partition_id"),
     (transfer_queue.kv_clear, "keys partition_id"),
@@ -85,7 +87,8 @@ OVERRIDDEN = [
         agent_loop.AgentLoopBase,
         VideoSearchAgentLoop,
         "__init__",
-        "self trainer_config server_manager tokenizer processor dataset_cls data_config hf_model_type kwargs",
+        "self trainer_config server_manager tokenizer processor dataset_cls data_config "
+        "hf_model_type kwargs",
     ),
 ]
 

@@ -1,6 +1,7 @@
 """`videosearch ...`: one command, few verbs; `videosearch VERB --help` says what each needs.
 
-The one idea: a verb reads its options, calls the library and prints where the result lies. A verb is
+The one idea: a verb reads its options, calls the library and prints where the result lies. A verb
+is
 imported when it is used (`lazy`), so that `--help` answers at once. Exit status: `runs.jobs`."""
 
 from typing import Annotated

@@ -69,7 +69,8 @@ def load_benchmark(
         return _load_file(Path(name), video_root, needs_videos, allows_missing)
     if name not in BENCHMARKS:
         raise ValueError(
-            f"unknown benchmark {name!r}; choose {', '.join(BENCHMARKS)}, or give a PATH.parquet of "
+            f"unknown benchmark {name!r}; choose {', '.join(BENCHMARKS)}, or give a "
+            "PATH.parquet of "
             "samples"
         )
     if root is None:

@@ -203,7 +203,8 @@ class _Choice:
         if found and not self.allows_trained:
             raise ValueError(
                 f"{place.name}: {found}. Figures over them say little: train on pairs without them "
-                "(videosearch data split --against), or judge them all the same with --allow-trained"
+                "(videosearch data split --against), or judge them all the same with "
+                "--allow-trained"
             )
         if found:
             say(f"{place.name}: {found}")
@@ -256,7 +257,8 @@ def run_probe(
     memory: Annotated[
         str | None,
         typer.Option(
-            help="Alter the judge's memory of its own words instead: as_written, emptied, opposite, "
+            help="Alter the judge's memory of its own words instead: as_written, emptied, "
+            "opposite, "
             "no_text, separated by commas, or all."
         ),
     ] = None,
@@ -368,7 +370,8 @@ def read_episode_config(
             raise ValueError(f"--single-turn sets {clash} itself; leave them out of --set")
         if single_turn % 2:
             raise ValueError(
-                f"--single-turn shows half of its frames per video; got {single_turn}, give an even "
+                f"--single-turn shows half of its frames per video; got {single_turn}, give an "
+                "even "
                 "number"
             )
         changes |= {"initial_frames_per_video": single_turn // 2, "max_tool_calls": 0}

@@ -106,6 +106,7 @@ def run_calibrate(
         )
         RunFolder(out.parent).write_json(out.name, to_json(fitted))
     say(
-        f"tie up to |margin| {fitted.tie_threshold:g}; a risk of {max_risk:g} allows {fitted.coverage:.1%} of answers"
+        f"tie up to |margin| {fitted.tie_threshold:g}; a risk of {max_risk:g} allows "
+        f"{fitted.coverage:.1%} of answers"
     )
     say(f"wrote {out}; use it with: videosearch eval ... --calibration {out}")

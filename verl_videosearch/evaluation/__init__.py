@@ -12,8 +12,10 @@ comparing runs, probing them, calibrating them - reads such folders and needs no
 | `results.json`, `results.md`, `index.html` | the figures |
 | `timing.json` | seconds, which no two runs share |
 
-Where to look: `evaluate` (evaluate, probe, compare from Python), `results` (files), `pages` (words and
+Where to look: `evaluate` (evaluate, probe, compare from Python), `results` (files), `pages` (words
+and
 the header that every table has), `verdicts` (from episodes to one verdict per pair), `subsets`,
-`summary` (figures), `calibration`, `comparison` and `compared_runs`, `probes`, `citations`. Playing is
+`summary` (figures), `calibration`, `comparison` and `compared_runs`, `probes`, `citations`. Playing
+is
 `runs`' work. Does not cover servers (`models`) or label files (`sources`).
-"""
+"""  # noqa: E501

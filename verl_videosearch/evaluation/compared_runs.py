@@ -62,7 +62,8 @@ class ComparedRuns:
 def compare_paths(
     judges: Sequence[Path], samples: Sequence[PreferenceSample] | None = None
 ) -> ComparedRuns:
-    """Compare judges by their paths, the first is the reference; `samples` None takes the pairs that
+    """Compare judges by their paths, the first is the reference; `samples` None takes the pairs
+    that
     all runs share. Raises `ValueError` for what cannot be compared."""
     if missing := [str(path) for path in judges if not path.exists()]:
         raise ValueError(f"no such run or file: {', '.join(missing)}")
@@ -130,7 +131,8 @@ def _describe_pairs(samples: list[PreferenceSample], runs: list[Run]) -> str:
 def _check_names(names: list[str]) -> None:
     if len(set(names)) < len(names):
         raise ValueError(
-            f"two judges have one name: {names}; rename a folder or a file, names are taken from them"
+            f"two judges have one name: {names}; rename a folder or a file, names are taken "
+            "from them"
         )
 
 

@@ -419,8 +419,10 @@ def _check_words(settings: RunSettings) -> None:
     now = settings.episode.pack.words_hash
     if settings.words_hash not in (None, now):
         raise ValueError(
-            f"the words of prompt pack {settings.episode.prompt_pack!r} are others now ({now}) than "
-            f"when {settings.benchmark} was judged ({settings.words_hash}): a replay would mix them; "
+            f"the words of prompt pack {settings.episode.prompt_pack!r} are others now ({now}) "
+            "than "
+            f"when {settings.benchmark} was judged ({settings.words_hash}): a replay would mix "
+            "them; "
             "put the file back as it was, or judge again"
         )
 

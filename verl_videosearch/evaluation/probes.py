@@ -10,7 +10,8 @@ stay apart:
     reading             changed when the prompt or the first view is another one
 
 `same` hands over the true frames: what changes there is the noise of the server. Where the data
-knows what can be answered at first sight (`no_search_accuracy` in a sample's meta), no more verdicts
+knows what can be answered at first sight (`no_search_accuracy` in a sample's meta), no more
+verdicts
 count as needing the search than could: the rest were lost to the surprise of a refusal.
 
 Covers: how often and in which direction verdicts change, by stated confidence and by pair type.

@@ -55,7 +55,8 @@ EPISODE_PAGE = "episodes.html"
 """Beside the figures of a run: what was looked at and said (`report.episode_page`)."""
 _LINKS = (("episodes", EPISODE_PAGE),)
 _ORDER_WORDS = {
-    True: "both orders: agreement is the verdict, disagreement a tie, unreadable in one is unreadable",
+    True: "both orders: agreement is the verdict, disagreement a tie, unreadable in one is "
+    "unreadable",
     False: "one order only ({}): position bias is not corrected",
 }
 

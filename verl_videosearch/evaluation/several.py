@@ -1,6 +1,7 @@
 """Several benchmarks judged by one model: one table, one status.
 
-The one idea: each benchmark is a run of its own, in a folder of its own name; what is here only puts
+The one idea: each benchmark is a run of its own, in a folder of its own name; what is here only
+puts
 them beside one another.
 
     write_overview(Path("runs"), {"genai": evaluate(...), "mj": evaluate(...)})

@@ -1,1 +1,2 @@
-"""What this machine has of what a run needs: `videosearch doctor`, and the driver before `make gpu`."""
+"""What this machine has of what a run needs: `videosearch doctor`, and the driver before `make
+gpu`."""

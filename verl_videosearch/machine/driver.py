@@ -44,18 +44,21 @@ def read_gpus() -> list[Gpu]:
     except FileNotFoundError:
         raise DriverProblem(
             "no NVIDIA driver: nvidia-smi is not there. Training needs GPUs with a driver "
-            f">= {MIN_DRIVER} (CUDA 13); install the driver and run this again, or use `make install` "
+            f">= {MIN_DRIVER} (CUDA 13); install the driver and run this again, or use `make "
+            "install` "
             "(this machine's CPU)"
         ) from None
     except subprocess.TimeoutExpired:
         raise DriverProblem(
-            f"nvidia-smi did not answer within {TIMEOUT_S:g} s: the driver hangs; reboot the machine"
+            f"nvidia-smi did not answer within {TIMEOUT_S:g} s: the driver hangs; reboot the "
+            "machine"
         ) from None
     gpus = parse_gpus(answer.stdout) if answer.returncode == 0 else []
     if not gpus:
         said = (answer.stdout + answer.stderr).strip().splitlines()
         raise DriverProblem(
-            f"nvidia-smi finds no GPU (it says: {said[0] if said else 'nothing'}); load the driver, "
+            f"nvidia-smi finds no GPU (it says: {said[0] if said else 'nothing'}); load the "
+            "driver, "
             "and in a container give it the GPUs (docker run --gpus all)"
         )
     check_version(gpus[0].driver)
@@ -79,7 +82,7 @@ def check_version(version: str) -> None:
     >>> check_version("550.90.07")
     Traceback (most recent call last):
     verl_videosearch.machine.driver.DriverProblem: the NVIDIA driver is 550.90.07; CUDA 13 needs >= 580: update the driver
-    """
+    """  # noqa: E501
     if int(version.partition(".")[0]) < MIN_DRIVER:
         raise DriverProblem(
             f"the NVIDIA driver is {version}; CUDA 13 needs >= {MIN_DRIVER}: update the driver"

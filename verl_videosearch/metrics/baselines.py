@@ -9,7 +9,7 @@ skill.
 50.0 % (3/6) | 66.7 % (2/3) | 0.0 % (0/3)
 >>> print(rows.random.with_ties, rows.random.without_ties, sep=" | ")
 33.3 % (2/6) | 50.0 % (1.5/3)
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from the page, so it follows light and dark.
 >>> svg.count("<circle"), svg.count('class="reference"')
 (2, 1)
 
-Covers: what the evaluation pages show. Does not cover: anything interactive."""
+Covers: what the evaluation pages show. Does not cover: anything interactive."""  # noqa: E501
 
 from __future__ import annotations
 
@@ -112,13 +112,17 @@ def draw_lines(lines: Sequence[Line], x_axis: str, y_axis: str, max_x: int | Non
         parts.append(_text(right + 40, y, _shorten(line.label, 24)))
     parts.append(_text((left + right) / 2, height - 8, x_axis, "middle"))
     parts.append(
-        f'<g transform="translate(14 {(top + bottom) / 2}) rotate(-90)">{_text(0, 0, y_axis, "middle")}</g>'
+        f'<g transform="translate(14 {(top + bottom) / 2}) '
+        f'rotate(-90)">{_text(0, 0, y_axis, "middle")}</g>'
     )
     return _svg(height, parts, f"{y_axis} over {x_axis}")
 
 
 def _tick(x: float, top: float, bottom: float, label: str) -> str:
-    return f'<line class="grid" x1="{x}" y1="{top}" x2="{x}" y2="{bottom}"/>{_text(x, bottom + 14, label, "middle")}'
+    return (
+        f'<line class="grid" x1="{x}" y1="{top}" x2="{x}" y2="{bottom}"/>'
+        f"{_text(x, bottom + 14, label, 'middle')}"
+    )
 
 
 def _text(x: float, y: float, text: str, anchor: str = "start") -> str:

@@ -1,7 +1,8 @@
 """What a page shows of played episodes, as plain values: pairs, films, turns, verdicts.
 
 The one idea: a *view* is one pair as one model judged it, in the pair's own order, with one column
-for each order in which it was shown. Verdicts are turned back; frame numbers stay as the judge named
+for each order in which it was shown. Verdicts are turned back; frame numbers stay as the judge
+named
 them, and every frame says which of the pair's own videos it is of.
 
     views = make_views([("eval", records)], thumbnails)

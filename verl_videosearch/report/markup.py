@@ -1,4 +1,5 @@
-"""The one HTML engine: jinja2 templates in `templates/`, in which everything from outside is escaped.
+"""The one HTML engine: jinja2 templates in `templates/`, in which everything from outside is
+escaped.
 
 >>> render_text("{{ words }}", words="<script>")
 '&lt;script&gt;'

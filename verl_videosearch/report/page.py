@@ -1,4 +1,5 @@
-"""One HTML file from tables, plots and text: nothing is loaded, nothing runs, everything from outside is escaped.
+"""One HTML file from tables, plots and text: nothing is loaded, nothing runs, everything from
+outside is escaped.
 
 >>> page = render_page("Run", [Table("Judges", ("judge",), [("<script>",)])], facts=[("n", "3")])
 >>> "&lt;script&gt;" in page, "<script" in page, "http" in page.replace("http-equiv", "")

@@ -8,7 +8,7 @@
 | ours | 61.0 % |
 | a\\|b | n/a |
 <BLANKLINE>
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 

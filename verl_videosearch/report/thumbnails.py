@@ -60,7 +60,8 @@ class Thumbnails:
     _videos: dict[str, StoredVideo] = field(default_factory=dict)
 
     def open(self, sample: PreferenceSample, video: int, config: EpisodeConfig) -> Film:
-        """Return a video of a pair (1 or 2, in the sample's own order), read or with its problem."""
+        """Return a video of a pair (1 or 2, in the sample's own order), read or with its
+        problem."""
         path = sample.video_1 if video == 1 else sample.video_2
         known = (path, config.frames_per_video)
         if known not in self._films:

@@ -138,7 +138,8 @@ class RunFolder:
             lock.release()
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
-        """Note the settings of a new run; raises `RunFolderError` that lists what differs from those
+        """Note the settings of a new run; raises `RunFolderError` that lists what differs from
+        those
         that an old one was begun with."""
         if not (self.path / SETTINGS).exists():
             self.write_json(SETTINGS, settings)
@@ -147,7 +148,8 @@ class RunFolder:
         different = list_differences(found, given)
         if different:
             raise RunFolderError(
-                f"{self.path} was begun with other settings ({'; '.join(different)}); choose another "
+                f"{self.path} was begun with other settings ({'; '.join(different)}); choose "
+                "another "
                 "--out, or repeat its settings to go on with it"
             )
 
@@ -215,7 +217,8 @@ class RunFolder:
         path = self.path / name
         if not path.is_file():
             raise RunFolderError(
-                f"{self.path} is no finished run: it has no {name}; make one with `videosearch eval`"
+                f"{self.path} is no finished run: it has no {name}; make one with `videosearch "
+                "eval`"
             )
         return path
 

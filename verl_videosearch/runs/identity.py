@@ -4,7 +4,7 @@ package.
 >>> sample = PreferenceSample("a", "a cat", "x/1.mp4", "x/2.mp4", {"TA": 0, "VQ": 1, "MQ": 0, "OA": 1})
 >>> hash_pair(sample) == hash_pair(swap_videos(sample))
 True
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def hash_model(folder: Path) -> str:
     paths = [path for path in paths if path.name != CALIBRATION_NAME]
     if not any(path.suffix in (".safetensors", ".bin") for path in paths):
         raise ValueError(
-            f"{folder} holds no weights (.safetensors or .bin); give the folder of a Hugging Face model"
+            f"{folder} holds no weights (.safetensors or .bin); give the folder of a Hugging "
+            "Face model"
         )
     for path in paths:
         digest.update(path.name.encode())

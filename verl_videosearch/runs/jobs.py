@@ -7,7 +7,8 @@ this run, or by the same command later. A *permanent* one (a truncated video) fa
 again: it is final, counted, and never asked again unless somebody says so.
 
     play -> record                   final
-         -> passing failure          tried again after a while, `max_tries` times; then the next run's
+         -> passing failure          tried again after a while, `max_tries` times; then the next
+                                     run's
          -> permanent failure        final
          -> ServerUnusable           the run stops at once
     many failures in a row           the run stops: the server is away
@@ -22,7 +23,7 @@ Exit status of every program that plays episodes (`ExitStatus`):
 | 3 | complete, but more pairs than `--max-failed-share` cannot be judged | look at the named pairs; accept them by the option, or mend them |
 
 Covers: bounded concurrency, retries, pace, resuming, the summary. Does not cover: what a job does
-(`play`), models."""
+(`play`), models."""  # noqa: E501
 
 from __future__ import annotations
 
@@ -229,7 +230,8 @@ class RunSummary:
             return [
                 f"{share:.1%} of the pairs cannot be judged, more than --max-failed-share "
                 f"{max_failed_share:g}: the result is kept and repeating asks none of them again; "
-                f"accept it with --max-failed-share {_round_up(share):g}, or mend the files above and "
+                f"accept it with --max-failed-share {_round_up(share):g}, or mend the files "
+                "above and "
                 "repeat with --forget-failures"
             ]
         return []

@@ -79,7 +79,8 @@ async def play_episode(
     verdict.
 
     `sample` stands in its own order. `generate` is this episode's own: if it counts what it used
-    (`.usage`), the record has the tokens. `alter` changes the frames of this episode alone, `episode_type` how
+    (`.usage`), the record has the tokens. `alter` changes the frames of this episode alone,
+    `episode_type` how
     its calls are answered; both are for probes."""
     shown, start = show_in_order(sample, order), time.monotonic()
     pair = await setup.load(shown)

@@ -19,7 +19,7 @@ shown, and `own_verdicts` turns it back.
 (1, 2, True, (1, 2, 3))
 
 Covers: the type, making one of a played or failed episode. Does not cover: files of them
-(`record_file`), playing (`play`)."""
+(`record_file`), playing (`play`)."""  # noqa: E501
 
 from __future__ import annotations
 
@@ -377,7 +377,8 @@ def replay_episode(record: EpisodeRecord) -> Episode:
         episode.stop_overlong()
     if not episode.is_done or episode.result().ending is not record.ending:
         raise ValueError(
-            f"episode {record.key!r} ended {record.ending.value} and ends otherwise when its replies "
+            f"episode {record.key!r} ended {record.ending.value} and ends otherwise when its "
+            "replies "
             "are read again: it was played by another version of the package; play it again"
         )
     return episode

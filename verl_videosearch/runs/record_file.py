@@ -11,7 +11,7 @@ with a sentence that says what to do.
 >>> [record.key for record in file.records], len(file.damaged)
 (['a'], 1)
 
-Covers: the line, reading, the schema. Does not cover: journals (`folder`)."""
+Covers: the line, reading, the schema. Does not cover: journals (`folder`)."""  # noqa: E501
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ _OLD_FORMATS = {
 
 
 _DECODER = msgspec.json.Decoder(EpisodeRecord)
-"""Made at import: it makes msgspec describe the type once, for `convert`, too; two threads that each
+"""Made at import: it makes msgspec describe the type once, for `convert`, too; two threads that
+each
 were the first to read a record crashed the process (msgspec 0.22)."""
 
 
@@ -96,7 +97,8 @@ def _check_format(content: dict[str, Any], where: str) -> None:
     for name, keys in _OLD_FORMATS.items():
         if keys <= set(content):
             raise RecordError(
-                f"{where}: {name}, which holds neither the dimensions nor the candidate frames that "
+                f"{where}: {name}, which holds neither the dimensions nor the candidate frames "
+                "that "
                 "a record needs and cannot be converted: play it again into a new folder, or read "
                 "it with verl-videosearch 0.1.0"
             )

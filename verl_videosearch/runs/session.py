@@ -85,7 +85,8 @@ def play_all(
     """Play what the journal does not hold yet and say where the run stands.
 
     `what` stands beside the progress bar; `on_start` is told where the run stands before the first
-    request, if there is one; `native_thought` is the episodes' setting. Never raises for servers: `RunSummary.stopped` says
+    request, if there is one; `native_thought` is the episodes' setting. Never raises for servers:
+    `RunSummary.stopped` says
     why."""
     limits = limits or RunLimits()
     before = read_summary(jobs, journal)

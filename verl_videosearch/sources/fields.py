@@ -96,7 +96,7 @@ def read_meta(
 
     >>> read_meta({"fps_A": "24.0", "A_model": ""}, numbers={"fps_1": "fps_A"}, texts={"model_1": "A_model"})
     {'fps_1': 24.0}
-    """
+    """  # noqa: E501
     known: dict[str, Any] = {key: read_number(row, column) for key, column in numbers.items()}
     known |= {key: row[column] for key, column in texts.items() if isinstance(row.get(column), str)}
     return {key: value for key, value in known.items() if value not in (None, "")}
@@ -135,7 +135,7 @@ def vote_overall(labels: Mapping[str, int | None]) -> int | None:
 
     >>> vote_overall({"TA": 1, "VQ": 0, "MQ": 1}), vote_overall({"TA": 1, "VQ": 2, "MQ": 0}), vote_overall({"TA": None})
     (1, 0, None)
-    """
+    """  # noqa: E501
     wins = list(labels.values())
     if not wins or None in wins:
         return None

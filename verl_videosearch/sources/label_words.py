@@ -15,7 +15,7 @@ Traceback (most recent call last):
 verl_videosearch.sources.label_words.BadLabel: 0.6 is a number but none of 0, 1, 2
 
 Covers: a single choice. Does not cover: scores of both videos (`fields.compare_scores`), and words
-that mean something else in one public set (that set's own table)."""
+that mean something else in one public set (that set's own table)."""  # noqa: E501
 
 from __future__ import annotations
 

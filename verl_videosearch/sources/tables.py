@@ -7,7 +7,7 @@ file.
 
 Covers: several shards, a byte order mark, rows with too few fields (None). Does not cover: what the
 fields mean.
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 

@@ -4,15 +4,20 @@
 The one idea: nothing is imported here, only announced. Each hook waits for a module and runs right
 after its import:
 
-    hydra                                    -> `+recipe=NAME` finds the recipes of this package from any folder
-    verl.experimental.agent_loop.agent_loop  -> the agent loop `videosearch` is known by name, frames travel as references
-    verl.workers.engine.fsdp.transformer_impl  -> and become pixels in the worker that trains; banned ids have no probability
+    hydra                                    -> `+recipe=NAME` finds the recipes of this package
+                                             from any folder
+    verl.experimental.agent_loop.agent_loop  -> the agent loop `videosearch` is known by name,
+    frames travel as references
+    verl.workers.engine.fsdp.transformer_impl  -> and become pixels in the worker that trains;
+    banned ids have no probability
     verl.trainer.ppo.v1                      -> our trainer registers itself
-    verl.utils.config, verl.utils.device     -> a wrong setting or file is named before anything starts
+    verl.utils.config, verl.utils.device     -> a wrong setting or file is named before anything
+                                             starts
     verl.models.transformers.qwen2_vl        -> a micro-batch without images works
     verl.utils.checkpoint.checkpoint_handler -> a supervised checkpoint says how it was trained
     verl.workers.utils.losses                -> every sampled token of an episode weighs the same
-    verl.plugin.platform and others          -> without an accelerator: training on the CPU (package `cpu`)
+    verl.plugin.platform and others          -> without an accelerator: training on the CPU (package
+                                             `cpu`)
 
 `VERL_USE_EXTERNAL_PLUGINS=none` switches all of it off.
 """

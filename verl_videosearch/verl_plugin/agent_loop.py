@@ -212,7 +212,8 @@ class VideoSearchAgentLoop(AgentLoopBase):
         try:
             sample = read_sample(row)
             return await self._run_session(sample, group, sampling_params, row)
-        except Exception as error:  # the one boundary: whatever it was, the group is told and the failure gets a kind
+        # the one boundary: whatever it was, the group is told and the failure gets a kind
+        except Exception as error:
             failure = to_failure(error, sample_uid)
             group.fail(failure)
             await self._report_failure(failure, sample, row)
@@ -278,7 +279,8 @@ class VideoSearchAgentLoop(AgentLoopBase):
         if is_first and len(context_ids) > limits.prompt_length:
             raise EpisodeFailure(
                 FailureKind.PROMPT_TOO_LONG,
-                f"the first context has {len(context_ids)} tokens, data.max_prompt_length is {limits.prompt_length}; "
+                f"the first context has {len(context_ids)} tokens, data.max_prompt_length is "
+                f"{limits.prompt_length}; "
                 f"raise data.max_prompt_length to at least {len(context_ids)}, "
                 "or lower videosearch.episode.initial_max_pixels",
                 episode.sample.uid,

@@ -12,7 +12,7 @@ never stops training.
 
 Does not cover failures (groups that failed, sampling without end): those stop a run, with their
 reasons.
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -127,23 +127,32 @@ def find_alarms(history: Sequence[Mapping[str, Any]], config: AlarmConfig) -> li
 
 _HELP = {
     AlarmKind.SEARCH_LOST: (
-        "A policy that stopped searching seldom starts again by itself. What usually helps: go back to an earlier "
-        "checkpoint; more cold-start traces that search; a lower actor_rollout_ref.actor.optim.lr; a higher "
+        "A policy that stopped searching seldom starts again by itself. What usually helps: go "
+        "back to an earlier "
+        "checkpoint; more cold-start traces that search; a lower "
+        "actor_rollout_ref.actor.optim.lr; a higher "
         "actor_rollout_ref.actor.kl_loss_coef."
     ),
     AlarmKind.SIGNAL_LOST: (
-        "Most rollouts are thrown away. What usually helps: pairs that the model sometimes judges right and sometimes "
-        "wrong; more actor_rollout_ref.rollout.n; if all episodes have become alike, an earlier checkpoint."
+        "Most rollouts are thrown away. What usually helps: pairs that the model sometimes "
+        "judges right and sometimes "
+        "wrong; more actor_rollout_ref.rollout.n; if all episodes have become alike, an "
+        "earlier checkpoint."
     ),
     AlarmKind.ONE_VERDICT: (
-        "Unless the labels are as one-sided, what usually helps: go back to an earlier checkpoint; balance the classes "
-        "of the pairs and of the cold-start traces; a lower actor_rollout_ref.actor.optim.lr; a higher "
+        "Unless the labels are as one-sided, what usually helps: go back to an earlier "
+        "checkpoint; balance the classes "
+        "of the pairs and of the cold-start traces; a lower actor_rollout_ref.actor.optim.lr; "
+        "a higher "
         "actor_rollout_ref.actor.kl_loss_coef."
     ),
     AlarmKind.REWARD_WITHOUT_ACCURACY: (
-        "If only the format rose, the model is still learning the form. Otherwise read some episodes, compare the "
-        "accuracy of validation, and go back to a checkpoint before the rise; what usually helps: a lower "
-        "videosearch.reward weight of the part that rose; a higher actor_rollout_ref.actor.kl_loss_coef."
+        "If only the format rose, the model is still learning the form. Otherwise read some "
+        "episodes, compare the "
+        "accuracy of validation, and go back to a checkpoint before the rise; what usually "
+        "helps: a lower "
+        "videosearch.reward weight of the part that rose; a higher "
+        "actor_rollout_ref.actor.kl_loss_coef."
     ),
 }
 """What usually helps."""
@@ -154,7 +163,8 @@ def _describe_lost_search(figures: Mapping[str, Any], config: AlarmConfig) -> st
     if rate is None or rate >= config.min_search_rate:
         return None
     return (
-        f"The tool rate ({PREFIX}/has_searched) is {rate:.3g}, below videosearch.alarms.min_search_rate="
+        f"The tool rate ({PREFIX}/has_searched) is {rate:.3g}, below "
+        "videosearch.alarms.min_search_rate="
         f"{config.min_search_rate:g}."
     )
 
@@ -164,7 +174,8 @@ def _describe_lost_signal(figures: Mapping[str, Any], config: AlarmConfig) -> st
     if rate is None or rate <= config.max_filtered_group_rate:
         return None
     return (
-        f"Of the prompt groups sampled, {rate:.3g} were filtered because their episodes are equally right "
+        f"Of the prompt groups sampled, {rate:.3g} were filtered because their episodes are "
+        "equally right "
         f"({PREFIX}/filtered_group_rate), above videosearch.alarms.max_filtered_group_rate="
         f"{config.max_filtered_group_rate:g}."
     )
@@ -177,7 +188,8 @@ def _describe_one_verdict(figures: Mapping[str, Any], config: AlarmConfig) -> st
     if round(num_verdicts) < config.min_verdicts or shares[label] <= config.max_verdict_share:
         return None
     return (
-        f"Of {num_verdicts:.0f} overall verdicts {shares[label]:.3g} are {label} ({PREFIX}/verdict_{label}), above "
+        f"Of {num_verdicts:.0f} overall verdicts {shares[label]:.3g} are {label} "
+        f"({PREFIX}/verdict_{label}), above "
         f"videosearch.alarms.max_verdict_share={config.max_verdict_share:g}."
     )
 
@@ -198,9 +210,11 @@ def _describe_empty_reward(steps: Sequence[Mapping[str, Any]], config: AlarmConf
         or "none by itself"
     )
     return (
-        f"Over {config.window_steps} steps the reward ({PREFIX}/score) rose by {reward_rise:.3g} (at least "
+        f"Over {config.window_steps} steps the reward ({PREFIX}/score) rose by "
+        f"{reward_rise:.3g} (at least "
         f"videosearch.alarms.min_reward_rise={config.min_reward_rise:g}) and the overall accuracy "
-        f"({PREFIX}/correct_{OVERALL}) by {accuracy_rise:.3g} (at most videosearch.alarms.max_accuracy_rise="
+        f"({PREFIX}/correct_{OVERALL}) by {accuracy_rise:.3g} (at most "
+        "videosearch.alarms.max_accuracy_rise="
         f"{config.max_accuracy_rise:g}). Parts that rose: {parts}."
     )
 

@@ -1,4 +1,5 @@
-"""Every checkpoint in Hugging Face form says how it was trained: `videosearch.json` beside its weights.
+"""Every checkpoint in Hugging Face form says how it was trained: `videosearch.json` beside its
+weights.
 
 The one idea: the file is written together with the weights, before verl 0.9.1 notes the checkpoint
 as the newest one; so whatever a killed run is resumed from, or a pipeline takes over, has it.
@@ -28,7 +29,8 @@ FOLDER = "huggingface"
 def saves_settings(
     owner: Any, episode: EpisodeConfig, dimensions: Sequence[Dimension], *, is_writer: bool = True
 ) -> Iterator[None]:
-    """Let `owner.save_checkpoint(local_path, ...)` write `videosearch.json`, too, inside the block."""
+    """Let `owner.save_checkpoint(local_path, ...)` write `videosearch.json`, too, inside the
+    block."""
     save = owner.save_checkpoint
 
     def save_both(local_path: str, *args: Any, **kwargs: Any) -> Any:

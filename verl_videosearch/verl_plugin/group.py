@@ -2,7 +2,8 @@
 
 The one idea: all sessions of a prompt run in one worker process and are started in one pass of its
 event loop (verl
-0.9.1, `AgentLoopWorkerTQ._run_prompt`), so a plain object in that process is enough. A session joins before its
+0.9.1, `AgentLoopWorkerTQ._run_prompt`), so a plain object in that process is enough. A session
+joins before its
 first `await`; the group's size is therefore known once the first of them resumes. A failed episode
 fails its whole group at once (method section 5: an infrastructure failure is never a score, and a
 group of survivors has no baseline)."""

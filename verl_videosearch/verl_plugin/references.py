@@ -1,11 +1,14 @@
-"""Frames by reference: a training sequence says which stored frames it shows, the worker that trains reads them.
+"""Frames by reference: a training sequence says which stored frames it shows, the worker that
+trains reads them.
 
 The one idea: verl 0.9.1 stores float32 `pixel_values` with every sequence (14 times the bytes of a
 frame, each frame once per sequence) although every frame lies in the frame store once. So between
 the two places where verl touches pixels, only names travel::
 
-    agent loop   build_multimodal_processor_inputs(images)    StoredImage -> sizes and references, no pixel
-    worker       extract_multi_modal_inputs(micro-batch)      references -> bytes of the store -> pixel_values
+    agent loop   build_multimodal_processor_inputs(images)    StoredImage -> sizes and references,
+                 no pixel
+    worker       extract_multi_modal_inputs(micro-batch)      references -> bytes of the store ->
+                 pixel_values
 
 Both are module globals that verl looks up when it calls them; `hooks.on_import` wraps them. The
 pixels that the worker makes are those of the pixel path, bit by bit: the same bytes (uint8, sized
@@ -39,7 +42,8 @@ from verl_videosearch.video.store import FrameStore
 REFERENCES = "frame_references"
 """Name beside `image_grid_thw` in a sequence's multi-modal inputs: one text per image."""
 STORE = "frame_store"
-"""Name beside it: the node `videosearch.frames` as JSON, so that a worker opens the store of its own
+"""Name beside it: the node `videosearch.frames` as JSON, so that a worker opens the store of its
+own
 machine."""
 PIXELS = "pixel_values"
 GRID = "image_grid_thw"
@@ -86,7 +90,8 @@ def name_frames(
 
 
 def name_images(build: Callable[..., BatchFeature]) -> Callable[..., BatchFeature]:
-    """Wrap verl's `build_multimodal_processor_inputs`: stored images get references and no pixels."""
+    """Wrap verl's `build_multimodal_processor_inputs`: stored images get references and no
+    pixels."""
 
     @wraps(build)
     def wrapper(processor: Any, *, text: Any, images: Any = None, **kwargs: Any) -> BatchFeature:
@@ -160,7 +165,8 @@ def _replace(row: dict[str, Any] | None, pixels: Any) -> dict[str, Any] | None:
 
 
 def make_pixels(processor: Any, rows: Sequence[Mapping[str, Any]]) -> tuple[torch.Tensor, ...]:
-    """Return `pixel_values` of each row, read from the store; a frame that several rows show is read
+    """Return `pixel_values` of each row, read from the store; a frame that several rows show is
+    read
     once."""
     if processor is None:
         raise RuntimeError("references reached an engine without a processor (verl 0.9.1)")
@@ -174,7 +180,8 @@ def make_pixels(processor: Any, rows: Sequence[Mapping[str, Any]]) -> tuple[torc
 
 
 def read_frames(wanted: Sequence[tuple[str, str]] | Mapping[Any, Any]) -> dict[Any, torch.Tensor]:
-    """Read frames, named by store and reference, as uint8 (3, H, W); one read per video and size."""
+    """Read frames, named by store and reference, as uint8 (3, H, W); one read per video and
+    size."""
     groups: dict[tuple[str, str, int | None], list[tuple[int, tuple[str, str]]]] = {}
     for name in wanted:
         store, text = name

@@ -100,7 +100,8 @@ def find_end_of_turn(renderer: ContextRenderer) -> int:
     token_ids = renderer.tokenizer.encode(rest, add_special_tokens=False)
     if not token_ids or token_ids[0] not in renderer.tokenizer.all_special_ids:
         raise ValueError(
-            f"the chat template must write a control token after a reply, got {rest!r}; use another model"
+            f"the chat template must write a control token after a reply, got {rest!r}; use "
+            "another model"
         )
     return token_ids[0]
 

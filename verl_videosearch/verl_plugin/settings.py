@@ -9,7 +9,8 @@ of its own), so that `videosearch.episode.window=2` on the command line is plain
       reward: {gain_weight: 0.2}           -> RewardConfig   (verl_videosearch/reward.py)
       rollout: {max_turn_tokens: 1024}     -> RolloutConfig  (here)
       frames: {max_gigabytes: 200}         -> FramesConfig   (here)
-      alarms: {min_search_rate: 0.2}       -> AlarmConfig    (verl_videosearch/verl_plugin/alarms.py)
+      alarms: {min_search_rate: 0.2}       -> AlarmConfig
+                                           (verl_videosearch/verl_plugin/alarms.py)
 """
 
 from __future__ import annotations

@@ -99,12 +99,14 @@ class VideoSearchSFTDataset(Dataset):
     ) -> None:
         if config.pad_mode != "no_padding":
             raise ValueError(
-                f"data.pad_mode must be no_padding, got {config.pad_mode!r}: sequences differ in length"
+                f"data.pad_mode must be no_padding, got {config.pad_mode!r}: sequences differ "
+                "in length"
             )
         node = config.get("videosearch")
         if node is None:
             raise ValueError(
-                "data.videosearch is not set; a recipe's data needs the line `videosearch: ${videosearch}`"
+                "data.videosearch is not set; a recipe's data needs the line `videosearch: "
+                "${videosearch}`"
             )
         self.settings = Settings.from_dict(OmegaConf.to_container(node, resolve=True))
         template_kwargs = dict(config.get("apply_chat_template_kwargs") or {})
@@ -240,7 +242,8 @@ def read_rows(parquet_files: str | Sequence[str], episode: EpisodeConfig) -> lis
     for file in files:
         if file is None or not os.path.isfile(os.path.expanduser(file)):
             raise ValueError(
-                f"data.train_files: no such file: {file!r}; make it with `python -m data_prep.cold_start`"
+                f"data.train_files: no such file: {file!r}; make it with `python -m "
+                "data_prep.cold_start`"
             )
         table = pq.read_table(os.path.expanduser(file))
         missing = {"replies", "episode"} - set(table.column_names)
@@ -271,5 +274,6 @@ def _check_settings(file: str, recorded: Mapping[str, Any], episode: EpisodeConf
     ]
     if wrong:
         raise ValueError(
-            f"{file!r} was made with other settings: {'; '.join(wrong)}; set videosearch.episode.* alike"
+            f"{file!r} was made with other settings: {'; '.join(wrong)}; set "
+            "videosearch.episode.* alike"
         )

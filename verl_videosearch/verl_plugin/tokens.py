@@ -127,7 +127,8 @@ def check_sequence(sequence: TrainingSequence) -> None:
         trained[start:stop] = [1] * len(sent.reply_ids)
     if sequence.sent and len(digests) != len(sequence.sent[-1].image_digests):
         raise TokenMismatch(
-            f"{len(digests)} images are trained on, {len(sequence.sent[-1].image_digests)} were sent"
+            f"{len(digests)} images are trained on, {len(sequence.sent[-1].image_digests)} "
+            "were sent"
         )
     if trained[len(sequence.prompt_ids) :] != sequence.response_mask:
         raise TokenMismatch("the mask does not mark exactly the sampled tokens")
@@ -146,7 +147,8 @@ class ContextRenderer:
         if processor is None:
             raise ValueError(
                 "the model has no processor for images, so it cannot judge videos; set "
-                "actor_rollout_ref.model.path to a vision-language model such as Qwen/Qwen2.5-VL-7B-Instruct"
+                "actor_rollout_ref.model.path to a vision-language model such as "
+                "Qwen/Qwen2.5-VL-7B-Instruct"
             )
         self.tokenizer, self.processor = tokenizer, processor
         self._template_kwargs = chat_template_kwargs or {}

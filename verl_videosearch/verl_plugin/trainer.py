@@ -3,14 +3,19 @@
 The one idea: an episode is one or more rows (training sequences), so everything that verl 0.9.1
 counts in rows is counted in episodes here, by overriding a few of its methods and nothing else:
 
-- *mini-batches* hold whole prompt groups: `ppo_mini_batch_size` prompts each, so a rollout batch is always
+- *mini-batches* hold whole prompt groups: `ppo_mini_batch_size` prompts each, so a rollout batch
+  is always
   `train_batch_size / ppo_mini_batch_size` optimizer steps (paper: 256 queries, 4 updates of 64),
   whatever the rows;
-- *weights*: every episode weighs the same, and inside it every sampled token (`weights.py`): the loss is divided by
+- *weights*: every episode weighs the same, and inside it every sampled token (`weights.py`): the
+  loss is divided by
   the number of episodes, and each row gets its share of its episode's tokens;
-- *failed groups* are dropped whole and counted by kind, and training stops with the reasons when too many fail;
-- *figures* of the episodes are logged as `videosearch/...` from the first step, padding rows left out;
-- *alarms* (`alarms.py`) are checked after every step, logged, and written as a warning when they begin.
+- *failed groups* are dropped whole and counted by kind, and training stops with the reasons when
+  too many fail;
+- *figures* of the episodes are logged as `videosearch/...` from the first step, padding rows left
+  out;
+- *alarms* (`alarms.py`) are checked after every step, logged, and written as a warning when they
+  begin.
 
 Registered as `trainer.v1.trainer_mode: videosearch`.
 """
@@ -104,8 +109,10 @@ class VideoSearchTrainer(PPOTrainerSync):
             ).most_common(5)
             shown = "\n".join(f"  {count} x {detail}" for detail, count in causes)
             raise RuntimeError(
-                f"step {self.global_steps}: {num_failed} prompt groups failed (limit: videosearch.rollout."
-                f"max_failed_groups={limit}); no reward was given to them. Most common causes:\n{shown}"
+                f"step {self.global_steps}: {num_failed} prompt groups failed (limit: "
+                "videosearch.rollout."
+                f"max_failed_groups={limit}); no reward was given to them. Most common "
+                f"causes:\n{shown}"
             )
 
     def _stop_if_filtered(self, num_prompts: int) -> None:
@@ -114,10 +121,13 @@ class VideoSearchTrainer(PPOTrainerSync):
         num_sampled, batch_size = self._num_sampled_groups, self.config.data.train_batch_size
         if num_sampled + num_prompts > self._settings.rollout.max_sampled_batches * batch_size:
             raise RuntimeError(
-                f"step {self.global_steps}: of {num_sampled} prompt groups fewer than {batch_size} had episodes that "
-                f"differ in {self.config.algorithm.filter_groups.metric!r}: the policy is always right or always "
+                f"step {self.global_steps}: of {num_sampled} prompt groups fewer than "
+                f"{batch_size} had episodes that "
+                f"differ in {self.config.algorithm.filter_groups.metric!r}: the policy is "
+                "always right or always "
                 "wrong. Start from a model after cold start, use other data, or set "
-                "algorithm.filter_groups.enable=false (limit: videosearch.rollout.max_sampled_batches)"
+                "algorithm.filter_groups.enable=false (limit: "
+                "videosearch.rollout.max_sampled_batches)"
             )
         self._num_sampled_groups += num_prompts
 

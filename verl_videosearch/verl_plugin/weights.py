@@ -1,6 +1,8 @@
-"""Weights of an episode: every sampled token counts the same, into however many sequences it was cut.
+"""Weights of an episode: every sampled token counts the same, into however many sequences it was
+cut.
 
-The one idea: verl 0.9.1 sees rows, and with `loss_agg_mode=seq-mean-token-mean` a row's tokens weigh
+The one idea: verl 0.9.1 sees rows, and with `loss_agg_mode=seq-mean-token-mean` a row's tokens
+weigh
 1 / (tokens of the row). Times the row's *share*, its part of the episode's sampled tokens, that is
 1 / (tokens of the episode), as in the paper (A.1)::
 

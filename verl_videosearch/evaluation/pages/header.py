@@ -49,7 +49,8 @@ class RunHeader:
             ("protocol", self.protocol),
             (
                 "pairs",
-                f"{self.benchmark}, split {self.split}: {self.num_scored} of {self.num_pairs} ({self.pairs_hash})",
+                f"{self.benchmark}, split {self.split}: {self.num_scored} of {self.num_pairs} "
+                f"({self.pairs_hash})",
             ),
             ("failed episodes", self.failed),
             ("order", self.order),

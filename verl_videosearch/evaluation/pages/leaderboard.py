@@ -1,4 +1,5 @@
-"""A comparison as a leaderboard file: csv to compute with, Markdown for a README, LaTeX for a paper.
+"""A comparison as a leaderboard file: csv to compute with, Markdown for a README, LaTeX for a
+paper.
 
 The one idea: one list of columns, three ways to write it; the judges stand in the order of their
 accuracy with ties, and the ones that never look stand among them.

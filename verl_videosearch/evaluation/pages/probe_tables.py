@@ -14,7 +14,8 @@ from verl_videosearch.video.altered_frames import NEED, READING, TRUST, Replacem
 
 _NEED_CAPTION = (
     "Each episode that searched is replayed word for word up to its first answered call; from "
-    "there on calls are refused (`refused`: no frames, answer now) or bring frames of the first view "
+    "there on calls are refused (`refused`: no frames, answer now) or bring frames of the "
+    "first view "
     "(`in_view`). Needed: right before and not right now, of all right verdicts, with or without a "
     "search; never more than can need it by what the data knows about first sight. `same` hands "
     "over the true frames: the noise of the server."

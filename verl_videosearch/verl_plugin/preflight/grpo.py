@@ -93,9 +93,11 @@ def _check_reward(config: DictConfig, settings: Settings) -> Iterator[str]:
     path = OmegaConf.select(config, "reward.custom_reward_function.path")
     if path not in (None, OUR_REWARD):
         yield (
-            f"reward.custom_reward_function.path ({path!r}) would not be called: the agent loop scores "
+            f"reward.custom_reward_function.path ({path!r}) would not be called: the agent "
+            "loop scores "
             "its own episodes, because verl 0.9.1 cannot score several sequences. Set "
-            "videosearch.reward.function=pkg://MODULE:FUNCTION instead; docs/verl.md says what it gets"
+            "videosearch.reward.function=pkg://MODULE:FUNCTION instead; docs/verl.md says what "
+            "it gets"
         )
 
 
@@ -118,11 +120,15 @@ def _check_batches(config: DictConfig) -> Iterator[str]:
     num_rollouts = config.actor_rollout_ref.rollout.n
     if mini < 1 or batch < 1 or batch % mini:
         yield (
-            f"data.train_batch_size ({batch}) must be a multiple of actor_rollout_ref.actor.ppo_mini_batch_size "
+            f"data.train_batch_size ({batch}) must be a multiple of "
+            "actor_rollout_ref.actor.ppo_mini_batch_size "
             f"({mini}), and both at least 1"
         )
     if num_rollouts < 2:
-        yield f"actor_rollout_ref.rollout.n must be at least 2, or a group has no baseline; got {num_rollouts}"
+        yield (
+            f"actor_rollout_ref.rollout.n must be at least 2, or a group has no "
+            f"baseline; got {num_rollouts}"
+        )
     files = list_files(config.data.train_files)
     if all(Path(file).expanduser().is_file() for file in files):
         try:
@@ -131,7 +137,8 @@ def _check_batches(config: DictConfig) -> Iterator[str]:
             return  # the check of the files says so
         if batch > num_rows:
             yield (
-                f"data.train_batch_size ({batch}) is larger than data.train_files, {num_rows} rows: no "
+                f"data.train_batch_size ({batch}) is larger than data.train_files, {num_rows} "
+                "rows: no "
                 "step would be made"
             )
 
@@ -179,25 +186,30 @@ def _check_lengths(config: DictConfig, settings: Settings) -> Iterator[str]:
     total = rollout.prompt_length + rollout.response_length
     if first > rollout.prompt_length:
         yield (
-            f"the first view alone may take {first} tokens but data.max_prompt_length is {rollout.prompt_length}: "
+            f"the first view alone may take {first} tokens but data.max_prompt_length is "
+            f"{rollout.prompt_length}: "
             f"raise it to about {first + 1000}, or lower videosearch.episode.initial_max_pixels"
         )
     if first + later + replies > total:
         yield (
             f"a context may take {first + later} tokens of images and {replies} of replies, but "
-            f"data.max_prompt_length + data.max_response_length is {total}: raise data.max_response_length"
+            f"data.max_prompt_length + data.max_response_length is {total}: raise "
+            "data.max_response_length"
         )
     if rollout.max_model_len is not None and rollout.max_model_len < total:
         yield (
-            f"actor_rollout_ref.rollout.max_model_len ({rollout.max_model_len}) must hold data.max_prompt_length + "
+            f"actor_rollout_ref.rollout.max_model_len ({rollout.max_model_len}) must hold "
+            "data.max_prompt_length + "
             f"data.max_response_length = {total} tokens; null is the model's own limit"
         )
     actor = config.actor_rollout_ref.actor
     budget = actor.ppo_max_token_len_per_gpu * actor.ulysses_sequence_parallel_size
     if budget < total:
         yield (
-            f"actor_rollout_ref.actor.ppo_max_token_len_per_gpu (times ulysses_sequence_parallel_size: {budget}) must "
-            f"hold one sequence of data.max_prompt_length + data.max_response_length = {total} tokens"
+            "actor_rollout_ref.actor.ppo_max_token_len_per_gpu (times "
+            f"ulysses_sequence_parallel_size: {budget}) must "
+            f"hold one sequence of data.max_prompt_length + data.max_response_length = {total} "
+            "tokens"
         )
 
 
@@ -217,12 +229,14 @@ def _check_adapter(config: DictConfig) -> Iterator[str]:
         return
     if model.target_modules == "all-linear" and not model.exclude_modules and not model.lora.merge:
         yield (
-            "actor_rollout_ref.model.exclude_modules must name the vision tower ('.*visual.*' for Qwen-VL): it would "
+            "actor_rollout_ref.model.exclude_modules must name the vision tower ('.*visual.*' "
+            "for Qwen-VL): it would "
             "get adapters, too, and vLLM applies those of the language model only"
         )
     if "hf_model" in config.actor_rollout_ref.actor.checkpoint.save_contents:
         yield (
-            "actor_rollout_ref.actor.checkpoint.save_contents must not have hf_model with LoRA: verl writes a folder "
+            "actor_rollout_ref.actor.checkpoint.save_contents must not have hf_model with "
+            "LoRA: verl writes a folder "
             "that nothing can load; use [model,optimizer,extra] and see docs/seven_b.md"
         )
 
@@ -235,6 +249,7 @@ def _check_model(config: DictConfig, settings: Settings) -> Iterator[str]:
         dtype = config.actor_rollout_ref[role].fsdp_config.model_dtype
         if dtype not in ("fp32", "float32"):
             yield (
-                f"actor_rollout_ref.{role}.fsdp_config.model_dtype must be 'fp32', got {dtype!r}: verl would round the "
+                f"actor_rollout_ref.{role}.fsdp_config.model_dtype must be 'fp32', got "
+                f"{dtype!r}: verl would round the "
                 "frequencies of the rotary embedding, too; it computes in bfloat16 anyway"
             )

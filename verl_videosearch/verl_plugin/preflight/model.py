@@ -46,7 +46,8 @@ def check_sight(model: str, episode: EpisodeConfig) -> Iterator[str]:
         return
     if episode.patch_multiple != limits.patch_multiple:
         yield (
-            f"videosearch.episode.patch_multiple must be {limits.patch_multiple} for this model, got "
+            f"videosearch.episode.patch_multiple must be {limits.patch_multiple} for this "
+            "model, got "
             f"{episode.patch_multiple}: it would resize every frame again; set "
             f"videosearch.episode.patch_multiple={limits.patch_multiple}"
         )
@@ -54,12 +55,14 @@ def check_sight(model: str, episode: EpisodeConfig) -> Iterator[str]:
         budget = getattr(episode, name)
         if limits.min_pixels is not None and budget < limits.min_pixels:
             yield (
-                f"videosearch.episode.{name} must be at least {limits.min_pixels} for this model, got "
+                f"videosearch.episode.{name} must be at least {limits.min_pixels} for this "
+                "model, got "
                 f"{budget}: it would enlarge every frame again"
             )
         if limits.max_pixels is not None and budget > limits.max_pixels:
             yield (
-                f"videosearch.episode.{name} must be at most {limits.max_pixels} for this model, got "
+                f"videosearch.episode.{name} must be at most {limits.max_pixels} for this "
+                "model, got "
                 f"{budget}: it would shrink large frames again"
             )
 

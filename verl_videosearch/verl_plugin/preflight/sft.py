@@ -53,9 +53,14 @@ def _check_dataset(config: DictConfig) -> Iterator[str]:
             f"{OmegaConf.select(data, 'custom_cls.name')!r}: verl's own data set knows no window"
         )
     if data.pad_mode != "no_padding":
-        yield f"data.pad_mode must be 'no_padding', got {data.pad_mode!r}: sequences differ in length"
+        yield (
+            f"data.pad_mode must be 'no_padding', got {data.pad_mode!r}: sequences differ in length"
+        )
     if data.get("videosearch") is None:
-        yield "data.videosearch is not set; a recipe's data needs the line `videosearch: ${videosearch}`"
+        yield (
+            "data.videosearch is not set; a recipe's data needs the line `videosearch: "
+            "${videosearch}`"
+        )
     if data.use_dynamic_bsz and data.max_token_len_per_gpu < data.max_length:
         yield (
             f"data.max_token_len_per_gpu ({data.max_token_len_per_gpu}) must hold one sequence of "
@@ -75,7 +80,8 @@ def _check_batches(config: DictConfig) -> Iterator[str]:
         return
     if batch < 1 or batch % (ranks // parallel):
         yield (
-            f"data.train_batch_size ({batch}) must be a multiple of the {ranks // parallel} ranks that "
+            f"data.train_batch_size ({batch}) must be a multiple of the {ranks // parallel} "
+            "ranks that "
             "share it"
         )
     files = list_files(config.data.train_files)
@@ -83,6 +89,7 @@ def _check_batches(config: DictConfig) -> Iterator[str]:
         most = count_rows(files) * 4  # a trace of three calls is at most so many sequences
         if batch > most:
             yield (
-                f"data.train_batch_size ({batch}) is larger than the data, {count_rows(files)} traces: "
+                f"data.train_batch_size ({batch}) is larger than the data, {count_rows(files)} "
+                "traces: "
                 "no step would be made"
             )
