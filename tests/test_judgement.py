@@ -379,6 +379,14 @@ def test_four_megabytes_are_read_in_linear_time(unit: str) -> None:
     assert time.process_time() - start < 20  # about 2 s; quadratic time would be days
 
 
+def test_deep_nesting_is_read_in_linear_time() -> None:
+    text = "<Think>" * 200_000 + "</Think>" * 200_000  # 3 MB; copying each content would be 300 GB
+    start = time.process_time()
+    turn = parse_turn(f"<Answer>{text}</Answer>", KEYS)
+    assert len(parse_turn(text, KEYS).blocks) == 1 and len(turn.blocks[0].content) == len(text)
+    assert time.process_time() - start < 12  # about 2 s
+
+
 def test_random_bytes_are_data() -> None:
     for seed in range(50):
         text = random.Random(seed).randbytes(2000).decode("utf-8", "surrogateescape")

@@ -34,6 +34,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from enum import Enum
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -78,7 +79,7 @@ NOT_EMPTY = Rule("that is not empty", lambda value: len(value) > 0)
 def check(config: Any, problems: Iterable[str] = (), **rules: Rule) -> None:
     """Raise one `ValueError` for every field of a dataclass that is not of its type or breaks its
     rule, and for every further problem in words; None passes where the annotation allows it."""
-    hints = typing.get_type_hints(type(config))
+    hints = _read_hints(type(config))
     found = []
     for field in fields(config):
         value, kinds = getattr(config, field.name), _split_union(hints[field.name])
@@ -97,7 +98,7 @@ def read_config(cls: type[Config], settings: Mapping[str, Any]) -> Config:
     """Build a config from plain settings; unknown names and bad values are one `ValueError`.
 
     A class that has renamed settings lists them in `FORMER_NAMES` (old to new)."""
-    hints, names = typing.get_type_hints(cls), [field.name for field in fields(cls)]
+    hints, names = _read_hints(cls), [field.name for field in fields(cls)]
     settings = _rename_old(getattr(cls, "FORMER_NAMES", {}), settings)
     problems = [_describe_unknown(name, names) for name in settings if name not in names]
     known = {name: value for name, value in settings.items() if name in names}
@@ -129,6 +130,12 @@ def import_object(where: str) -> Any:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{where!r} cannot be imported: {error}") from error
+
+
+@lru_cache(maxsize=64)
+def _read_hints(cls: type) -> Mapping[str, Any]:
+    """Return the types of a class's fields; kept, for every record of a run is checked."""
+    return typing.get_type_hints(cls)
 
 
 def _describe_unknown(name: str, allowed: Sequence[str]) -> str:

@@ -306,8 +306,7 @@ class _Scan:
     """One pass over a reply: its blocks, and what is wrong with its tags."""
 
     def __init__(self, text: str) -> None:
-        self.text = text
-        self.blocks: list[Block] = []
+        self._spans: list[tuple[Tag, int, int]] = []
         self.num_stray = self.num_quoted_acts = 0
         self.has_outside_text = False
         self._tags = _OpenTags()
@@ -319,11 +318,13 @@ class _Scan:
                 self._close(_read_tag(match), match.start())
             else:
                 self._tags.open(
-                    _Opening(_read_tag(match), match.end(), len(self.blocks), self.num_stray)
+                    _Opening(_read_tag(match), match.end(), len(self._spans), self.num_stray)
                 )
             outside = match.end()
         if not self.openings:
             self.has_outside_text |= not _is_blank(text[outside:])
+        # cut out at the end: cutting at each closing tag would copy deep nesting once a level
+        self.blocks = [Block(tag, text[start:end]) for tag, start, end in self._spans]
 
     @property
     def openings(self) -> list[_Opening]:
@@ -333,7 +334,7 @@ class _Scan:
     @property
     def num_outer(self) -> int:
         """Blocks that stand in no unclosed one."""
-        return self.openings[0].num_blocks if self.openings else len(self.blocks)
+        return self.openings[0].num_blocks if self.openings else len(self._spans)
 
     def _close(self, tag: Tag, end: int) -> None:
         """End a block; what stands in it becomes its content."""
@@ -342,10 +343,10 @@ class _Scan:
             self.num_stray += 1
             return
         own, shut_in = ended[0], ended[1:]
-        inner = self.blocks[own.num_blocks :]
-        self.num_quoted_acts += sum(block.tag in _ACTS for block in inner)
-        self.num_quoted_acts += sum(opening.tag in _ACTS for opening in shut_in)
-        self.blocks[own.num_blocks :] = [Block(tag, self.text[own.end : end])]
+        inner = [each for each, _, _ in self._spans[own.num_blocks :]]
+        inner += [opening.tag for opening in shut_in]
+        self.num_quoted_acts += sum(each in _ACTS for each in inner)
+        self._spans[own.num_blocks :] = [(tag, own.end, end)]
         self.num_stray = own.num_stray
 
 
