@@ -47,6 +47,9 @@ demo: $(INSTALLED) ## train a tiny judge in three stages on this machine's CPU, 
 test: lint ## check the style, run every test and doctest
 	$(RUN) -m pytest
 
+fuzz: $(INSTALLED) ## attack replies, films, servers and label files for some minutes (docs/reliability.md)
+	$(RUN) -m benchmarks.faults all --short --seed $$(date +%Y%m%d) --out outputs/fuzz/$$(date +%Y%m%d)
+
 lint: $(INSTALLED) ## check the style and the types only
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/mypy

@@ -215,6 +215,19 @@ def test_what_is_no_parquet_file_is_said_to_be_none(content: bytes, tmp_path: Pa
         read_samples(tmp_path / "s.parquet")
 
 
+@pytest.mark.parametrize("place", [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.6, 0.65, 0.7, 0.9])
+def test_a_damaged_file_names_itself_in_one_line(place: float, tmp_path: Path) -> None:
+    path = tmp_path / "s.parquet"
+    write_samples(path, [SAMPLE])
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 0xFF
+    path.write_bytes(content)
+    try:
+        assert read_samples(path) == [SAMPLE]
+    except ValueError as error:
+        assert "s.parquet" in str(error) and str(error).isprintable()
+
+
 def test_all_mistakes_at_once() -> None:
     with pytest.raises(ValueError) as raised:
         PreferenceSample("", "p", "", "x://y", {"TA": True, "OA": 1})

@@ -388,6 +388,7 @@ def _read_rows(path: str | Path) -> Iterator[dict[str, Any]]:
                 raise ValueError(f"{path} has the columns {repeated} more than once")
             for batch in file.iter_batches(batch_size=1024):
                 yield from batch.to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        cause = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        words = "".join(each if each.isprintable() else "?" for each in str(error)[:200])
+        cause = words or type(error).__name__
         raise ValueError(f"{path} is no readable parquet file: {cause}; write it again") from error

@@ -86,7 +86,9 @@ BAD_FILES = {
     "a,b,prompt\n1,2,3\n": "its first line must name path_a, path_b, prompt",
     "": "holds no rows; a first line with names",
     "path_a,path_b,prompt,OA\n": "holds no rows",
-    "path_a,path_b,prompt,OA\n1.mp4,2.mp4,caf\xe9,1\n".encode("latin-1"): "save it as UTF-8",
+    "path_a,path_b,prompt,OA\n1.mp4,2.mp4,caf\xe9,1\n".encode(
+        "latin-1"
+    ): "mine.csv, line 2: not UTF-8 .*save it as UTF-8",
     "path_a,path_b,prompt,OA\n1.mp4,2.mp4,p,1\n".encode("utf-16"): "save it as UTF-8",
 }
 

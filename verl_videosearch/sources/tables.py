@@ -93,14 +93,28 @@ def _read_file(path: Path, is_own: bool) -> Iterator[Any]:
     try:
         yield from read(path)
     except UnicodeDecodeError as error:
-        raise SourceError(
-            f"{path} cannot be read as {path.suffix}: it is not UTF-8 ({error.reason}); "
-            "save it as UTF-8"
-        ) from error
+        raise _explain_encoding(path, error) from error
     except _UNREADABLE as error:
         cause = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         advice = "write it again" if is_own else "fetch it again"
         raise SourceError(f"{path} cannot be read as {path.suffix}: {cause}; {advice}") from error
+
+
+def _explain_encoding(path: Path, error: UnicodeDecodeError) -> SourceError:
+    """Say what a file of another encoding is, and, if it is one of lines, in which it shows."""
+    if path.suffix == ".parquet":  # the damage hit a text
+        return SourceError(f"{path} cannot be read as .parquet: {error.reason}; write it again")
+    lines = path.read_bytes().splitlines()
+    number = next(number for number, line in enumerate(lines, 1) if not _is_utf_8(line))
+    return SourceError(f"{path}, line {number}: not UTF-8 ({error.reason}); save it as UTF-8")
+
+
+def _is_utf_8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _read_csv(path: Path) -> Iterator[dict[str, Any]]:
