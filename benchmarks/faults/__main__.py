@@ -41,6 +41,7 @@ def main(
     seed: int = 0,
     short: Annotated[bool, typer.Option("--short", help="the bounded form of `make fuzz`")] = False,
     out: Annotated[Path, typer.Option(help="folder of results")] = Path("outputs/faults"),
+    workers: Annotated[int, typer.Option(min=1, help="processes")] = 1,
     show: Annotated[bool, typer.Option("--show", help="only print what is done")] = False,
 ) -> None:
     """Run the chosen trials and print the table."""
@@ -52,7 +53,7 @@ def main(
         if show:
             states[name] = read_state(path, seed)
         else:
-            states[name] = run_trial(trial, count or default, seed, path)
+            states[name] = run_trial(trial, count or default, seed, path, workers)
     typer.echo(format_table(states))
     for name, state in states.items():
         for kind, tally in state.kinds.items():

@@ -8,8 +8,11 @@ it *crashed* (an exception that no one was promised, a hang, or a process that d
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from enum import Enum
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,6 +65,16 @@ class Tally(msgspec.Struct):
         if outcome.end is not End.HANDLED and len(self.examples) < MAX_EXAMPLES:
             self.examples.append(outcome.detail[:300])
 
+    def merge(self, other: Tally) -> None:
+        """Add what another one counted."""
+        self.tried += other.tried
+        self.lost += other.lost
+        self.wrong += other.wrong
+        self.crashed += other.crashed
+        self.longest_s = max(self.longest_s, other.longest_s)
+        self.most_bytes = max(self.most_bytes, other.most_bytes)
+        self.examples = [*self.examples, *other.examples][:MAX_EXAMPLES]
+
 
 class State(msgspec.Struct):
     """A trial on disk."""
@@ -72,11 +85,14 @@ class State(msgspec.Struct):
     kinds: dict[str, Tally] = {}
 
 
+Run = Callable[[int, int, int], Iterator[Outcome]]
+
+
 class Trial(NamedTuple):
     """A kind of attack."""
 
     name: str
-    run: Callable[[int, int, int], Iterator[Outcome]]
+    run: Run
     """(seed, number of the first case, number of cases) -> their outcomes."""
     chunk: int
     """Cases between two writes of the state."""
@@ -105,16 +121,31 @@ def write_state(path: Path, state: State) -> None:
     os.replace(partial, path)
 
 
-def run_trial(trial: Trial, count: int, seed: int, path: Path) -> State:
-    """Run a trial up to its `count`-th case, from where it stands."""
+def run_trial(trial: Trial, count: int, seed: int, path: Path, num_workers: int = 1) -> State:
+    """Run a trial up to its `count`-th case, from where it stands, in so many processes."""
     state = read_state(path, seed)
-    while state.num_done < count:
-        size = min(trial.chunk, count - state.num_done)
-        for outcome in trial.run(seed, state.num_done, size):
-            state.kinds.setdefault(outcome.kind, Tally()).add(outcome)
-        state.num_done += size
-        write_state(path, state)
+    starts = range(state.num_done, count, trial.chunk)
+    sizes = [min(trial.chunk, count - start) for start in starts]
+    with ExitStack() as stack:
+        chunks: Iterable[dict[str, Tally]]
+        if num_workers > 1:
+            pool = stack.enter_context(ProcessPoolExecutor(num_workers))
+            chunks = pool.map(_run_chunk, repeat(trial.run), repeat(seed), starts, sizes)
+        else:
+            chunks = map(_run_chunk, repeat(trial.run), repeat(seed), starts, sizes)
+        for size, kinds in zip(sizes, chunks, strict=True):
+            for kind, tally in kinds.items():
+                state.kinds.setdefault(kind, Tally()).merge(tally)
+            state.num_done += size
+            write_state(path, state)
     return state
+
+
+def _run_chunk(run: Run, seed: int, first: int, count: int) -> dict[str, Tally]:
+    kinds: dict[str, Tally] = {}
+    for outcome in run(seed, first, count):
+        kinds.setdefault(outcome.kind, Tally()).add(outcome)
+    return kinds
 
 
 def is_clean(state: State) -> bool:
@@ -140,12 +171,7 @@ def format_table(states: dict[str, State]) -> str:
         total = Tally()
         for kind, tally in sorted(state.kinds.items()):
             lines.append(_format_row(f"{name}: {kind}", tally))
-            total.tried += tally.tried
-            total.lost += tally.lost
-            total.wrong += tally.wrong
-            total.crashed += tally.crashed
-            total.longest_s = max(total.longest_s, tally.longest_s)
-            total.most_bytes = max(total.most_bytes, tally.most_bytes)
+            total.merge(tally)
         lines.append(_format_row(f"**{name}, all**", total))
     return "\n".join(lines)
 

@@ -39,6 +39,21 @@ def test_what_is_no_address_is_refused_without_its_password(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "http://host/v1?api-key=secret",
+        "http://anna:b@host/v1?x=secret",
+        "http://host/v1;secret?",
+        "http://host/v1#secret",
+    ],
+)
+def test_a_key_in_the_query_is_refused_and_not_shown(text: str) -> None:
+    with pytest.raises(ValueError, match="--key-variable") as error:
+        read_address(text)
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
     ("text", "shown"),
     [("anna:secret@host/v1", "***@host/v1"), ("http://host/v1", "http://host/v1")],
 )

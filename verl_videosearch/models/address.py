@@ -11,6 +11,7 @@ only ever see the address without them.
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -35,7 +36,8 @@ class Address:
 
 
 def read_address(text: str) -> Address:
-    """Split a URL; raises `ValueError` if it is none (without repeating a password)."""
+    """Split a URL; raises `ValueError` (without repeating a password) if it is none, or has a
+    query, in which some services take a key."""
     try:
         parts = urlsplit(text)
         has_host = parts.scheme in ("http", "https") and bool(parts.hostname)
@@ -49,9 +51,17 @@ def read_address(text: str) -> Address:
             "an endpoint must be a URL that starts with http:// or https:// and names a host, "
             f"such as http://localhost:8000/v1, got {hide_password(text)!r}"
         )
+    if (
+        "?" in text or "#" in text or ";" in parts.path
+    ):  # requests go below it; a key there would be shown
+        shown = re.split("[?#;]", hide_password(text))[0]
+        raise ValueError(
+            f"an endpoint ends with its path, got {shown}... and more behind it; a key goes into "
+            "the variable that --key-variable names"
+        )
     user, password = parts.username, parts.password
     host = parts.netloc.rpartition("@")[2]
-    url = urlunsplit((parts.scheme, host, parts.path.rstrip("/"), parts.query, ""))
+    url = urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))
     return Address(
         url,
         None if user is None else unquote(user),
