@@ -37,7 +37,7 @@ from verl_videosearch.cli import app
 from verl_videosearch.failures import ContextTooLong
 from verl_videosearch.models.refusal import Asker, read_refusal
 from verl_videosearch.models.transport import Answer
-from verl_videosearch.runs.record import EpisodeRecord, Usage
+from verl_videosearch.runs.record import EpisodeRecord, Identity, Usage
 from verl_videosearch.runs.record_file import read_records, settle_records, write_record
 from verl_videosearch.sample import write_samples
 
@@ -85,7 +85,9 @@ BODIES: dict[str, Change] = {
     "role system": _set(*_MESSAGE, "role", value="system"),
     "content a number": _set(*_MESSAGE, "content", value=7),
     "content an object": _set(*_MESSAGE, "content", value={"text": "hi"}),
-    "content null": _set(*_MESSAGE, "content", value=None),
+    "content null, no tokens": lambda body: _set("usage", value=None)(
+        _set(*_MESSAGE, "content", value=None)(body)
+    ),
     "content parts of null": _set(*_MESSAGE, "content", value=[None]),
     "content an image": _set(*_MESSAGE, "content", value=[{"type": "image_url"}]),
     "reasoning only": _set(*_MESSAGE, value={"content": "", "reasoning_content": "hm"}),
@@ -418,8 +420,11 @@ def compare_runs(
 
 
 def _plain(records: Iterable[EpisodeRecord]) -> bytes:
-    """Write records as a file of episodes, but for the tokens: some faults hide their number."""
-    plain = (msgspec.structs.replace(record, usage=Usage()) for record in records)
+    """Write records as a file of episodes, but for the tokens, whose number some faults hide, and
+    the commit, which may change while a long trial runs."""
+    plain = (
+        msgspec.structs.replace(record, usage=Usage(), identity=Identity()) for record in records
+    )
     return "\n".join(write_record(record) for record in plain).encode()
 
 
