@@ -160,3 +160,17 @@ def test_a_frozen_end_counts(tmp_path: Path) -> None:
     durations = [200] * 5 + [2000]
     images[0].save(path, save_all=True, append_images=images[1:], duration=durations)
     assert probe_video(path).duration_s == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("place", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("is_inserted", [False, True])
+def test_a_damaged_page_of_an_ogg_is_noticed(
+    tmp_path: Path, place: float, is_inserted: bool
+) -> None:
+    path = write_clip(tmp_path / "c.ogv", grey_frames(24))
+    assert len(read(path)) == 24
+    content = bytearray(path.read_bytes())
+    at = int(place * len(content))
+    content[at : at + (not is_inserted)] = bytes([content[at] ^ 0x55])
+    path.write_bytes(content)
+    assert refuse(path).kind is VideoErrorKind.DAMAGED  # FFmpeg leaves the page out without a word

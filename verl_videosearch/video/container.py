@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import re
 import struct
+import zlib
 from pathlib import Path
 from typing import BinaryIO
 
@@ -170,6 +171,32 @@ def _ends_with_last_ogg_page(tail: bytes) -> bool:
     lengths = tail[start + 27 : start + 27 + header[26]]
     end = start + 27 + header[26] + sum(lengths)
     return len(lengths) == header[26] and end <= len(tail) and bool(header[5] & 4)
+
+
+def has_damaged_page(path: Path) -> bool:
+    """Say whether a page of an ogg file is not what was written, by the checksum that each has;
+    FFmpeg leaves such pages out without a word. Raises `OSError`."""
+    with path.open("rb") as file:
+        is_over = False
+        while header := file.read(27):
+            if len(header) < 27 or not header.startswith(b"OggS"):
+                return not is_over  # what comes behind the end of the last stream is ignored
+            lengths = file.read(header[26])
+            page = header[:22] + bytes(4) + header[26:] + lengths + file.read(sum(lengths))
+            if _sum_ogg_page(page) != int.from_bytes(header[22:26], "little"):
+                return True
+            is_over = bool(header[5] & 4)
+    return False
+
+
+_REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def _sum_ogg_page(page: bytes) -> int:
+    """Return ogg's checksum: CRC-32 with the bits of each byte, and of the sum, the other way round
+    than zlib's, from zero and not inverted."""
+    crc = zlib.crc32(page.translate(_REVERSED_BITS), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{crc:032b}"[::-1], 2)
 
 
 def _find_ts_grid(head: bytes) -> int | None:

@@ -70,6 +70,8 @@ class _Tally:
 def survey(reading: Reading) -> Survey:
     """Choose the film and count its packets without decoding; raises `VideoError`."""
     with _open(reading) as container:
+        if container.format.name == "ogg" and containers.has_damaged_page(reading.path):
+            raise reading.error(VideoErrorKind.DAMAGED, "the checksum of a page is wrong")
         streams = _find_films(container, reading)
         tallies = {stream.index: _Tally() for stream in streams}
         with closing(_demux(container, *streams)) as packets:
