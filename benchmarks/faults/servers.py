@@ -340,16 +340,17 @@ def start_run(pairs: Path, url: str, out: Path, *more: str) -> Any:
     limits = ["--timeout-s", str(TIMEOUT_S), "--max-failed-share", "1", "--concurrency", "8"]
     store = ["--store", str(out.parent / "store")]
     process = _CONTEXT.Process(
-        target=_run_program, args=(["eval", *place, *settings, *limits, *store, *more],)
+        target=_run_program,
+        args=(["eval", *place, *settings, *limits, *store, *more], str(out.parent / "log")),
     )
     process.start()
     return process
 
 
-def _run_program(arguments: list[str]) -> None:
-    quiet = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(quiet, 1)
-    os.dup2(quiet, 2)
+def _run_program(arguments: list[str], log: str) -> None:
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
     app(arguments, prog_name="videosearch")  # ends the process with its status
 
 
@@ -411,7 +412,8 @@ def compare_runs(
             yield Outcome(group, end, f"{fault}: pair {prompt.count('cat')}")
     yield Outcome("episodes played under faults", count=len(faulty))
     is_equal = _plain(calm.values()) == _plain(whole.values())
-    detail = f"status {last}, equal: {is_equal}"
+    words = " ".join((folder / "log").read_text("utf-8", "replace").split())[-200:]
+    detail = f"status {last}, equal: {is_equal}, {words}"
     yield Outcome("SIGKILLs", End.HANDLED if is_equal else End.WRONG, detail, num_kills)
     is_fine = is_equal and last == 0 and len(calm) == 24 * NUM_COPIES
     yield Outcome(
