@@ -223,59 +223,69 @@ class FaultyHandler(JudgeHandler):
     def break_connection(self, fault: str, body: bytes) -> None:
         """Answer in a way that HTTP does not foresee, or late."""
         self.close_connection = True
-        if fault == "reset":
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.connection.close()
-        elif fault == "closed at once":
-            self.connection.shutdown(socket.SHUT_RDWR)
-        elif fault == "closed in the head":
-            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Le")
-        elif fault == "closed in the body":
-            self.write_head(len(body))
-            self.wfile.write(body[: len(body) // 2])
+        if fault in RAW:
+            self.wfile.write(RAW[fault] + body * (fault == "broken chunks"))
+        elif fault in ("reset", "closed at once"):
+            self.drop(is_reset=fault == "reset")
+        elif fault in LENGTHS:
+            sent, length = LENGTHS[fault](body)
+            self.write_head(length)
+            self.wfile.write(sent)
+        elif fault in PACKED:
+            packed = gzip.compress(PACKED[fault](body))
+            self.write_head(len(packed), ("Content-Encoding", "gzip"))
+            self.wfile.write(packed)
         elif fault == "sent twice":
-            self.write_head(len(body))
-            stale = self.server.last_body or body
-            head = b"HTTP/1.1 200 OK\r\nContent-Length: " + str(len(stale)).encode() + b"\r\n\r\n"
-            self.wfile.write(body + head + stale)
-            self.server.last_body = body
+            self.send_twice(body)
         elif fault == "no JSON":
             self.send_body(200, b"<html>" + body)
-        elif fault == "slow":
-            time.sleep(0.2)
-            self.send_body(200, body)
-        elif fault == "too slow":
-            time.sleep(TIMEOUT_S + 0.5)
-            self.send_body(200, body)
-        elif fault == "dripping":
-            self.write_head(len(body))
-            for letter in body:
-                self.wfile.write(bytes([letter]))
-                self.wfile.flush()
-                time.sleep(0.05)
-        elif fault == "body too long":
-            self.write_head(17 * 2**20)
-            self.wfile.write(bytes(17 * 2**20))
-        elif fault == "body too short":
-            self.write_head(len(body) - 20)
-            self.wfile.write(body)
-        elif fault == "packed":
-            packed = gzip.compress(body)
-            self.write_head(len(packed), ("Content-Encoding", "gzip"))
-            self.wfile.write(packed)
-        elif fault == "packed bomb":
-            packed = gzip.compress(bytes(64 * 2**20))
-            self.write_head(len(packed), ("Content-Encoding", "gzip"))
-            self.wfile.write(packed)
-        elif fault == "broken chunks":
-            self.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n" + body)
-        elif fault == "no HTTP":
-            self.wfile.write(b"SSH-2.0-OpenSSH_9.6\r\n")
-        elif fault == "204":
-            self.wfile.write(b"HTTP/1.1 204 No Content\r\n\r\n")
         else:
-            assert fault == "1xx"
-            self.wfile.write(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 50)
+            self.send_late(fault, body)
+
+    def drop(self, *, is_reset: bool) -> None:
+        if is_reset:
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+        else:
+            self.connection.shutdown(socket.SHUT_RDWR)
+
+    def send_twice(self, body: bytes) -> None:
+        """Send the answer, and behind it the one to an earlier request."""
+        self.write_head(len(body))
+        stale = self.server.last_body or body
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: " + str(len(stale)).encode() + b"\r\n\r\n"
+        self.wfile.write(body + head + stale)
+        self.server.last_body = body
+
+    def send_late(self, fault: str, body: bytes) -> None:
+        if fault != "dripping":
+            time.sleep(0.2 if fault == "slow" else TIMEOUT_S + 0.5)
+            self.send_body(200, body)
+            return
+        self.write_head(len(body))
+        for letter in body:
+            self.wfile.write(bytes([letter]))
+            self.wfile.flush()
+            time.sleep(0.05)
+
+
+RAW = {
+    "closed in the head": b"HTTP/1.1 200 OK\r\nContent-Le",
+    "broken chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "no HTTP": b"SSH-2.0-OpenSSH_9.6\r\n",
+    "204": b"HTTP/1.1 204 No Content\r\n\r\n",
+    "1xx": b"HTTP/1.1 103 Early Hints\r\n\r\n" * 50,
+}
+LENGTHS: dict[str, Callable[[bytes], tuple[bytes, int]]] = {
+    "closed in the body": lambda body: (body[: len(body) // 2], len(body)),
+    "body too long": lambda body: (bytes(17 * 2**20), 17 * 2**20),
+    "body too short": lambda body: (body, len(body) - 20),
+}
+"""What is sent, and the length that is said."""
+PACKED: dict[str, Callable[[bytes], bytes]] = {
+    "packed": lambda body: body,
+    "packed bomb": lambda body: bytes(64 * 2**20),
+}
 
 
 class FaultyServer(ScriptedServer):
@@ -424,9 +434,10 @@ def compare_runs(
 def _plain(records: Iterable[EpisodeRecord]) -> bytes:
     """Write records as a file of episodes, but for the tokens, whose number some faults hide, and
     the commit, which may change while a long trial runs."""
-    plain = (
-        msgspec.structs.replace(record, usage=Usage(), identity=Identity()) for record in records
-    )
+    replace, plain = msgspec.structs.replace, []
+    for record in records:
+        turns = (replace(t, num_prompt_tokens=None, num_reply_tokens=None) for t in record.turns)
+        plain.append(replace(record, turns=tuple(turns), usage=Usage(), identity=Identity()))
     return "\n".join(write_record(record) for record in plain).encode()
 
 
