@@ -41,7 +41,8 @@ make_samples --samples 4 --both-orders --target 20000
 train_sft rft "$OUT/models/cold_start" "$OUT/samples/sft.parquet"
 
 # 3. GRPO: every validated checkpoint is kept until the best is known
-train_grpo trainer.max_actor_ckpt_to_keep=8
+#    max_model_len: vLLM wants cache for one context of the model's own length, of Qwen3-VL 262,144
+train_grpo trainer.max_actor_ckpt_to_keep=8 actor_rollout_ref.rollout.max_model_len=16384
 
 # 4. What each stage is worth
 for model in cold_start rft "$GRPO"; do

@@ -44,7 +44,11 @@ from verl_videosearch.runs.record import replay_episode
 from verl_videosearch.runs.record_file import read_records
 from verl_videosearch.sample import PreferenceSample, write_samples
 from verl_videosearch.verl_plugin import agent_loop, group
-from verl_videosearch.verl_plugin.agent_loop import FAILURES, VideoSearchAgentLoop
+from verl_videosearch.verl_plugin.agent_loop import (
+    FAILURES,
+    VideoSearchAgentLoop,
+    running_slots,
+)
 from verl_videosearch.verl_plugin.references import make_pixels
 from verl_videosearch.video.pair import PairFrames
 
@@ -582,3 +586,22 @@ def test_nothing_is_left_of_a_group(run_group: Callable[..., Run]) -> None:
     run_group([ANSWER], [[]])
     run_group([ANSWER], [ANSWER])
     assert group._groups == {}
+
+
+def test_so_many_episodes_run_at_once() -> None:
+    running, most = 0, 0
+
+    async def run_one() -> None:
+        nonlocal running, most
+        async with running_slots(3):
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(0)
+            running -= 1
+
+    async def run_all() -> None:
+        await asyncio.gather(*(run_one() for _ in range(20)))
+
+    asyncio.run(run_all())
+    asyncio.run(run_all())  # another loop has its own
+    assert most == 3

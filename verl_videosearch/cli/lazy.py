@@ -20,6 +20,7 @@ VERBS = {
     "eval": ("evaluate:run_eval", "Judge a benchmark with a served model: greedy, resumable."),
     "probe": ("evaluate:run_probe", "Replay episodes with other frames: did the search matter?"),
     "report": ("report:run_report", "Write one page that shows episodes, frames and words."),
+    "plan": ("plan:run_plan", "Memory, disk and hours of a run, before it is started."),
     "episodes": ("episodes:run_episodes", "Count played episodes and choose among them."),
 }
 """Verb to (module and function in this package, one line of help)."""

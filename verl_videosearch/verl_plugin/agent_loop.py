@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+from weakref import WeakKeyDictionary
 
 import transfer_queue as tq
 from omegaconf import OmegaConf
@@ -232,17 +233,19 @@ class VideoSearchAgentLoop(AgentLoopBase):
         row: dict[str, Any],
     ) -> list[AgentLoopOutput]:
         """Run, share, score, pack."""
-        settings, start = self.settings, time.perf_counter()
+        settings = self.settings
         store = _open_store(settings.frames)
-        pair = await asyncio.to_thread(
-            load_pair, sample, store, settings.episode, settings.frames.video_root
-        )
-        load_s = time.perf_counter() - start
-        episode = await take_turn(Episode, sample, pair.candidates, settings.episode)
-        generator = TokenGenerator(self, episode, group, sampling_params)
-        result = await run_episode(
-            episode, pair, generator, timeout_s=settings.rollout.episode_timeout_s
-        )
+        async with running_slots(settings.rollout.max_running_episodes):
+            start = time.perf_counter()
+            pair = await asyncio.to_thread(
+                load_pair, sample, store, settings.episode, settings.frames.video_root
+            )
+            load_s = time.perf_counter() - start
+            episode = await take_turn(Episode, sample, pair.candidates, settings.episode)
+            generator = TokenGenerator(self, episode, group, sampling_params)
+            result = await run_episode(
+                episode, pair, generator, timeout_s=settings.rollout.episode_timeout_s
+            )
         await take_turn(generator.close)
         search_rate = await group.share_search(
             result.has_searched, timeout_s=settings.rollout.group_timeout_s, sample_uid=sample.uid
@@ -397,6 +400,16 @@ def _measure_cost(generator: TokenGenerator, pair: PairFrames, load_s: float) ->
         "load_ms": 1000 * load_s,
         "generate_s": generator.generate_s,
     }
+
+
+_slots: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+
+
+def running_slots(max_running: int) -> asyncio.Semaphore:
+    """Return what limits the episodes that run at once in this process; first come, first served, so
+    that siblings, which start together, end together."""
+    loop = asyncio.get_running_loop()
+    return _slots.setdefault(loop, asyncio.Semaphore(max_running))
 
 
 @lru_cache(maxsize=4)

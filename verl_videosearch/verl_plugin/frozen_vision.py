@@ -8,7 +8,7 @@ transformers itself (`get_encoder(modality="image")`), so no model family is nam
 Frozen weights alone save little: gradient checkpointing (transformers 5) and LoRA (verl) ask for
 gradients of what every embedding puts out, patches included, so the backward pass would still run
 through the whole tower. So the tower runs without gradients: 9 GiB less for a micro-batch of 32k
-tokens of Qwen2.5-VL-7B (`benchmarks/memory_plan.py`).
+tokens of Qwen2.5-VL-7B (`videosearch plan`).
 """
 
 from functools import wraps

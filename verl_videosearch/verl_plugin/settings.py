@@ -35,6 +35,10 @@ class RolloutConfig:
     episode_timeout_s: float = 900.0
     """Most seconds of one episode, from the first frame to the verdict; then the whole group fails
     and is replaced."""
+    max_running_episodes: int = 32
+    """Episodes that one agent worker runs at once; the others wait, without images. More than
+    vLLM's cache holds gains nothing, and every one holds its images in host memory
+    (`videosearch plan`)."""
     group_timeout_s: float = 900.0
     """Most seconds a finished episode waits for its siblings."""
     max_failed_groups: int = 64

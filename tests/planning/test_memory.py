@@ -17,16 +17,24 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from verl.utils.config import omega_conf_to_dataclass, validate_config
 
-from benchmarks import shapes
-from benchmarks.memory_plan import GIB, compose_config, make_plan, read_setup
-from benchmarks.shapes import TEXT as TEXT_CONFIG
-from benchmarks.shapes import build_model, measure_model, measure_peak
 from tests.engine import model_dir
+from verl_videosearch.planning import shapes
+from verl_videosearch.planning.memory import list_problems, make_plan, sum_pixels
+from verl_videosearch.planning.setup import GIB, compose_config, read_setup
+from verl_videosearch.planning.shapes import (
+    ARCHITECTURES,
+    EPISODES,
+    ModelName,
+    build_model,
+    measure_model,
+    measure_peak,
+)
 from verl_videosearch.sample import PreferenceSample, write_samples
 from verl_videosearch.verl_plugin.preflight.grpo import find_problems
 
 PAGE = (Path(__file__).parents[2] / "docs" / "seven_b.md").read_text("utf-8")
-COMMAND = ["python", "-m", "benchmarks.memory_plan"]
+COMMAND = ["videosearch", "plan"]
+TEXT_CONFIG = ARCHITECTURES[ModelName.QWEN2_5_VL_7B].text
 SMALL = {"num_hidden_layers": 2, "depth": 2}
 
 
@@ -37,23 +45,25 @@ def read_commands() -> list[list[str]]:
     for block in re.findall(r"(?:^    .*\n)+", PAGE, re.MULTILINE):
         for line in block.replace("\\\n", "").splitlines():
             words = shlex.split(line, comments=True)
-            if words[:3] == COMMAND and "..." not in words:
-                commands.append(words[3:])
+            if words[:2] == COMMAND and not {"...", "--check"} & set(words):
+                commands.append(words[2:])
             elif words and all(re.match(r"[a-z_.]+=", word) for word in words):
                 commands.append(commands[-1] + words)
     return commands
 
 
-def split_options(words: list[str]) -> tuple[str, float, tuple[str, ...]]:
-    """Return recipe, card and overrides."""
-    options = {"--recipe": "videosearch_grpo", "--card-gib": "79"}
+def split_options(words: list[str]) -> tuple[str, ModelName, float, tuple[str, ...]]:
+    """Return recipe, model, card and overrides, those that the model needs included."""
+    options = {"--recipe": "videosearch_grpo", "--card-gib": "79", "--model": "qwen2.5-vl-7b"}
     while words and words[0] in options:
         options[words[0]], words = words[1], words[2:]
-    return options["--recipe"], float(options["--card-gib"]), tuple(words)
+    name = ModelName(options["--model"])
+    episode = (f"videosearch.episode.{setting}" for setting in EPISODES[name])
+    return options["--recipe"], name, float(options["--card-gib"]), (*episode, *words)
 
 
 def test_the_page_has_commands() -> None:
-    assert len(read_commands()) == 8
+    assert len(read_commands()) == 9
     assert sum("lora_rank=64" in " ".join(words) for words in read_commands()) == 3
 
 
@@ -61,11 +71,12 @@ def test_the_page_has_commands() -> None:
     "words", read_commands(), ids=lambda words: " ".join(words)[:60] or "default"
 )
 def test_a_command_of_the_page_can_start_and_fits(words: list[str], tmp_path: Path) -> None:
-    recipe, card_gib, overrides = split_options(words)
+    recipe, name, card_gib, overrides = split_options(words)
     config = compose_config(recipe, overrides)  # Hydra refuses a key that verl does not know
     if "grpo" in recipe:
         given = give_files(config, tmp_path)
-        assert find_problems(given) == []
+        problems = find_problems(given)  # those of sight are about the tiny model of the tests
+        assert [problem for problem in problems if "for this model" not in problem] == []
         validate_config(given, use_reference_policy=True, use_critic=False)
         for node in (config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout):
             omega_conf_to_dataclass(node)  # verl's own checks
@@ -74,7 +85,10 @@ def test_a_command_of_the_page_can_start_and_fits(words: list[str], tmp_path: Pa
         assert config.data.max_token_len_per_gpu >= config.data.max_length
     setup = read_setup(config)
     assert setup.engine is None or setup.num_gpus % setup.engine.tensor_parallel == 0
-    plan = make_plan(setup, card_gib)
+    plan = make_plan(setup, card_gib, name)
+    is_default = name is ModelName.QWEN2_5_VL_7B and not overrides
+    assert list_problems(plan, setup, card_gib, 150 if is_default else 250) == []
+    assert max(map(sum_pixels, plan.host.values())) < (60 if is_default else 62) * GIB
     for parts in (plan.update, plan.sync, plan.rollout):
         total = sum(parts.values()) / GIB
         assert total < card_gib
@@ -82,7 +96,7 @@ def test_a_command_of_the_page_can_start_and_fits(words: list[str], tmp_path: Pa
     if setup.engine:
         assert plan.num_cached_tokens > 8 * setup.engine.max_context
         assert plan.num_cached_tokens >= (
-            setup.engine.max_model_len or TEXT_CONFIG["max_position_embeddings"]
+            setup.engine.max_model_len or ARCHITECTURES[name].text["max_position_embeddings"]
         )
     assert f"{plan.disk / GIB:,.0f}" in PAGE or setup.lora_rank
 
@@ -159,4 +173,31 @@ def test_offloads_leave_the_card() -> None:
         == plan.sync["weights of the trainer"]
         == 0
     )
-    assert plan.host["Adam between updates"] == 2 * plan.host["weights between updates"]
+    between = plan.host["episodes"]
+    assert between["Adam between updates"] == 2 * between["weights between updates"]
+
+
+def test_what_does_not_fit_is_said() -> None:
+    setup = read_setup(compose_config("videosearch_grpo", ("trainer.n_gpus_per_node=1",)))
+    setup = replace(setup, token_budget=1024)
+    problems = list_problems(make_plan(setup, 22), setup, 22, 100)
+    assert [problem.partition(" needs")[0] for problem in problems[:1]] == ["a card"]
+    assert any("vLLM's cache holds 0 tokens" in problem for problem in problems)
+    assert any("the host needs" in problem for problem in problems)
+
+
+def test_images_are_those_of_running_episodes_and_caches_those_of_the_recipe() -> None:
+    config = compose_config("videosearch_grpo", ("trainer.n_gpus_per_node=2",))
+    engine = read_setup(config).engine
+    assert (engine.num_episodes, engine.num_running, engine.num_validated) == (2048, 256, 256)
+    assert engine.image_cache_gib == 1
+    every = compose_config("videosearch_grpo", ("videosearch.rollout.max_running_episodes=9999",))
+    assert read_setup(every).engine.num_running == 2048
+
+
+def test_a_second_family() -> None:
+    size = measure_model(build_model(ModelName.QWEN3_VL_8B))
+    assert (size.all, size.vision) == (8_767_123_696, 576_388_336)
+    small = {"num_hidden_layers": 2, "depth": 9}
+    model = build_model(ModelName.QWEN3_VL_8B, **small)
+    assert measure_peak(model, 2048, 1024) > measure_peak(model, 1024, 512) > 0

@@ -1,4 +1,5 @@
-"""Qwen2.5-VL-7B as shapes: its parameters, and the most memory that one training micro-batch holds.
+"""Qwen2.5-VL-7B and Qwen3-VL-8B as shapes: parameters, and the most memory that one training
+micro-batch holds.
 
 The one idea: on torch's `meta` device a tensor has a shape and a dtype but no storage.
 transformers' own layers run on it, forward and backward with gradient checkpointing, and
@@ -18,8 +19,9 @@ kernels use inside, fragmentation of the allocator, communication buffers.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import torch
@@ -27,34 +29,99 @@ from peft import LoraConfig, TaskType, get_peft_model
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import (
+    PreTrainedConfig,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+)
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from verl.utils.fsdp_utils import _select_fsdp2_wrap_targets
 
 from verl_videosearch.verl_plugin.frozen_vision import freeze_vision
 
-TEXT = {
-    "vocab_size": 152064,
-    "hidden_size": 3584,
-    "intermediate_size": 18944,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 28,
-    "num_key_value_heads": 4,
-    "max_position_embeddings": 128000,
-    "rope_parameters": {
-        "rope_type": "default",
-        "rope_theta": 1_000_000.0,
-        "mrope_section": [16, 24, 24],
-    },
+
+class ModelName(str, Enum):
+    """The models whose shapes are known here."""
+
+    QWEN2_5_VL_7B = "qwen2.5-vl-7b"
+    QWEN3_VL_8B = "qwen3-vl-8b"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What transformers builds a model from; the numbers are those of its config.json."""
+
+    config: type[PreTrainedConfig]
+    model: type[nn.Module]
+    text: Mapping[str, Any]
+    vision: Mapping[str, Any]
+
+
+ARCHITECTURES = {
+    ModelName.QWEN2_5_VL_7B: Architecture(
+        Qwen2_5_VLConfig,
+        Qwen2_5_VLForConditionalGeneration,
+        {
+            "vocab_size": 152064,
+            "hidden_size": 3584,
+            "intermediate_size": 18944,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 28,
+            "num_key_value_heads": 4,
+            "max_position_embeddings": 128000,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1_000_000.0,
+                "mrope_section": [16, 24, 24],
+            },
+        },
+        {
+            "depth": 32,
+            "hidden_size": 1280,
+            "intermediate_size": 3420,
+            "num_heads": 16,
+            "out_hidden_size": 3584,
+        },
+    ),
+    ModelName.QWEN3_VL_8B: Architecture(
+        Qwen3VLConfig,
+        Qwen3VLForConditionalGeneration,
+        {
+            "vocab_size": 151936,
+            "hidden_size": 4096,
+            "intermediate_size": 12288,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "max_position_embeddings": 262144,
+        },
+        {
+            "depth": 27,
+            "hidden_size": 1152,
+            "intermediate_size": 4304,
+            "num_heads": 16,
+            "out_hidden_size": 4096,
+            "patch_size": 16,
+            "num_position_embeddings": 2304,
+            "deepstack_visual_indexes": [8, 16, 24],
+        },
+    ),
 }
-VISION = {
-    "depth": 32,
-    "hidden_size": 1280,
-    "intermediate_size": 3420,
-    "num_heads": 16,
-    "out_hidden_size": 3584,
+
+
+EPISODES = {
+    ModelName.QWEN2_5_VL_7B: (),
+    # patches of 16 pixels, merged 2 x 2: as many tokens a frame are more pixels (recipes/7b.sh)
+    ModelName.QWEN3_VL_8B: (
+        "patch_multiple=32",
+        "initial_max_pixels=524288",
+        "tool_max_pixels=409600",
+    ),
 }
-"""The architecture of Qwen2.5-VL-7B-Instruct, as in its config.json."""
+"""What a model needs beside the settings of the recipe's `videosearch.episode`."""
 
 
 class PeakMeter(TorchDispatchMode):
@@ -102,6 +169,7 @@ class ModelSize:
 
 
 def build_model(
+    name: ModelName = ModelName.QWEN2_5_VL_7B,
     *,
     lora_rank: int = 0,
     exclude_modules: str | None = None,
@@ -114,14 +182,15 @@ def build_model(
     `sizes` makes it smaller for tests: `num_hidden_layers=1`, `depth=1`.
     """
     ALL_ATTENTION_FUNCTIONS.register("shapes_only", attend_by_shape)
-    config = Qwen2_5_VLConfig(
-        text_config={name: sizes.get(name, value) for name, value in TEXT.items()},
-        vision_config={name: sizes.get(name, value) for name, value in VISION.items()},
+    architecture = ARCHITECTURES[name]
+    config = architecture.config(
+        text_config={key: sizes.get(key, value) for key, value in architecture.text.items()},
+        vision_config={key: sizes.get(key, value) for key, value in architecture.vision.items()},
         tie_word_embeddings=False,
         attn_implementation="shapes_only",
     )
     with torch.device("meta"):
-        model = Qwen2_5_VLForConditionalGeneration(config).to(torch.bfloat16)
+        model = architecture.model(config).to(torch.bfloat16)
         model.gradient_checkpointing_enable({"use_reentrant": False})
         if is_vision_frozen:
             freeze_vision(model)
@@ -184,8 +253,8 @@ def measure_peak(
             weight.register_post_accumulate_grad_hook(_drop_gradient)
     with torch.device("meta"), PeakMeter([*model.parameters(), *model.buffers()]) as meter:
         with torch.set_grad_enabled(not is_vision_frozen):
-            images = _see(model, num_image_tokens)
-        hidden = _run_layers(model, _embed(model, num_tokens, images))
+            images, extra = _see(model, num_image_tokens)
+        hidden = _run_layers(model, _embed(model, num_tokens, images), extra)
         logits = model.lm_head(model.model.language_model.norm(hidden)).squeeze(0)
         del hidden
         log_probs = InPlaceCrossEntropy.apply(logits, torch.empty(num_tokens, dtype=torch.long))
@@ -198,9 +267,9 @@ def _drop_gradient(weight: torch.Tensor) -> None:
     weight.grad = None
 
 
-def _see(model: nn.Module, num_image_tokens: int) -> torch.Tensor:
-    """Run the vision tower on all images, layer by layer: its own forward reads sizes from
-    values."""
+def _see(model: nn.Module, num_image_tokens: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Run the vision tower on all images, layer by layer: its own forward reads sizes from values.
+    Returns what replaces the image tokens, and what is added in the first text layers (Qwen3-VL)."""
     tower, config = model.model.visual, model.config.vision_config
     num_patches = num_image_tokens * config.spatial_merge_size**2
     pixels = torch.empty(
@@ -211,9 +280,13 @@ def _see(model: nn.Module, num_image_tokens: int) -> torch.Tensor:
         torch.empty(num_patches, config.hidden_size // config.num_heads, dtype=torch.bfloat16),
     ) * 2
     lengths = torch.tensor([0, num_patches], device="cpu")  # the layer reads the values
-    for block in tower.blocks:
+    taps = getattr(config, "deepstack_visual_indexes", [])
+    extra = []
+    for number, block in enumerate(tower.blocks):
         hidden = block(hidden, cu_seqlens=lengths, position_embeddings=angles)
-    return tower.merger(hidden)
+        if number in taps:
+            extra.append(tower.deepstack_merger_list[taps.index(number)](hidden))
+    return tower.merger(hidden), extra
 
 
 def _embed(model: nn.Module, num_tokens: int, images: torch.Tensor) -> torch.Tensor:
@@ -221,16 +294,30 @@ def _embed(model: nn.Module, num_tokens: int, images: torch.Tensor) -> torch.Ten
     return text.masked_scatter(torch.empty(text.shape, dtype=torch.bool), images)
 
 
-def _run_layers(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+def _run_layers(
+    model: nn.Module, hidden: torch.Tensor, extra: Sequence[torch.Tensor]
+) -> torch.Tensor:
     config, num_tokens = model.config.text_config, hidden.shape[1]
-    head_size = config.hidden_size // config.num_attention_heads
-    angles = (torch.empty(3, 1, num_tokens, head_size, dtype=torch.bfloat16),) * 2
+    axes = (3,) if model.config.model_type == "qwen2_5_vl" else ()  # the other one has mixed them
+    angles = torch.empty(*axes, 1, num_tokens, count_head_size(config), dtype=torch.bfloat16)
     positions = torch.empty(1, num_tokens, dtype=torch.long)
-    for layer in model.model.language_model.layers:
+    for number, layer in enumerate(model.model.language_model.layers):
         hidden = layer(
-            hidden, attention_mask=None, position_ids=positions, position_embeddings=angles
+            hidden,
+            attention_mask=None,
+            position_ids=positions,
+            position_embeddings=(angles, angles),
         )
+        if number < len(extra):
+            shown = torch.empty(hidden.shape, dtype=torch.bool)
+            added = torch.zeros_like(hidden).masked_scatter(shown, extra[number])
+            hidden = hidden + added
     return hidden
+
+
+def count_head_size(text: Any) -> int:
+    """Return the width of an attention head."""
+    return getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
 
 
 class InPlaceCrossEntropy(torch.autograd.Function):

@@ -1,0 +1,75 @@
+"""`videosearch plan`: memory, disk and hours of a run, before any card is rented.
+
+The one idea: the plan reads the recipe that verl would read, with the overrides of the training
+command line; what does not fit is said in a line, with exit status 1.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from verl_videosearch.cli.console import explain_errors, say
+
+if TYPE_CHECKING:
+    from verl_videosearch.planning.setup import Setup
+
+DOES_NOT_FIT = 1
+MODELS = ("qwen2.5-vl-7b", "qwen3-vl-8b")
+
+
+def run_plan(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Overrides, as on the training command line.")
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="A recipe of recipes/recipe/.")] = "videosearch_grpo",
+    model: Annotated[str, typer.Option(help=f"One of {', '.join(MODELS)}.")] = MODELS[0],
+    card_gib: Annotated[
+        float, typer.Option(help="Memory of one card: 79 for 80 GB, 22 for 24 GB.")
+    ] = 79,
+    host_gib: Annotated[float, typer.Option(help="Memory of all nodes together.")] = 1000,
+) -> None:
+    """Say what a run needs of cards, host and disk, and how long each stage takes."""
+    with explain_errors():
+        name = _read_model(model)
+        setup = _read_setup(recipe, name, tuple(overrides or ()))
+        problems = _show_memory(setup, name, card_gib, host_gib)
+    if problems:
+        for problem in problems:
+            say(f"does not fit: {problem}")
+        raise typer.Exit(DOES_NOT_FIT)
+    say(f"fits: {card_gib:g} GiB a card, {host_gib:g} GiB of host memory")
+
+
+def _read_model(model: str) -> Any:
+    from verl_videosearch.extras import Extra, require
+
+    require("verl", Extra.GPU)
+    from verl_videosearch.planning.shapes import ModelName
+
+    if model not in MODELS:
+        raise ValueError(f"--model: got {model!r}; the shapes of {', '.join(MODELS)} are known")
+    return ModelName(model)
+
+
+def _read_setup(recipe: str, name: Any, overrides: tuple[str, ...]) -> Setup:
+    from hydra.errors import HydraException
+
+    from verl_videosearch.planning.setup import compose_config, read_setup
+    from verl_videosearch.planning.shapes import EPISODES
+
+    episode = tuple(f"videosearch.episode.{setting}" for setting in EPISODES[name])
+    try:
+        return read_setup(compose_config(recipe, (*episode, *overrides)))
+    except HydraException as error:
+        raise ValueError(f"{recipe}: {error}") from error
+
+
+def _show_memory(setup: Setup, name: Any, card_gib: float, host_gib: float) -> list[str]:
+    from verl_videosearch.planning.memory import list_problems, make_plan, show_plan
+
+    plan = make_plan(setup, card_gib, name)
+    for table in show_plan(plan, setup, card_gib, name):
+        typer.echo(table.to_markdown())
+    return list_problems(plan, setup, card_gib, host_gib)
