@@ -21,6 +21,7 @@ VERBS = {
     "probe": ("evaluate:run_probe", "Replay episodes with other frames: did the search matter?"),
     "report": ("report:run_report", "Write one page that shows episodes, frames and words."),
     "plan": ("plan:run_plan", "Memory, disk and hours of a run, before it is started."),
+    "doctor": ("doctor:run_doctor", "Is this machine ready? What is missing, and how to mend it."),
     "episodes": ("episodes:run_episodes", "Count played episodes and choose among them."),
 }
 """Verb to (module and function in this package, one line of help)."""

@@ -6,6 +6,7 @@ command line; what does not fit is said in a line, with exit status 1.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -29,12 +30,25 @@ def run_plan(
         float, typer.Option(help="Memory of one card: 79 for 80 GB, 22 for 24 GB.")
     ] = 79,
     host_gib: Annotated[float, typer.Option(help="Memory of all nodes together.")] = 1000,
+    pairs: Annotated[
+        int, typer.Option(help="Pairs of the whole pipeline; for the hours.")
+    ] = 180_000,
+    hours: Annotated[bool, typer.Option(help="Hours of each stage, too.")] = True,
+    check: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a finished `make demo`: planned beside measured, instead."),
+    ] = None,
 ) -> None:
     """Say what a run needs of cards, host and disk, and how long each stage takes."""
     with explain_errors():
+        if check is not None:
+            _check_demo(check)
+            return
         name = _read_model(model)
         setup = _read_setup(recipe, name, tuple(overrides or ()))
         problems = _show_memory(setup, name, card_gib, host_gib)
+        if hours:
+            _show_hours(setup, name, pairs)
     if problems:
         for problem in problems:
             say(f"does not fit: {problem}")
@@ -73,3 +87,22 @@ def _show_memory(setup: Setup, name: Any, card_gib: float, host_gib: float) -> l
     for table in show_plan(plan, setup, card_gib, name):
         typer.echo(table.to_markdown())
     return list_problems(plan, setup, card_gib, host_gib)
+
+
+def _show_hours(setup: Setup, name: Any, num_pairs: int) -> None:
+    from verl_videosearch.planning.times import plan_pipeline, show_speed, show_stages
+
+    typer.echo(show_speed().to_markdown())
+    typer.echo(show_stages(plan_pipeline(setup, name, num_pairs)).to_markdown())
+
+
+def _check_demo(folder: Path) -> None:
+    from verl_videosearch.planning.demo import check_demo
+
+    check = check_demo(folder)
+    typer.echo(check.to_table().to_markdown())
+    for problem in check.problems:
+        say(f"the model of time fails: {problem}")
+    if check.problems:
+        raise typer.Exit(DOES_NOT_FIT)
+    say(check.verdict)

@@ -5,4 +5,6 @@ setup      what a composed recipe decides about memory and time
 memory     each card and the host, phase by phase
 times      hours of each stage, from counts and stated assumptions
 demo       the same counting for `make demo`, beside what its stages took
+    times      hours of each stage, from counts and stated assumptions
+    demo       the same counting for `make demo`, beside what its stages took
 """
