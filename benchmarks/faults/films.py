@@ -7,7 +7,8 @@ peak, and the baits that films name - a folder of files (inotify) and an address
 whether anyone came. An accepted film is compared with the one that it was made from.
 
 Covers: every container and codec of tests/clips.py and more, damaged, cut, with false lengths and
-sizes, playlists, references, odd names, no films at all. Does not cover: other systems than Linux."""
+sizes, playlists, references, odd names, no films at all. Does not cover: other systems
+than Linux."""
 
 from __future__ import annotations
 
@@ -44,10 +45,11 @@ MAX_BYTES = MAX_DECODE_BYTES + 2**29
 _PLAN = FramePlan(frames_per_video=6)
 _MAX_DIFFERENCE = 12.0
 """Mean difference of a frame, of 255, from which on it shows something else."""
+_HEVC = {"codec": "libx265", "options": {"x265-params": "log-level=none"}}
 BASES: dict[str, dict[str, Any]] = {
     "h264.mp4": {}, "h264.mov": {}, "h264.mkv": {}, "vp9.webm": {}, "mpeg4.avi": {},
     "mpeg2.mpeg": {}, "vp8.ogv": {}, "flv1.flv": {}, "h264.ts": {"codec": "libx264"},
-    "wmv2.wmv": {"codec": "wmv2"}, "hevc.mp4": {"codec": "libx265", "options": {"x265-params": "log-level=none"}},
+    "wmv2.wmv": {"codec": "wmv2"}, "hevc.mp4": _HEVC,
     "av1.mp4": {"codec": "libsvtav1"}, "ffv1.mkv": {"codec": "ffv1", "pixel_format": "yuv420p"},
     "mjpeg.mov": {"codec": "mjpeg", "pixel_format": "yuvj420p"}, "images.gif": {},
     "images.webp": {}, "images.avif": {}, "images.png": {},
@@ -173,7 +175,8 @@ def point_mp4(content: bytes, bait: str) -> bytes:
 
 SUFFIXES = (".mp4", ".mkv", ".m3u8", ".ts", ".avi", ".webm", ".gif", ".webp", ".mov", "")
 NAMES = (
-    "concat:a.mp4|b.mp4", "http:x.mp4", "-i", "%03d.mp4", "file:x.mp4", "pipe:0", "data:,x", "a\nb.mp4",
+    "concat:a.mp4|b.mp4", "http:x.mp4", "-i", "%03d.mp4", "file:x.mp4", "pipe:0", "data:,x",
+    "a\nb.mp4",
     "subfile,,start,0,end,0,,:x.mp4", "\x1b[2J.mp4", "é" * 80, "a?b#c.mp4", "async:cache:x.mp4",
 )  # fmt: skip
 

@@ -69,7 +69,8 @@ GROUND_TRUTHS = (
     '{"OA": "1"}', '{"OA": 1, "OA": 1}',
 )  # fmt: skip
 WORDS = (
-    "0.6", "2.99", "-1", "3", "1e3", "True", "false", "inf", "1,0", "A or B", "good", "video 3", "yes",
+    "0.6", "2.99", "-1", "3", "1e3", "True", "false", "inf", "1,0", "A or B", "good", "video 3",
+    "yes",
     "1;2", "0x1", "½", "AB", "\x1b[31m",
 )  # fmt: skip
 HEADS = (

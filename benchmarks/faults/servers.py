@@ -1,11 +1,11 @@
 """Faults of a server, injected into `videosearch eval` while it is killed: is anything lost, or
 scored that no model said?
 
-The one idea: the judge of `tests/seeing_judge.py` answers from the pixels alone, so the right records
-are known: those of an undisturbed run. Then a third of the requests meets a fault, whose body holds
-another verdict wherever it can, and the process is killed in between. An episode may fail under its
-name and be played later; its verdict may never differ. At the end, without faults, the file of
-episodes must be equal byte by byte.
+The one idea: the judge of `tests/seeing_judge.py` answers from the pixels alone, so the right
+records are known: those of an undisturbed run. Then a third of the requests meets a fault, whose
+body holds another verdict wherever it can, and the process is killed in between. An episode may
+fail under its name and be played later; its verdict may never differ. At the end, without
+faults, the file of episodes must be equal byte by byte.
 
 Covers: bodies, statuses, connections, time. Does not cover: training's engine."""
 
@@ -149,8 +149,9 @@ STOPPING: dict[str, tuple[int, dict[str, str], str]] = {
 """The whole run stops, and goes on when the same command is given again."""
 STOPPING_SHARE = 0.02
 CONNECTIONS = (
-    "reset", "closed at once", "closed in the head", "closed in the body", "sent twice", "no JSON", "slow",
-    "too slow", "dripping", "body too long", "body too short", "packed", "packed bomb", "broken chunks", "no HTTP",
+    "reset", "closed at once", "closed in the head", "closed in the body", "sent twice", "no JSON",
+    "slow", "too slow", "dripping", "body too long", "body too short", "packed", "packed bomb",
+    "broken chunks", "no HTTP",
     "204", "1xx",
 )  # fmt: skip
 SURELY_READ = (*HARMLESS, "slow", "sent twice", "packed")

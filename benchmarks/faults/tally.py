@@ -1,4 +1,4 @@
-"""What came of a trial's cases, kept in a small JSON file, so that a trial can be stopped and go on.
+"""What came of a trial's cases, in a small JSON file, so that a trial can be stopped and go on.
 
 The one idea: a case ends in one of four ways. It was handled; it was *lost* (neither a result nor a
 named failure); it was *wrong* (another verdict, frame or label than the right one, without a word);
