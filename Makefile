@@ -32,7 +32,7 @@ export UV_INDEX ?= $(PIP_EXTRA_INDEX_URL)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install gpu demo test fuzz lint lock gpulock clean
+.PHONY: help install gpu demo test bench fuzz lint lock gpulock clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -49,6 +49,9 @@ test: lint ## check the style, run every test and doctest
 
 fuzz: $(INSTALLED) ## attack replies, films, servers and label files for some minutes (docs/reliability.md)
 	$(RUN) -m benchmarks.faults all --short --seed $$(date +%Y%m%d) --out outputs/fuzz/$$(date +%Y%m%d)
+
+bench: $(INSTALLED) ## run the benchmarks that need no GPU and write benchmarks/RESULTS.md
+	$(RUN) -m benchmarks.run_all
 
 lint: $(INSTALLED) ## check the style and the types only
 	$(VENV)/bin/ruff check
