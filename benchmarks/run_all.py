@@ -4,8 +4,8 @@
     python -m benchmarks.run_all loop transfer        # some; the others keep the section they have
 
 The one idea: the page is what the programs printed, with machine, load and commit above it, so that
-no figure is typed by hand. Programs run one after another, each with a limit of time; one that fails
-or misses its own target says so in its section and makes this one end with 1.
+no figure is typed by hand. Programs run one after another, each with a limit of time; one that
+fails or misses its own target says so in its section and makes this one end with 1.
 """
 
 from __future__ import annotations

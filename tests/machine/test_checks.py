@@ -1,4 +1,4 @@
-"""Every check names what it found and how to mend it; the exit status says whether anything must be."""
+"""Every check names what it found and how to mend it; the exit status says whether it must be."""
 
 from pathlib import Path
 

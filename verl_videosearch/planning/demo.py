@@ -2,10 +2,10 @@
 
     videosearch plan --check outputs/demo
 
-The one idea: seconds = start + units x seconds per unit. The constants are those of two quiet cores;
-another machine, or a busy one, is slower in all stages alike, so one factor, the median of measured
-over planned, is taken out first and printed. A stage that is then off by more than 2 is a failure of
-the model.
+The one idea: seconds = start + units x seconds per unit. The constants are those of two quiet
+cores; another machine, or a busy one, is slower in all stages alike, so one factor, the median of
+measured over planned, is taken out first and printed. A stage that is then off by more than 2 is a
+failure of the model.
 
 Covers: the accounting of stages, steps and episodes. Does not cover: the rates of a GPU.
 """
@@ -126,7 +126,7 @@ def check_demo(folder: Path) -> DemoCheck:
 
 
 def read_times(path: Path) -> dict[str, float]:
-    """Return the seconds of each stage's longest run: one that only found its result done is none."""
+    """Return the seconds of each stage's longest run; finding a result done is no run."""
     if not path.is_file():
         raise ValueError(f"got no {path}; give the folder of a finished `make demo`")
     times: dict[str, float] = {}

@@ -268,8 +268,9 @@ def _drop_gradient(weight: torch.Tensor) -> None:
 
 
 def _see(model: nn.Module, num_image_tokens: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Run the vision tower on all images, layer by layer: its own forward reads sizes from values.
-    Returns what replaces the image tokens, and what is added in the first text layers (Qwen3-VL)."""
+    """Run the vision tower on all images, layer by layer: its own forward reads sizes from
+    values. Returns what replaces the image tokens, and what is added in the first text layers
+    (Qwen3-VL)."""
     tower, config = model.model.visual, model.config.vision_config
     num_patches = num_image_tokens * config.spatial_merge_size**2
     pixels = torch.empty(

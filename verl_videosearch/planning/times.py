@@ -1,8 +1,8 @@
 """Hours of each stage of the 7B pipeline, from counts of tokens and stated assumptions.
 
-The one idea: seconds = starts + tokens x FLOPs per token / what the cards do. The counts follow from
-the recipe and the pipeline (`recipes/7b.sh`); what nobody has measured for this package is a constant
-below, printed with the plan, so that whoever knows better can do the sum again.
+The one idea: seconds = starts + tokens x FLOPs per token / what the cards do. The counts follow
+from the recipe and the pipeline (`recipes/7b.sh`); what nobody has measured for this package is a
+constant below, printed with the plan, so that whoever knows better can do the sum again.
 
 Covers: the stages of `recipes/7b.sh`, decoding of videos apart. Does not cover: a teacher's own
 speed, other cards than H100.

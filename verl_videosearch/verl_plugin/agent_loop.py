@@ -406,8 +406,8 @@ _slots: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKe
 
 
 def running_slots(max_running: int) -> asyncio.Semaphore:
-    """Return what limits the episodes that run at once in this process; first come, first served, so
-    that siblings, which start together, end together."""
+    """Return what limits the episodes that run at once in this process; first come, first served,
+    so that siblings, which start together, end together."""
     loop = asyncio.get_running_loop()
     return _slots.setdefault(loop, asyncio.Semaphore(max_running))
 
