@@ -79,7 +79,8 @@ NOT_EMPTY = Rule("that is not empty", lambda value: len(value) > 0)
 def check(config: Any, problems: Iterable[str] = (), **rules: Rule) -> None:
     """Raise one `ValueError` for every field of a dataclass that is not of its type or breaks its
     rule, and for every further problem in words; None passes where the annotation allows it."""
-    hints = _read_hints(type(config))
+    config_class: type = type(config)
+    hints = _read_hints(config_class)
     found = []
     for field in fields(config):
         value, kinds = getattr(config, field.name), _split_union(hints[field.name])
