@@ -181,7 +181,7 @@ def test_offloads_leave_the_card() -> None:
 def test_what_does_not_fit_is_said() -> None:
     setup = read_setup(compose_config("videosearch_grpo", ("trainer.n_gpus_per_node=1",)))
     setup = replace(setup, token_budget=1024)
-    problems = list_problems(make_plan(setup, 22), setup, 22, 100)
+    problems = list_problems(make_plan(setup, 22), setup, 22, 10)
     assert [problem.partition(" needs")[0] for problem in problems[:1]] == ["a card"]
     assert any("vLLM's cache holds 0 tokens" in problem for problem in problems)
     assert any("the host needs" in problem for problem in problems)
