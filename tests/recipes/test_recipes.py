@@ -222,6 +222,7 @@ TINY_DIFFERS = {
         "prompt_pack",
     },
     "videosearch.rollout": {
+        "max_running_episodes",
         "max_turn_tokens",
         "episode_timeout_s",
         "group_timeout_s",

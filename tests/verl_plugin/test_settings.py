@@ -24,6 +24,7 @@ def test_defaults() -> None:
         "max_turn_tokens": 1024,
         "episode_timeout_s": 900.0,
         "group_timeout_s": 900.0,
+        "max_running_episodes": 32,
         "max_failed_groups": 64,
         "max_sampled_batches": 10.0,
         "episodes_dir": None,
