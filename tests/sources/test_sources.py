@@ -471,7 +471,7 @@ def test_video_paths_stay_below_the_root(text: str) -> None:
 
 WRONG_FILES = [
     ("test.json", b"[{", "cannot be read as .json"),
-    ("test.json", b"\xff\xfe\x00", "cannot be read as .json"),
+    ("test.json", b"\xff\xfe\x00", "line 1: not UTF-8"),
     ("test.json", b'{"a": 1}', "holds a dict, not a list"),
     ("test.json", b"[]", "holds no rows"),
     ("test.json", b'[{"a": 1}]', r"lacks the columns \['prompt', 'vote_type'\], it has \['a'\]"),
