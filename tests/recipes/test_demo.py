@@ -2,12 +2,14 @@
 run again."""
 
 import json
+import re
 import time
 from pathlib import Path
 
 import pytest
 
 from benchmarks.kill_stages import kill_all, start_pipeline
+from verl_videosearch.runs.record_file import read_records
 from verl_videosearch.sample import read_samples
 
 SMALL = {
@@ -68,6 +70,12 @@ def results(first_run: str, out: Path) -> dict:
     return json.loads((out / "results.json").read_text())
 
 
+def list_stages(said: str) -> list[str]:
+    """Return the stage of each line that is about one."""
+    lines = [line for line in said.splitlines() if re.match(r"[\w-]+: ", line)]
+    return [line.partition(":")[0] for line in lines]
+
+
 def test_every_stage_has_a_row(results: dict, first_run: str) -> None:
     assert tuple(results["stages"]) == STAGES and set(results["controls"]) == CONTROLS
     for row in results["stages"].values():
@@ -81,7 +89,7 @@ def test_it_went_on_where_it_was_killed(tries: list[str], out: Path) -> None:
     for stage, before, after in zip(
         ("cold_start", "samples", "grpo"), tries[:-1], tries[1:], strict=True
     ):
-        *complete, killed = dict.fromkeys(line.partition(":")[0] for line in before.splitlines())
+        *complete, killed = dict.fromkeys(list_stages(before))
         assert killed == stage and f"{stage}: started, " in after
         assert [
             line.partition(":")[0] for line in after.splitlines() if line.endswith(": done before")
@@ -104,10 +112,11 @@ def test_grpo_sampled_from_the_context_that_it_trained_on(results: dict, out: Pa
     assert [figures["step"] for figures in results["training"]] == [1, 2]
     for figures in results["training"]:
         assert figures["videosearch/agreement/logprob_abs_diff_mean"] < 1e-5
-    lines = [line for path in (out / "training/grpo/episodes").iterdir() for line in path.open()]
-    episodes = [json.loads(line) for line in lines]
-    assert len(episodes) >= 2 * 8 * 8 and all(episode["window"] == 1 for episode in episodes)
-    assert any(turn["frames"] for episode in episodes for turn in episode.get("turns", []))
+    files = [read_records(path) for path in sorted((out / "training/grpo/episodes").iterdir())]
+    episodes = [record for file in files for record in file.records]
+    assert len(episodes) >= 2 * 8 * 8
+    assert all(record.config["window"] == 1 for record in episodes if record.config)
+    assert any(record.has_searched for record in episodes)
 
 
 def test_a_second_run_repeats_nothing(first_run: str, out: Path) -> None:
