@@ -67,7 +67,7 @@ train_sft() { # NAME START FILES [OVERRIDE ...]: verl's SFT trainer; its last ch
     "${WITH[@]}" "${@:4}"
 }
 
-train_grpo() { # [OVERRIDE ...]: verl's GRPO; the checkpoint that validates best is the result
+train_grpo() { # [OVERRIDE ...]: verl's GRPO; of the kept checkpoints the one that validates best is the result
   prefix_each videosearch.episode. "${EPISODE[@]}"
   stage "$GRPO" "models/$GRPO" --work "$OUT/training/$GRPO" \
     --product 'global_step_*/actor/huggingface' --best "${BEST-val-core/*/acc/mean@1}" -- \
@@ -78,7 +78,7 @@ train_grpo() { # [OVERRIDE ...]: verl's GRPO; the checkpoint that validates best
     "${WITH[@]}" "$@" ${GRPO_SETTINGS:-}
 }
 
-judge() { # RUN MODEL BENCHMARK [OPTION ...]: a figure on pairs that no stage has seen
+judge() { # RUN MODEL BENCHMARK [OPTION ...]: a figure on pairs of a benchmark or a test split
   prefix_each --set "${EPISODE[@]}"
   stage "judge_$1" "runs/$1/results.json" --work "$OUT/runs/$1" --product results.json -- \
     verl_videosearch.cli eval --out "$OUT/runs/$1" --model "$2" "$REPLIES" "$OUT/models/$2" \

@@ -54,7 +54,7 @@ train_sft rft "$OUT/models/cold_start" "$OUT/samples/sft.parquet,$OUT/captions/r
 # 3. GRPO
 train_grpo trainer.total_training_steps="${GRPO_STEPS:-24}" data.seed="$SEED"
 
-# 4. What each stage is worth, on pairs that none has seen
+# 4. What each stage is worth, on the test split
 GREEDY=(--order AB --max-turn-tokens 128 --concurrency 64) SAMPLED=(--temperature 0.8 --seed "$SEED")
 for model in start cold_start rft "$GRPO"; do judge "$model" "$model" "$TEST" "${GREEDY[@]}"; done
 for model in cold_start rft "$GRPO"; do

@@ -79,7 +79,7 @@ def list_ways(given: Sequence[str] | None = None) -> str:
   a small model, in this process (for example the one that `make demo` trains):
     {begun} --local outputs/demo/models/grpo
 
-  a checkpoint of yours or from a hub, served by vLLM for the length of the command:
+  the folder of a checkpoint, served by vLLM for the length of the command:
     {begun} --serve CHECKPOINT
 
   a server that runs already (vLLM, or anything that speaks OpenAI's API):
