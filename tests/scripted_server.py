@@ -56,8 +56,8 @@ class ScriptedServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, owner: str = "somebody") -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, owner: str = "somebody", port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), Handler)
         self.owner = owner
         self.models = ["tiny", "judge", "teacher", "policy", "m", "huge"]
         """Names under which it answers."""

@@ -116,6 +116,21 @@ class JudgeHandler(Handler):
             self.send_reply(self.server.judge(request), "stop")
 
 
+def make_server(
+    judge: Judge = search,
+    *,
+    faults: dict[int, str] | None = None,
+    fault: str | None = None,
+    delay_s: float = 0.0,
+    port: int = 0,
+) -> ScriptedServer:
+    """Make a server that judges, see `serve_judge`; it does not run yet."""
+    server = ScriptedServer("vllm", port)
+    server.RequestHandlerClass = JudgeHandler
+    server.judge, server.faults, server.fault, server.delay_s = judge, faults or {}, fault, delay_s
+    return server
+
+
 @contextmanager
 def serve_judge(
     judge: Judge = search,
@@ -126,9 +141,7 @@ def serve_judge(
 ) -> Iterator[ScriptedServer]:
     """Run a server; `faults` maps the number of a request to a behaviour of `scripted_server`,
     `fault` is for all."""
-    server = ScriptedServer("vllm")
-    server.RequestHandlerClass = JudgeHandler
-    server.judge, server.faults, server.fault, server.delay_s = judge, faults or {}, fault, delay_s
+    server = make_server(judge, faults=faults, fault=fault, delay_s=delay_s)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:

@@ -35,8 +35,9 @@ from verl_videosearch.data_prep.traces.trace_filter import Trace
 from tests.replies import ANSWER, call_frames
 from tests.scripted_server import BEHAVIOURS, Handler, ScriptedServer, serve_scripts
 from verl_videosearch.episode import Reply
+from verl_videosearch.models.replicas import serve_replicas
 from verl_videosearch.models.serve import list_arguments
-from verl_videosearch.models.server import run_server, serve_checkpoint, wait_until_healthy
+from verl_videosearch.models.server import run_server, wait_until_healthy
 from verl_videosearch.models.source import ModelSource
 from verl_videosearch.recipe import read_episode
 from verl_videosearch.runs.identity import hash_model
@@ -705,7 +706,7 @@ def test_a_server_that_does_not_come_up_says_why(tmp_path: Path) -> None:
         pytest.raises(ValueError, match="ended with status 1:\nno memory"),
     ):
         wait_until_healthy(process, "http://127.0.0.1:9/health", log, 30)
-    with pytest.raises(ValueError, match="is no model"), serve_checkpoint(tmp_path, "policy", log):
+    with pytest.raises(ValueError, match="is no model"), serve_replicas(tmp_path, "policy", log):
         pass
 
 

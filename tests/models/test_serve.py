@@ -14,7 +14,7 @@ pytest.importorskip("vllm")
 
 from tests.models.test_client import make_context  # noqa: E402
 from verl_videosearch.models.client import ChatClient, _Context  # noqa: E402
-from verl_videosearch.models.server import count_replicas, share_gpus  # noqa: E402
+from verl_videosearch.models.replicas import count_replicas, share_gpus  # noqa: E402
 from verl_videosearch.models.source import ModelSource, OpenModel  # noqa: E402
 
 DRAFT = "<Think>Draft: <Answer>TA=2, OA=2</Answer>"

@@ -21,6 +21,7 @@ from tests.seeing_judge import EPISODE, serve_judge, write_pairs  # noqa: E402
 from verl_videosearch.cli import app  # noqa: E402
 from verl_videosearch.failures import EpisodeFailure, ServerUnusable  # noqa: E402
 from verl_videosearch.models import source as source_module  # noqa: E402
+from verl_videosearch.models.replica import Replica  # noqa: E402
 from verl_videosearch.models.source import ModelSource  # noqa: E402
 from verl_videosearch.runs.identity import hash_model  # noqa: E402
 from verl_videosearch.runs.play import derive_seed  # noqa: E402
@@ -55,11 +56,22 @@ class FakeServing:
     @contextmanager
     def __call__(
         self, checkpoint: Path, model: str, log: Path, options: Sequence[str], num_replicas: int
-    ) -> Iterator[list[str]]:
+    ) -> Iterator[list[Replica]]:
         self.starts.append((checkpoint, model, log, list(options)))
         self.num_running += num_replicas
-        yield [self.server.url] * num_replicas
+        yield [RunningReplica(self.server)] * num_replicas
         self.num_running -= num_replicas
+
+
+class RunningReplica(Replica):
+    """A replica whose server is a scripted one that runs already."""
+
+    def __init__(self, server: ScriptedServer) -> None:
+        super().__init__([], server.server_address[1], Path("server.log"))
+
+    @property
+    def is_ready(self) -> bool:
+        return True
 
 
 @pytest.fixture

@@ -122,7 +122,14 @@ class _Opened:
 
     stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     ready: _Ready | None = None
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    opening: asyncio.Future[_Ready] | None = None
+    """What opens the model now."""
+
+    def end_opening(self, opening: asyncio.Future[_Ready]) -> None:
+        """Forget an opening that is through; its error is known even if nobody waits any more."""
+        self.opening = None
+        if not opening.cancelled():
+            opening.exception()
 
 
 def _close(loop: BackgroundLoop, opened: _Opened, cache: EpisodeCache) -> None:
@@ -421,21 +428,33 @@ class Judge:
         return msgspec.structs.replace(record, key=key, uid=sample.uid, sample=sample, order=order)
 
     async def _open(self) -> _Ready:
-        """Open the model once; a failure to do so is raised and may be mended."""
+        """Open the model once; a failure to do so is raised and may be mended.
+
+        Whoever stops waiting (a deadline) stops nobody else: the model goes on opening."""
         opened = self._opened
-        async with opened.lock:
-            if opened.ready is None:
-                # refused before a server is started, where the folder is known by now
-                config, _ = self._choose_settings(self.source.folder)
-                log = Path(tempfile.gettempdir()) / f"videosearch-judge-{os.getpid()}.log"
-                opening = self.source.open(log, config.native_thought)
-                model = await opened.stack.enter_async_context(opening)
-                try:
-                    opened.ready = await asyncio.to_thread(self._prepare, model)
-                except BaseException:
-                    await opened.stack.aclose()  # the next try opens it anew
-                    raise
+        if opened.ready is not None and not opened.ready.model.is_given_up:
             return opened.ready
+        if opened.opening is None:
+            opened.opening = asyncio.ensure_future(self._open_anew())
+            opened.opening.add_done_callback(opened.end_opening)
+        return await asyncio.shield(opened.opening)
+
+    async def _open_anew(self) -> _Ready:
+        opened = self._opened
+        if opened.ready is not None:
+            opened.ready = None
+            await opened.stack.aclose()
+        # refused before a server is started, where the folder is known by now
+        config, _ = self._choose_settings(self.source.folder)
+        log = Path(tempfile.gettempdir()) / f"videosearch-judge-{os.getpid()}.log"
+        opening = self.source.open(log, config.native_thought)
+        model = await opened.stack.enter_async_context(opening)
+        try:
+            opened.ready = await asyncio.to_thread(self._prepare, model)
+        except BaseException:
+            await opened.stack.aclose()  # the next try opens it anew
+            raise
+        return opened.ready
 
     def _choose_settings(self, folder: Path | None) -> tuple[EpisodeConfig, tuple[Dimension, ...]]:
         """Return how the model is asked: as it was told, else as it was trained, else the defaults.

@@ -26,12 +26,18 @@ from PIL import Image
 
 from verl_videosearch.config import NOT_EMPTY, above, at_least, check
 from verl_videosearch.episode import Message
-from verl_videosearch.failures import ContextTooLong, EpisodeFailure, ServerUnusable
+from verl_videosearch.failures import (
+    ContextTooLong,
+    EpisodeFailure,
+    FailureKind,
+    ServerUnusable,
+)
 from verl_videosearch.models.address import read_address
 from verl_videosearch.models.completion import Completion, read_completion
 from verl_videosearch.models.context_gauge import ContextGauge
 from verl_videosearch.models.pictures import Album, Picture
 from verl_videosearch.models.refusal import Asker, read_refusal
+from verl_videosearch.models.replica import Replica
 from verl_videosearch.models.request import write_body
 from verl_videosearch.models.said import quote
 from verl_videosearch.models.transport import Answer, NotReached, Transport
@@ -103,8 +109,9 @@ class ClientConfig:
 class Endpoint:
     """One server; shared by all episodes that are asked of it."""
 
-    def __init__(self, config: ClientConfig) -> None:
-        self.config, self.gauge = config, ContextGauge()
+    def __init__(self, config: ClientConfig, replica: Replica | None = None) -> None:
+        """`replica` is the server where it is ours; while it is started again, requests wait."""
+        self.config, self.gauge, self._replica = config, ContextGauge(), replica
         self.usage = Usage()
         """Of all episodes together."""
         self.address = read_address(config.base_url)
@@ -139,6 +146,16 @@ class Endpoint:
         return self.address.url
 
     @property
+    def is_away(self) -> bool:
+        """True while a server of ours cannot be asked."""
+        return self._replica is not None and not self._replica.is_ready
+
+    @property
+    def is_given_up(self) -> bool:
+        """True once a server of ours has died for good."""
+        return self._replica is not None and self._replica.is_given_up
+
+    @property
     def stops(self) -> bool:
         """True if it is told to stop after a call or an answer, and goes on if that was a draft."""
         return bool(self.is_vllm) and self.can_continue
@@ -156,6 +173,8 @@ class Endpoint:
 
     async def send(self, body: bytes, episode: str = "") -> Answer:
         """Send one chat request, at the pace of the run; whatever is no 200 is raised."""
+        if self._replica is not None:
+            await self._replica.wait_until_ready()
         await self._pacer.wait()
         try:
             answer = await self._transport.post("/chat/completions", body)
@@ -164,6 +183,8 @@ class Endpoint:
         except EpisodeFailure as failure:
             if failure.is_passing:
                 self.failed_s = time.monotonic()
+                if self._replica is not None and failure.kind is FailureKind.SERVER:
+                    self._replica.doubt()
             raise
         return answer
 

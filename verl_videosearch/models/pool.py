@@ -2,7 +2,7 @@
 
 The one idea: an episode stays with the server that it began on, because its prefix and its frames
 lie in that server's caches; a new one goes where fewest are under way. A server that has just
-failed gets no new episodes for a while, as long as another one works.
+failed, or is being started again, gets no new episodes for a while, as long as another one works.
 
 >>> choose_least([3, 1, 1], [0.0, 0.0, 0.0], now_s=100.0, start=2)
 2
@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from verl_videosearch.failures import ServerUnusable
 from verl_videosearch.models.client import ChatClient
 from verl_videosearch.models.endpoint import ClientConfig, Endpoint
+from verl_videosearch.models.replica import Replica
 from verl_videosearch.reply import ThoughtForm
 
 PAUSE_S = 15.0
@@ -29,8 +30,15 @@ PAUSE_S = 15.0
 class Pool:
     """The servers of a run."""
 
-    def __init__(self, configs: Sequence[ClientConfig], thought: ThoughtForm | None = None) -> None:
-        self.endpoints = [Endpoint(config) for config in configs]
+    def __init__(
+        self,
+        configs: Sequence[ClientConfig],
+        thought: ThoughtForm | None = None,
+        replicas: Sequence[Replica] = (),
+    ) -> None:
+        """`replicas` are the servers behind the addresses where they are ours, in their order."""
+        own: Sequence[Replica | None] = replicas or [None] * len(configs)
+        self.endpoints = [Endpoint(*each) for each in zip(configs, own, strict=True)]
         self._clients = [ChatClient(endpoint, thought) for endpoint in self.endpoints]
         self._loads = [0] * len(configs)
         self._next = 0
@@ -52,10 +60,16 @@ class Pool:
                 "give equal ones"
             )
 
+    @property
+    def is_given_up(self) -> bool:
+        """True once a server of ours has died for good."""
+        return any(endpoint.is_given_up for endpoint in self.endpoints)
+
     def for_episode(self, name: str, seed: int | None) -> ChatClient:
         """Return the writer of one episode, on the server with the fewest of them."""
-        failed = [endpoint.failed_s for endpoint in self.endpoints]
-        index = choose_least(self._loads, failed, time.monotonic(), self._next)
+        now_s = time.monotonic()
+        failed = [now_s if e.is_away else e.failed_s for e in self.endpoints]
+        index = choose_least(self._loads, failed, now_s, self._next)
         self._next = (index + 1) % len(self.endpoints)
         client = self._clients[index].for_episode(seed, name)
         self._loads[index] += 1

@@ -14,7 +14,7 @@ machine it leads vLLM to its CPU backend.
 | CPU: float32, eager, no image profiling, small batches | as in recipe `videosearch_grpo_tiny` |
 | CPU: `VLLM_CPU_KVCACHE_SPACE=1` | gigabytes of the key-value cache |
 
-Covers: the process. Does not cover: starting and stopping it from a program (`local_server`)."""
+Covers: the process. Does not cover: starting and stopping it from a program (`replicas`)."""
 
 from __future__ import annotations
 

@@ -32,7 +32,9 @@ from verl_videosearch.models.address import hide_password, read_address
 from verl_videosearch.models.endpoint import ClientConfig
 from verl_videosearch.models.local import LocalConfig, LocalModel, find_thought
 from verl_videosearch.models.pool import Pool
-from verl_videosearch.models.server import SERVER_LOG, count_replicas, serve_replicas
+from verl_videosearch.models.replica import Replica
+from verl_videosearch.models.replicas import count_replicas, serve_replicas
+from verl_videosearch.models.server import SERVER_LOG
 from verl_videosearch.reply import NativeThought, ThoughtForm
 from verl_videosearch.rollout import GenerateFn
 from verl_videosearch.runs.play import derive_seed
@@ -65,20 +67,20 @@ class KeptServers:
 
     def __init__(self) -> None:
         self._stack = ExitStack()
-        self._urls: Sequence[str] | None = None
+        self._replicas: Sequence[Replica] | None = None
 
     def __enter__(self) -> KeptServers:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
-        self._urls = None
+        self._replicas = None
 
-    def enter(self, servers: AbstractContextManager[Sequence[str]]) -> Sequence[str]:
-        """Return the URLs of the running servers; `servers` starts them where none run."""
-        if self._urls is None:
-            self._urls = self._stack.enter_context(servers)
-        return self._urls
+    def enter(self, servers: AbstractContextManager[Sequence[Replica]]) -> Sequence[Replica]:
+        """Return the running servers; `servers` starts them where none run."""
+        if self._replicas is None:
+            self._replicas = self._stack.enter_context(servers)
+        return self._replicas
 
 
 @dataclass(frozen=True)
@@ -226,19 +228,29 @@ class ModelSource:
         `native_thought` is the episodes' setting."""
         thought = find_thought(self.folder, native_thought)
         async with AsyncExitStack() as stack:
-            writer: _Writer
+            writer: LocalModel | Pool
             if self.local is not None:
                 writer, num_replicas = LocalModel(self.local, self._configure_local(), thought), 1
             else:
-                urls = [self._reveal(url) for url in self.endpoints] or self._serve(log, stack)
-                pool = Pool([self._configure(url) for url in urls], thought)
-                await stack.enter_async_context(pool)
-                await pool.meet()
-                writer, num_replicas = pool, len(urls)
+                writer = await self._meet(log, stack, thought)
+                num_replicas = len(writer.endpoints)
             yield OpenModel(self, writer, num_replicas, thought)
 
-    def _serve(self, log: Path | None, stack: AsyncExitStack) -> Sequence[str]:
-        """Start the servers of a checkpoint, unless they run already; return their URLs."""
+    async def _meet(
+        self, log: Path | None, stack: AsyncExitStack, thought: ThoughtForm | None
+    ) -> Pool:
+        """Return the servers, ready to write; those of a checkpoint are started here."""
+        replicas = [] if self.serve is None else self._serve(log, stack)
+        for replica in replicas:
+            await replica.wait_until_ready()
+        urls = [replica.url for replica in replicas] or map(self._reveal, self.endpoints)
+        pool = Pool([self._configure(url) for url in urls], thought, replicas)
+        await stack.enter_async_context(pool)
+        await pool.meet()
+        return pool
+
+    def _serve(self, log: Path | None, stack: AsyncExitStack) -> Sequence[Replica]:
+        """Start the servers of a checkpoint, unless they run already."""
         assert self.serve is not None, "without endpoints and --local there is a folder to serve"
         servers = serve_replicas(
             self.serve,
@@ -303,6 +315,11 @@ class OpenModel:
         if seed is None and self.source.temperature:
             seed = derive_seed(self.source.seed, key)
         return self._writer.for_episode(key, seed)
+
+    @property
+    def is_given_up(self) -> bool:
+        """True once a server of ours has died for good: opening the model again may help."""
+        return isinstance(self._writer, Pool) and self._writer.is_given_up
 
     @property
     def model_root(self) -> str | None:
