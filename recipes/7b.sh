@@ -44,9 +44,12 @@ train_sft rft "$OUT/models/cold_start" "$OUT/samples/sft.parquet"
 #    max_model_len: vLLM wants cache for one context of the model's own length, of Qwen3-VL 262,144
 train_grpo trainer.max_actor_ckpt_to_keep=8 actor_rollout_ref.rollout.max_model_len=16384
 
-# 4. What each stage is worth
+# 4. What each stage is worth; a pair whose prompt or video was trained on ends the evaluation
+TRAINED=()
+for part in cold_start rft grpo; do TRAINED+=(--against "$OUT/splits/$part.parquet"); done
 for model in cold_start rft "$GRPO"; do
   for name in genai mj videogen; do
-    judge "$model-$name" "$model" "$name" --root "$BENCHMARKS/$name"
+    judge "$model-$name" "$model" "$name" --root "$BENCHMARKS/$name" \
+      "${TRAINED[@]}" --against-root "$VIDEOS"
   done
 done

@@ -138,6 +138,6 @@ def test_a_visual_token_covers_28_by_28_pixels(
 
 def test_all_wrong_sizes_are_refused_at_once() -> None:
     with pytest.raises(
-        ValueError, match=r"hidden=100.*text_layers=0.*vision_hidden=32.*max_vocab=9: at least 278"
+        ValueError, match=r"hidden=100.*text_layers=0.*vision_hidden=32.*max_vocab=9: at least 282"
     ):
         TinyModelConfig(hidden=100, text_layers=0, vision_hidden=32, max_vocab=9)

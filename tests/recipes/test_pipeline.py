@@ -157,6 +157,17 @@ def test_training_pairs_are_split_against_every_benchmark_that_is_reported(tmp_p
     assert judged == set(names)
 
 
+def test_no_judge_is_asked_about_what_it_was_trained_on(tmp_path: Path) -> None:
+    commands = list_commands(tmp_path, **BIG)
+    judges = [words for name, words in commands.items() if name.startswith("judge_")]
+    assert len(judges) == 9
+    for words in judges:
+        trained = [Path(file) for file in values_of("--against", words)]
+        assert [file.stem for file in trained] == ["cold_start", "rft", "grpo"]
+        assert {file.parent for file in trained} == {tmp_path / "out/splits"}
+        assert values_of("--against-root", words) == ["videos"] and "--allow-trained" not in words
+
+
 def test_validation_is_capped(tmp_path: Path) -> None:
     [parts] = values_of("--fractions", list_commands(tmp_path, **BIG)["splits"])
     assert "validation=512" in parts.split(",")

@@ -8,12 +8,13 @@ import pytest
 from verl_videosearch.episode import EpisodeConfig
 from verl_videosearch.reward import RewardConfig
 from verl_videosearch.verl_plugin.alarms import AlarmConfig
-from verl_videosearch.verl_plugin.settings import FramesConfig, RolloutConfig, Settings
+from verl_videosearch.verl_plugin.settings import FramesConfig, RolloutConfig, Settings, SftConfig
 
 
 def test_an_empty_node_gives_the_defaults() -> None:
     defaults = Settings(
-        EpisodeConfig(), RewardConfig(), RolloutConfig(), FramesConfig(), AlarmConfig()
+        *(EpisodeConfig(), RewardConfig(), RolloutConfig(), FramesConfig(), SftConfig()),
+        AlarmConfig(),
     )
     assert Settings.from_dict({}) == defaults
     assert Settings.from_dict({"episode": None, "frames": {}}) == Settings.from_dict({})
@@ -44,6 +45,7 @@ def test_values_reach_their_groups() -> None:
             "reward": {"gain_weight": 0},
             "rollout": {"max_turn_tokens": 7, "episode_timeout_s": 1, "episodes_dir": "episodes"},
             "frames": {"video_root": "videos"},
+            "sft": {"train_native_thought": False},
             "alarms": {"window_steps": 4},
         }
     )
@@ -51,6 +53,7 @@ def test_values_reach_their_groups() -> None:
     assert settings.reward.gain_weight == 0
     assert (settings.rollout.max_turn_tokens, settings.rollout.episodes_dir) == (7, "episodes")
     assert settings.frames.video_root == "videos"
+    assert not settings.sft.train_native_thought
     assert settings.alarms == AlarmConfig(window_steps=4)
 
 
@@ -135,7 +138,7 @@ MISTAKES = [
     (
         {"episodes": {}},
         "unknown groups ['episodes']; allowed are ['episode', 'reward', 'rollout', 'frames', "
-        "'alarms']",
+        "'sft', 'alarms']",
     ),
 ]
 

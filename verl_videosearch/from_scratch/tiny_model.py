@@ -1,97 +1,41 @@
-"""Build a Qwen2.5-VL of about a million random parameters, with its own tokenizer, as a Hugging
-Face folder.
+"""Build a model of about a million random parameters, with its own tokenizer, as a Hugging Face
+folder: Qwen2.5-VL, or another family.
 
 The one idea: everything but the size is real. The folder holds the files of a real checkpoint
 (config, weights, tokenizer, chat template, image and video processor), so transformers, vLLM and
 verl load it unchanged and the whole system runs on two CPU cores.
 
     python -m verl_videosearch.from_scratch.tiny_model OUT_DIR --seed 0
+    python -m verl_videosearch.from_scratch.tiny_model OUT_DIR --family qwen3_vl_thinking
 
 The same seed, corpus and size give the same bytes. Covers: architecture, special tokens, M-RoPE,
-images and videos of multiples of 28 pixels. Does not cover: any skill; the weights are random until
-somebody trains them.
+images and videos of whole patches. Does not cover: any skill; the weights are random until somebody
+trains them.
 """
 
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
 from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers, trainers
-from transformers import (
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2_5_VLProcessor,
-    Qwen2Tokenizer,
-)
-from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
+from transformers import PreTrainedModel
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
-from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
+from verl_videosearch.from_scratch.families import (
+    CONTROL_TOKENS,
+    FAMILIES,
+    HEAD_SIZE,
+    MAX_POSITIONS,
+    MERGE_SIZE,
+    PLAIN_TOKENS,
+    THINKING_TOKENS,
+    ModelFamily,
+)
 from verl_videosearch.prompts.pack import BUILT_IN, load_pack
-
-HEAD_SIZE = 64  # vLLM's CPU attention (0.24) refuses small heads, such as 16
-PATCH_SIZE = 14
-MERGE_SIZE = 2  # one visual token covers 28 x 28 pixels
-MAX_POSITIONS = 32768
-MROPE_SECTION = [
-    8,
-    12,
-    12,
-]  # half the head size, shared by time, height and width as in Qwen2.5-VL, 2 : 3 : 3
-
-CONTROL_TOKENS = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|object_ref_start|>",
-    "<|object_ref_end|>",
-    "<|box_start|>",
-    "<|box_end|>",
-    "<|quad_start|>",
-    "<|quad_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-)
-"""Qwen2.5-VL's special tokens, in its order: left out when text is decoded with
-`skip_special_tokens`."""
-
-PLAIN_TOKENS = (
-    "<tool_call>",
-    "</tool_call>",
-    "<|fim_prefix|>",
-    "<|fim_middle|>",
-    "<|fim_suffix|>",
-    "<|fim_pad|>",
-    "<|repo_name|>",
-    "<|file_sep|>",
-)
-"""Qwen2.5-VL's added tokens that count as text: decoding keeps them, so a tool call stays
-readable."""
-
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{% if loop.first and message.role != 'system' %}"
-    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
-    "{% endif %}"
-    "<|im_start|>{{ message.role }}\n"
-    "{% if message.content is string %}{{ message.content }}{% else %}{% for item in "
-    "message.content %}"
-    "{% if item.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
-    "{% elif item.type == 'video' %}<|vision_start|><|video_pad|><|vision_end|>"
-    "{% else %}{{ item.text }}{% endif %}"
-    "{% endfor %}{% endif %}<|im_end|>\n"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-"""ChatML with vision placeholders, as Qwen2.5-VL renders it; like that one it has no section for
-tools."""
 
 BASE_CORPUS = (
     "<Snapshot> </Snapshot> <Think> </Think> <Recommend Answer> </Recommend Answer> <Answer> "
@@ -120,12 +64,12 @@ MODEL_CARD = """---
 library_name: transformers
 pipeline_tag: image-text-to-text
 ---
-# Tiny Qwen2.5-VL for tests and demonstrations
+# Tiny {title} for tests and demonstrations
 
 {num_parameters:,} parameters with **random weights** (seed {seed}) and {vocab_size:,} tokens, \
 made by
 `python -m verl_videosearch.from_scratch.tiny_model`. It has the architecture \
-and file layout of Qwen2.5-VL and knows nothing: for
+and file layout of {title} and knows nothing: for
 tests and demonstrations only.
 """
 
@@ -157,7 +101,7 @@ class TinyModelConfig:
             )
             if value < step or value % step
         ]
-        min_vocab = 256 + len(CONTROL_TOKENS) + len(PLAIN_TOKENS)
+        min_vocab = 256 + len(CONTROL_TOKENS) + len(PLAIN_TOKENS) + len(THINKING_TOKENS)
         if self.max_vocab < min_vocab:
             wrong.append(
                 f"max_vocab={self.max_vocab}: at least {min_vocab}, all bytes and the added tokens"
@@ -172,25 +116,28 @@ def build_tiny_model(
     seed: int = 0,
     text_corpus: Iterable[str] | None = None,
     size: TinyModelConfig | None = None,
+    family: ModelFamily = ModelFamily.QWEN2_5_VL,
 ) -> Path:
     """Write a model folder and return its path; `text_corpus` defaults to our prompts and the
     words of a reply."""
     out_dir, size = Path(out_dir), size or TinyModelConfig()
-    tokenizer = train_tokenizer(
-        default_corpus() if text_corpus is None else text_corpus, size.max_vocab
-    )
+    corpus = default_corpus() if text_corpus is None else text_corpus
+    tokenizer = train_tokenizer(corpus, size.max_vocab, family)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Qwen2_5_VLForConditionalGeneration(model_config(tokenizer, size))
+        model = make_model(tokenizer, size, family)
     model.generation_config.eos_token_id = [
         model.config.text_config.eos_token_id,
         tokenizer.pad_token_id,
     ]
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(out_dir)
-    make_processor(tokenizer).save_pretrained(out_dir)
+    make_processor(tokenizer, family=family).save_pretrained(out_dir)
     card = MODEL_CARD.format(
-        num_parameters=model.num_parameters(), seed=seed, vocab_size=len(tokenizer)
+        title=FAMILIES[family].title,
+        num_parameters=model.num_parameters(),
+        seed=seed,
+        vocab_size=len(tokenizer),
     )
     (out_dir / "README.md").write_text(card, encoding="utf-8")
     return out_dir
@@ -202,106 +149,88 @@ def default_corpus() -> list[str]:
     return [*BASE_CORPUS, *(text for texts in words for text in texts if text is not None)]
 
 
-def train_tokenizer(text_corpus: Iterable[str], max_vocab: int) -> Qwen2Tokenizer:
-    """Train a byte-level BPE that splits text as Qwen's does: digits one by one, any text in NFC
-    form round-trips."""
+def train_tokenizer(
+    text_corpus: Iterable[str], max_vocab: int, family: ModelFamily = ModelFamily.QWEN2_5_VL
+) -> Any:
+    """Train a byte-level BPE that splits text as the family's does: digits one by one, any text in
+    NFC form round-trips."""
+    look = FAMILIES[family]
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated"),
+            pre_tokenizers.Split(Regex(look.split_regex), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
     trainer = trainers.BpeTrainer(
-        vocab_size=max_vocab - len(CONTROL_TOKENS) - len(PLAIN_TOKENS),
+        vocab_size=max_vocab - len(CONTROL_TOKENS) - len(look.plain_tokens),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     bpe.train_from_iterator(text_corpus, trainer)
     learned = json.loads(bpe.to_str())["model"]
-    return make_tokenizer(learned["vocab"], [tuple(pair) for pair in learned["merges"]])
+    return make_tokenizer(learned["vocab"], [tuple(pair) for pair in learned["merges"]], family)
 
 
-def make_tokenizer(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Qwen2Tokenizer:
-    """Put Qwen2.5-VL's added tokens behind a byte-level vocabulary, and its chat template beside
+def make_tokenizer(
+    vocab: dict[str, int],
+    merges: list[tuple[str, str]],
+    family: ModelFamily = ModelFamily.QWEN2_5_VL,
+) -> Any:
+    """Put the family's added tokens behind a byte-level vocabulary, and its chat template beside
     it."""
-    tokenizer = Qwen2Tokenizer(
-        vocab=vocab
-        | {token: len(vocab) + i for i, token in enumerate((*CONTROL_TOKENS, *PLAIN_TOKENS))},
+    look = FAMILIES[family]
+    added = (*CONTROL_TOKENS, *look.plain_tokens)
+    tokenizer = look.tokenizer(
+        vocab=vocab | {token: len(vocab) + i for i, token in enumerate(added)},
         merges=merges,
         eos_token="<|im_end|>",
         model_max_length=MAX_POSITIONS,
-        chat_template=CHAT_TEMPLATE,
+        chat_template=look.chat_template,
     )
     tokenizer.add_tokens(
         [AddedToken(token, normalized=False, special=True) for token in CONTROL_TOKENS]
     )
-    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in PLAIN_TOKENS])
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in look.plain_tokens])
     return tokenizer
 
 
-def model_config(tokenizer: Qwen2Tokenizer, size: TinyModelConfig) -> Qwen2_5_VLConfig:
-    """Return the architecture; the vocabulary is exactly the tokenizer's, without padding rows.
+def make_model(tokenizer: Any, size: TinyModelConfig, family: ModelFamily) -> PreTrainedModel:
+    """Return random weights; the vocabulary is exactly the tokenizer's, without padding rows.
 
     verl 0.9.1 masks ids beyond the tokenizer in vLLM and not in the trainer, so padding would set
     their log-probabilities apart (our trainer leaves them out, verl_plugin/banned_ids.py; others
     that load this model do not).
     """
     ids = dict(zip(CONTROL_TOKENS, tokenizer.convert_tokens_to_ids(CONTROL_TOKENS), strict=True))
-    return Qwen2_5_VLConfig(
-        text_config={
-            "vocab_size": len(tokenizer),
-            "hidden_size": size.hidden,
-            "intermediate_size": 3 * size.hidden,
-            "num_hidden_layers": size.text_layers,
-            "num_attention_heads": size.hidden // HEAD_SIZE,
-            "num_key_value_heads": size.hidden // HEAD_SIZE,
-            "max_position_embeddings": MAX_POSITIONS,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 1_000_000.0,
-                "mrope_section": MROPE_SECTION,
-            },
-            "bos_token_id": ids["<|endoftext|>"],
-            "eos_token_id": ids["<|im_end|>"],
-            "pad_token_id": ids["<|endoftext|>"],
-        },
-        vision_config={
-            "depth": size.vision_layers,
-            "hidden_size": size.vision_hidden,
-            "intermediate_size": 3 * size.vision_hidden,
-            "num_heads": size.vision_hidden // HEAD_SIZE,
-            "out_hidden_size": size.hidden,
-            "patch_size": PATCH_SIZE,
-            "spatial_merge_size": MERGE_SIZE,
-            "fullatt_block_indexes": [size.vision_layers - 1],
-        },
-        image_token_id=ids["<|image_pad|>"],
-        video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"],
-        vision_end_token_id=ids["<|vision_end|>"],
-        tie_word_embeddings=False,
-        dtype="float32",
-    )
+    return FAMILIES[family].make_model(ids, len(tokenizer), size)
 
 
 def make_processor(
-    tokenizer: Qwen2Tokenizer, min_image_tokens: int = 1, max_image_tokens: int = 1280
-) -> Qwen2_5_VLProcessor:
-    """Return the stock processor; pictures of fewer or more visual tokens, of 28 x 28 pixels
-    each, are resized."""
-    one_token = (PATCH_SIZE * MERGE_SIZE) ** 2
-    pixels = {
+    tokenizer: Any,
+    min_image_tokens: int = 1,
+    max_image_tokens: int = 1280,
+    family: ModelFamily = ModelFamily.QWEN2_5_VL,
+) -> Any:
+    """Return the stock processor; pictures of fewer or more visual tokens (each 28 x 28 pixels, or
+    32 x 32) are resized."""
+    look = FAMILIES[family]
+    one_token = (look.patch_size * MERGE_SIZE) ** 2
+    settings = {
+        "patch_size": look.patch_size,
+        "merge_size": MERGE_SIZE,
         "size": {
             "shortest_edge": min_image_tokens * one_token,
             "longest_edge": max_image_tokens * one_token,
-        }
+        },
     }
-    return Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessor(**pixels),
+    if family is not ModelFamily.QWEN2_5_VL:  # their pixels run from -1 to 1
+        settings |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    return look.processor(
+        image_processor=Qwen2VLImageProcessor(**settings),
         tokenizer=tokenizer,
-        video_processor=Qwen2VLVideoProcessor(**pixels),
-        chat_template=CHAT_TEMPLATE,
+        video_processor=look.video_processor(**settings),
+        chat_template=look.chat_template,
     )
 
 
@@ -321,10 +250,13 @@ def main(
     max_vocab: Annotated[
         int, typer.Option(help="Upper limit of the vocabulary.")
     ] = TinyModelConfig.max_vocab,
+    family: Annotated[
+        ModelFamily, typer.Option(help="Whose architecture and chat template.")
+    ] = ModelFamily.QWEN2_5_VL,
 ) -> None:
-    """Write a tiny Qwen2.5-VL with random weights, for tests and demonstrations."""
+    """Write a tiny model with random weights, for tests and demonstrations."""
     size = TinyModelConfig(hidden, text_layers, vision_hidden, vision_layers, max_vocab)
-    typer.echo(build_tiny_model(out_dir, seed=seed, size=size))
+    typer.echo(build_tiny_model(out_dir, seed=seed, size=size, family=family))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Our settings inside verl's config: the node `videosearch` that a recipe adds.
 
-The one idea: one node, five plain groups, each a frozen dataclass that refuses unknown names and
+The one idea: one node, six plain groups, each a frozen dataclass that refuses unknown names and
 bad values; everything else in a recipe is verl's own. It stands in the main config (not in a file
 of its own), so that `videosearch.episode.window=2` on the command line is plain Hydra::
 
@@ -9,6 +9,7 @@ of its own), so that `videosearch.episode.window=2` on the command line is plain
       reward: {gain_weight: 0.2}           -> RewardConfig   (verl_videosearch/reward.py)
       rollout: {max_turn_tokens: 1024}     -> RolloutConfig  (here)
       frames: {max_gigabytes: 200}         -> FramesConfig   (here)
+      sft: {train_native_thought: false}   -> SftConfig      (here)
       alarms: {min_search_rate: 0.2}       -> AlarmConfig
                                            (verl_videosearch/verl_plugin/alarms.py)
 """
@@ -19,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from verl_videosearch.config import read_config
+from verl_videosearch.config import check, read_config
 from verl_videosearch.episode import EpisodeConfig
 from verl_videosearch.reward import RewardConfig, load_function
 from verl_videosearch.verl_plugin.alarms import AlarmConfig
@@ -52,6 +53,18 @@ class RolloutConfig:
 
     def __post_init__(self) -> None:
         _refuse_bad_values(self)
+
+
+@dataclass(frozen=True)
+class SftConfig:
+    """What supervised training teaches beside the replies."""
+
+    train_native_thought: bool = True
+    """Teach the native thoughts that a thinking model's traces hold; false leaves them in the
+    context of their reply and out of the loss. GRPO trains whatever was sampled."""
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True)
@@ -113,6 +126,7 @@ class Settings:
     reward: RewardConfig
     rollout: RolloutConfig
     frames: FramesConfig
+    sft: SftConfig
     alarms: AlarmConfig
 
     @classmethod
@@ -123,6 +137,7 @@ class Settings:
             "reward": RewardConfig,
             "rollout": RolloutConfig,
             "frames": FramesConfig,
+            "sft": SftConfig,
             "alarms": AlarmConfig,
         }
         unknown = sorted(set(node) - set(groups))

@@ -74,6 +74,8 @@ class RecordedTrace:
     replies: tuple[str, ...]
     captioned_frames: tuple[tuple[int, ...], ...] = ()
     """Frame numbers of each caption of a dialogue; empty for an episode."""
+    thoughts: tuple[str, ...] = ()
+    """The native thought before each reply, tags included; empty for a file without them."""
 
 
 class CachedSequence(NamedTuple):
@@ -176,6 +178,8 @@ class VideoSearchSFTDataset(Dataset):
             self.renderer,
             lambda messages: name_frames(pair, messages, frames),
             self._end_of_turn,
+            trace.thoughts,
+            trains_thought=self.settings.sft.train_native_thought,
         )
         if isinstance(episode, Episode) and not is_answered(episode):
             raise UnusableTrace("does not end with an answer")
@@ -259,6 +263,7 @@ def read_rows(parquet_files: str | Sequence[str], episode: EpisodeConfig) -> lis
                 from_row(row),
                 tuple(row["replies"]),
                 tuple(map(tuple, row.get("captioned_frames") or ())),
+                tuple(row.get("thoughts") or ()),
             )
             for row in table.to_pylist()
         ]
