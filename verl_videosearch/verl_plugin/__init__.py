@@ -9,7 +9,7 @@ after its import:
     verl.experimental.agent_loop.agent_loop  -> the agent loop `videosearch` is known by name,
     frames travel as references
     verl.workers.engine.fsdp.transformer_impl  -> and become pixels in the worker that trains;
-    banned ids have no probability
+    log-probabilities are taken in blocks; banned ids have no probability
     verl.trainer.ppo.v1                      -> our trainer registers itself
     verl.utils.config, verl.utils.device     -> a wrong setting or file is named before anything
                                              starts
@@ -75,9 +75,10 @@ def add_agent_loop(agent_loop: ModuleType) -> None:
 def extend_engine(transformer_impl: ModuleType) -> None:
     """Let the FSDP engine read frames that a batch names, and train the policy that was sampled
     from."""
-    from verl_videosearch.verl_plugin import banned_ids, references
+    from verl_videosearch.verl_plugin import banned_ids, log_probs, references
 
     references.read_in_engine(transformer_impl)
+    log_probs.take_in_engine(transformer_impl)
     banned_ids.leave_out_in_engine(transformer_impl)
 
 
