@@ -39,6 +39,7 @@ class Page:
         self.driver.get("about:blank")
         self.driver.get(path.as_uri() + anchor)
         self.wait("document.readyState === 'complete'")
+        self.wait("!document.querySelector('[aria-busy=true]')")
         self.wait("[...document.querySelectorAll('#detail img')].every((i) => i.complete)")
 
     def wait(self, condition: str) -> None:

@@ -1,8 +1,11 @@
 """The page of episodes in a real browser: opened, filtered, searched, read and looked at."""
 
 import base64
+from dataclasses import replace
 from io import BytesIO
+from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,6 +13,7 @@ from PIL import Image
 from tests.report.browser import Page
 from tests.report.conftest import PlayedPage
 from tests.report.played import draw_clip
+from verl_videosearch.report.episode_page import Source, write_episode_page
 from verl_videosearch.runs.record import EpisodeRecord
 
 KEY = "pair-001 BA"
@@ -39,9 +43,7 @@ def find_clip(record: EpisodeRecord, number: int) -> tuple[int, int]:
 
 
 def count_rows(browser: Page) -> int:
-    return browser.ask(
-        "return [...document.querySelectorAll('#list li')].filter((row) => !row.hidden).length"
-    )
+    return browser.ask("return document.querySelectorAll('#list a').length")
 
 
 @pytest.mark.parametrize("turn", [1, 2, 3])
@@ -93,10 +95,67 @@ def test_filters_and_search_keep_what_fits(browser: Page, played: PlayedPage) ->
     search = browser.driver.find_element("css selector", "#search")
     search.send_keys("cannot <b>which")
     kept = [r for r in played.records if any("cannot tell" in t.reply for t in r.turns)]
+    browser.wait(f"document.querySelectorAll('#list a').length === {len(kept)}")
     assert count_rows(browser) == len(kept) > 0
     assert f"{len(kept)} of {len(played.records)}" in browser.ask(
         "return document.querySelector('#count').textContent"
     )
+
+
+@pytest.fixture(scope="module")
+def long_page(played: PlayedPage) -> Path:
+    """A page of 1,000 made-up episodes: 500 copies of one pair, each with words of its own."""
+    pair = [played.record(key) for key in ("pair-001 AB", "pair-001 BA")]
+    records = []
+    for number in range(500):
+        for record in pair:
+            uid = f"copy-{number:03d}"
+            sample = replace(record.own, uid=uid, prompt=f"Prompt number {number} of many")
+            shown = record.order.value
+            records.append(
+                msgspec.structs.replace(record, key=f"{uid} {shown}", uid=uid, sample=sample)
+            )
+    written = write_episode_page(
+        [Source("many", records)],
+        played.folder / "long.html",
+        store=played.store,
+        video_root=played.folder,
+    )
+    assert written.num_episodes == 1000
+    return written.path
+
+
+def test_a_list_of_a_thousand_is_usable(browser: Page, long_page: Path) -> None:
+    browser.resize(1600, 900)
+    browser.open(long_page)
+    count = "return document.querySelector('#count').textContent"
+    assert browser.ask(count).startswith("1000 episodes")
+    assert count_rows(browser) < 500, "what nobody has scrolled to is not on the page yet"
+    to_end = "const list = document.querySelector('#list'); list.scrollTop = list.scrollHeight"
+    while (before := count_rows(browser)) < 1000:
+        browser.ask(to_end)
+        browser.wait(f"document.querySelectorAll('#list a').length > {before}")
+    chosen = "document.querySelector('.column.chosen')?.dataset.anchor"
+    last = browser.ask("return [...document.querySelectorAll('#list a')].at(-1).dataset.anchor")
+    browser.driver.find_elements("css selector", "#list a")[-1].click()
+    browser.wait(f"{chosen} === '{last}'")
+    search = browser.driver.find_element("css selector", "#search")
+    search.send_keys("number 321")
+    browser.wait("document.querySelectorAll('#list a').length === 2")
+    assert "2 of 1000" in browser.ask(count)
+
+
+def test_a_link_to_the_end_of_a_long_list_opens_it(browser: Page, long_page: Path) -> None:
+    browser.resize(1600, 900)
+    browser.open(long_page, "#copy-432%20BA")
+    marked = "document.querySelector('#list a[aria-current]')"
+    box = browser.ask(f"const box = {marked}.getBoundingClientRect(); return [box.top, box.bottom]")
+    assert 0 < box[0] < box[1] <= 900, "its entry is in view"
+    assert browser.ask(f"return {marked}.dataset.anchor") == "copy-432 BA"
+    images = "[...document.querySelectorAll('#detail img')]"
+    assert browser.ask(f"return {images}.length > 9 && {images}.every((i) => i.naturalWidth > 0)")
+    browser.press("j")
+    browser.wait("document.querySelector('.column.chosen').dataset.anchor === 'copy-433 AB'")
 
 
 def test_keys_and_links_lead_from_one_episode_to_another(browser: Page, played: PlayedPage) -> None:

@@ -1,8 +1,12 @@
 """The page of episodes without a browser: what stands in it, missing videos, any kind of record."""
 
+import base64
+import json
 import re
+import zlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -31,14 +35,48 @@ def view_records(played: PlayedPage, *records: EpisodeRecord):
 
 def test_every_picture_stands_once_and_nothing_is_loaded(played: PlayedPage) -> None:
     html = played.written.path.read_text("utf-8")
-    blocks = re.findall(r'<script type="text/plain" id="(f\d+)">(.*?)</script>', html, re.DOTALL)
+    blocks = re.findall(r'<div hidden id="(f\d+)">(.*?)</div>', html, re.DOTALL)
     assert len({name for name, _ in blocks}) == len(blocks) == 6, "six clips, one film each"
     for _, content in blocks:
         indices = [line.split(" ")[0] for line in content.splitlines()]
         assert len(set(indices)) == len(indices)
     assert not re.search(r"https?://|url\(|@import", html)
     assert "default-src 'none'" in html and "unsafe-inline" not in html
-    assert HOSTILE not in html
+    assert HOSTILE not in html and HOSTILE not in unpack_pairs(played.written.path)
+
+
+def unpack_block(html: str, name: str) -> str:
+    """Return what the page's script finds under a name."""
+    content = html.split(f'id="{name}"', 1)[1].split(">", 1)[1].split("<", 1)[0]
+    return zlib.decompress(base64.b64decode(content)).decode()
+
+
+def unpack_pairs(path: Path) -> str:
+    """Return the markup of all pairs of a page."""
+    html = path.read_text("utf-8")
+    names = re.findall(r'<div hidden id="(p\d+)">', html)
+    return "\n".join(unpack_block(html, name) for name in names)
+
+
+def read_index(path: Path) -> list[dict[str, Any]]:
+    """Return the entries of a page's list."""
+    return json.loads(unpack_block(path.read_text("utf-8"), "index"))
+
+
+def test_the_index_names_every_episode_and_comes_first(played: PlayedPage) -> None:
+    entries = read_index(played.written.path)
+    assert sorted(each["anchor"] for each in entries) == sorted(r.key for r in played.records)
+    assert (
+        max(len(each["title"]) for each in entries)
+        == 160
+        < max(len(record.own.prompt) for record in played.records if record.sample)
+    )
+    html = played.written.path.read_text("utf-8")
+    assert html.index('id="index"') < html.index("</script>") < html.index('id="p0"')
+    words = unpack_block(html, "texts").split("\n")
+    assert len(words) == len(entries)
+    for each, line in zip(entries, words, strict=True):
+        assert each["anchor"].lower() in line
 
 
 def test_pages_of_equal_episodes_have_equal_bytes(played: PlayedPage, tmp_path: Path) -> None:
@@ -50,9 +88,8 @@ def test_pages_of_equal_episodes_have_equal_bytes(played: PlayedPage, tmp_path: 
         video_root=played.folder,
     )
     assert again.num_episodes == played.written.num_episodes
-    names = re.compile(r'data-anchor="([^"]*)"')
-    first, second = (path.read_text() for path in (played.written.path, again.path))
-    assert names.findall(first) == names.findall(second)
+    first, second = (read_index(path) for path in (played.written.path, again.path))
+    assert [each["anchor"] for each in first] == [each["anchor"] for each in second]
 
 
 def test_missing_and_changed_videos_say_so(played: PlayedPage, tmp_path: Path) -> None:
@@ -61,7 +98,7 @@ def test_missing_and_changed_videos_say_so(played: PlayedPage, tmp_path: Path) -
         [Source("run", [record])], tmp_path / "a.html", store=played.store, video_root=tmp_path
     )
     assert len(written.problems) == 2 and "no such file" in written.describe()
-    assert "No pictures: " in written.path.read_text()
+    assert "No pictures: " in unpack_pairs(written.path)
     late = msgspec.structs.replace(
         record,
         candidates=replace(
@@ -92,7 +129,7 @@ def test_orders_are_one_pair_and_attempts_are_not(played: PlayedPage) -> None:
 def test_a_failure_stands_beside_the_other_order(played: PlayedPage) -> None:
     [view] = view_records(played, played.record("pair-014 AB"), played.record("pair-014 BA"))
     assert view.columns[1].outcome == "failed: video truncated"
-    assert "truncated &lt;b&gt;file&lt;/b&gt;" in played.written.path.read_text()
+    assert "truncated &lt;b&gt;file&lt;/b&gt;" in unpack_pairs(played.written.path)
 
 
 def test_equal_keys_of_two_runs_have_two_links(played: PlayedPage) -> None:
@@ -113,7 +150,7 @@ def test_a_record_without_a_sample_is_shown(played: PlayedPage, tmp_path: Path) 
     written = write_episode_page(
         [Source("run", [broken, played_without])], tmp_path / "a.html", store=played.store
     )
-    assert written.path.read_text().count("could not be read") == 2
+    assert unpack_pairs(written.path).count("could not be read") == 2
 
 
 def test_a_probe_says_that_other_frames_were_shown(played: PlayedPage) -> None:

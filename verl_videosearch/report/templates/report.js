@@ -1,35 +1,85 @@
 "use strict";
-// The list is there before the episodes and their pictures are parsed; whatever is not there yet is
-// tried again when more of the file has arrived.
+// The list stands before the episodes and their pictures are read; whatever is not there yet is
+// tried again when more of the file has arrived. Blocks are unpacked when somebody asks for them.
+const PART = 100; // entries of the list that are put on the page at a time
 const find = (id) => document.getElementById(id);
-const rows = [...document.querySelectorAll("#list a")];
 const selects = [...document.querySelectorAll("#filters select")];
-const search = find("search"), detail = find("detail"), body = document.body;
-const known = new Map(rows.map((row) => [row.dataset.anchor, row]));
-const texts = () => (texts.kept ??= find("texts") ? find("texts").textContent.split("\n") : null);
-let shown = rows, current = null;
+const search = find("search"), detail = find("detail"), list = find("list"), body = document.body;
+const end = document.createElement("li"); // comes into view when more of the list is wanted
+end.className = "end";
+let rows = [], known = new Map(), shown = [], current = null, texts = null;
+let asked = 0; // counts what was asked for: an answer to an older question is dropped
 
-function filter() {
-  const words = search.value.toLowerCase().split(/\s+/).filter(Boolean).map(escape);
-  const content = words.length ? texts() : null;
+async function unpack(name) {
+  const block = find(name);
+  if (!block) return null;
+  const bytes = Uint8Array.from(atob(block.textContent.trim()), (each) => each.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Response(stream).text();
+}
+
+async function filter() {
+  const question = ++asked;
+  const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+  if (words.length && !texts) texts = await readTexts();
+  if (question !== asked) return;
   shown = rows.filter((row) => {
-    const fits = selects.every((each) => !each.value || row.dataset[each.name] === each.value);
-    const text = words.length ? (content ? content[row.dataset.row] : row.textContent.toLowerCase()) : "";
+    const fits = selects.every((each) => !each.value || row.values[each.name] === each.value);
+    const text = words.length ? (texts ? texts[row.number] : row.title.toLowerCase()) : "";
     return fits && words.every((word) => text.includes(word));
   });
-  const kept = new Set(shown);
-  for (const row of rows) row.parentNode.hidden = !kept.has(row);
+  showList();
   count();
 }
 
-function escape(word) { // as the page's own text is
-  const codes = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&#34;", "'": "&#39;" };
-  return word.replace(/[&<>"']/g, (each) => codes[each]);
+async function readTexts() {
+  const text = await unpack("texts");
+  return text === null ? null : text.split("\n");
+}
+
+function showList() {
+  list.replaceChildren();
+  list.scrollTop = 0;
+  extendList(PART);
+}
+
+function extendList(wanted) {
+  const first = list.children.length - (end.parentNode ? 1 : 0);
+  const last = Math.min(wanted, shown.length);
+  end.remove();
+  for (const row of shown.slice(first, last)) list.append(row.element ??= draw(row));
+  if (last < shown.length) list.append(end);
+}
+
+function draw(row) {
+  const item = document.createElement("li"), link = document.createElement("a");
+  link.href = "#" + encodeURIComponent(row.anchor);
+  link.dataset.anchor = row.anchor;
+  if (row === current) link.setAttribute("aria-current", "true");
+  for (const [name, text] of [["sign", row.sign], ["title", row.title], ["order", row.order], ["sub", row.sub]]) {
+    const part = document.createElement("span");
+    part.className = name === "sign" ? `sign ${row.values.right}` : name;
+    part.textContent = text;
+    link.append(part);
+  }
+  item.append(link);
+  return item;
+}
+
+function mark(row) {
+  if (current && current.element) current.element.firstChild.removeAttribute("aria-current");
+  current = row;
+  const place = shown.indexOf(row);
+  if (place < 0) return;
+  const drawn = list.children.length - (end.parentNode ? 1 : 0);
+  if (place >= drawn) extendList(place + PART);
+  row.element.firstChild.setAttribute("aria-current", "true");
+  row.element.scrollIntoView({ block: "nearest" });
 }
 
 function count() {
-  const right = shown.filter((row) => row.dataset.right === "right").length;
-  const wrong = shown.filter((row) => row.dataset.right === "wrong").length;
+  const right = shown.filter((row) => row.values.right === "right").length;
+  const wrong = shown.filter((row) => row.values.right === "wrong").length;
   const share = right + wrong ? `, ${Math.round(100 * right / (right + wrong))} % right` : "";
   const all = shown.length === rows.length;
   find("count").textContent = (all ? `${rows.length} episodes` : `${shown.length} of ${rows.length} episodes`) + share;
@@ -57,48 +107,60 @@ function showPictures() {
   return isWhole;
 }
 
-function open(row) {
-  const block = find(row.dataset.pair);
-  if (!block) return false;
-  if (current) current.removeAttribute("aria-current");
-  current = row;
-  row.setAttribute("aria-current", "true");
-  detail.innerHTML = block.textContent; // markup of the template, in which all text is escaped
-  for (const column of detail.querySelectorAll(".column")) {
-    const isChosen = column.dataset.anchor === row.dataset.anchor;
-    column.classList.toggle("chosen", isChosen && detail.querySelectorAll(".column").length > 1);
+// Show the current episode as far as it has arrived; true when nothing is missing.
+let visible = null;
+async function open(row) {
+  if (row !== visible) {
+    const markup = await unpack(row.pair);
+    if (row !== current) return true; // somebody went on meanwhile
+    if (markup === null) return false;
+    visible = row;
+    detail.innerHTML = markup; // of the template, in which all text is escaped
+    const columns = [...detail.querySelectorAll(".column")];
+    for (const column of columns) {
+      column.classList.toggle("chosen", columns.length > 1 && column.dataset.anchor === row.anchor);
+    }
+    listOthers(row);
+    find("stage").scrollTop = 0;
   }
-  listOthers(row);
-  row.scrollIntoView({ block: "nearest" });
-  find("stage").scrollTop = 0;
   return showPictures();
 }
 
 function listOthers(row) {
-  const others = rows.filter((each) => each.dataset.uid === row.dataset.uid && each.dataset.pair !== row.dataset.pair);
+  const others = rows.filter((each) => each.uid === row.uid && each.pair !== row.pair);
   if (!others.length) return;
   const line = document.createElement("p");
   line.className = "others";
   line.append("Other episodes of this pair:");
   for (const each of others.slice(0, 40)) {
     const link = document.createElement("a");
-    link.href = each.getAttribute("href");
-    link.textContent = each.dataset.anchor;
+    link.href = "#" + encodeURIComponent(each.anchor);
+    link.textContent = each.anchor;
     line.append(link);
   }
   detail.append(line);
 }
 
-function follow() {
+// Go where the address says; the first episode where it says nothing.
+async function follow() {
   const anchor = decode(location.hash.slice(1));
   const row = known.get(anchor);
   body.classList.toggle("open", Boolean(row));
-  if (anchor && !row) {
-    find("count").textContent = `no episode is called ${anchor}`;
-  }
+  if (anchor && !row) find("count").textContent = `no episode is called ${anchor}`;
   const chosen = row || (anchor ? null : rows[0]);
-  if (chosen && row) window.scrollTo(0, 0);
-  return chosen ? open(chosen) : true;
+  if (row) window.scrollTo(0, 0);
+  if (!chosen) detail.setAttribute("aria-busy", "false");
+  if (!chosen) return;
+  detail.setAttribute("aria-busy", "true");
+  mark(chosen);
+  for (let isLast = false; !isLast;) {
+    isLast = document.readyState !== "loading";
+    if (await open(chosen)) break;
+    await new Promise((done) => setTimeout(done, 60));
+  }
+  if (chosen !== current) return;
+  detail.setAttribute("aria-busy", "false");
+  performance.mark("episode shown");
 }
 
 function decode(text) {
@@ -109,7 +171,7 @@ function step(by) {
   if (!shown.length) return;
   const place = shown.indexOf(current);
   const next = shown[Math.min(Math.max(place + by, 0), shown.length - 1)];
-  location.hash = next.getAttribute("href").slice(1);
+  location.hash = encodeURIComponent(next.anchor);
 }
 
 function press(event) {
@@ -136,19 +198,26 @@ function clear() {
   filter();
 }
 
-let isWhole = false;
-function retry() {
-  if (!isWhole) isWhole = current ? showPictures() : follow();
-  if (!isWhole && document.readyState === "loading") setTimeout(retry, 60);
+async function begin() {
+  if (!("DecompressionStream" in window)) {
+    detail.textContent = "This page needs a browser of 2023 or later.";
+    return;
+  }
+  rows = JSON.parse(await unpack("index"));
+  rows.forEach((row, number) => { row.number = number; });
+  known = new Map(rows.map((row) => [row.anchor, row]));
+  await filter();
+  new IntersectionObserver((seen) => {
+    if (seen.some((each) => each.isIntersecting)) extendList(list.children.length - 1 + PART);
+  }).observe(end);
+  for (const each of selects) each.addEventListener("change", filter);
+  search.addEventListener("input", filter);
+  find("clear").addEventListener("click", clear);
+  find("next").addEventListener("click", (event) => { event.preventDefault(); step(1); });
+  find("previous").addEventListener("click", (event) => { event.preventDefault(); step(-1); });
+  window.addEventListener("hashchange", follow);
+  document.addEventListener("keydown", press);
+  await follow();
 }
 
-for (const each of selects) each.addEventListener("change", filter);
-search.addEventListener("input", filter);
-find("clear").addEventListener("click", clear);
-find("next").addEventListener("click", (event) => { event.preventDefault(); step(1); });
-find("previous").addEventListener("click", (event) => { event.preventDefault(); step(-1); });
-window.addEventListener("hashchange", () => { isWhole = follow(); retry(); });
-document.addEventListener("keydown", press);
-document.addEventListener("DOMContentLoaded", () => { isWhole = current ? showPictures() : follow(); });
-count();
-retry();
+begin();
