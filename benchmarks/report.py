@@ -99,10 +99,12 @@ class Opening:
 
     def describe(self) -> str:
         """Say it in one line."""
-        return (
-            f"opened: list after {self.list_s:.2f} s, first episode after "
-            f"{self.first_episode_s:.2f} s, the last one by its link after {self.last_episode_s:.2f} s"
-        )
+        parts = {
+            "list": self.list_s,
+            "first episode": self.first_episode_s,
+            "last episode by its link": self.last_episode_s,
+        }
+        return "opened: " + ", ".join(f"{name} {at_s:.2f} s" for name, at_s in parts.items())
 
 
 def open_in_browser(path: Path, last_key: str) -> Opening | None:
