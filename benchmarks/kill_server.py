@@ -21,6 +21,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +58,8 @@ class Endpoint:
     folder: Path
     port: int = field(default_factory=lambda: find_ports(1)[0])
     _stack: ExitStack = field(default_factory=ExitStack)
+    _starter: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
+    """A server ends with the thread that has started it; this one lives until `close`."""
     _process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -65,6 +68,9 @@ class Endpoint:
 
     def start(self) -> None:
         """Start it on the same port as before and wait until it is healthy."""
+        self._starter.submit(self._start).result()
+
+    def _start(self) -> None:
         module = [sys.executable, "-m", "verl_videosearch.models.serve", str(self.model)]
         command = [*module, f"--port={self.port}", "--served-model-name", "judge", *OPTIONS]
         log, start = self.folder / "endpoint.log", time.monotonic()
@@ -80,6 +86,7 @@ class Endpoint:
     def close(self) -> None:
         """End every server that is left."""
         self._stack.close()
+        self._starter.shutdown()
 
 
 def kill_own_servers() -> None:

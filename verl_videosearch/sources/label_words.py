@@ -1,11 +1,14 @@
 """The words that people write for "video 1 is better", "video 2 is better" and "a tie".
 
-The one idea: one table, for own label files and for the predictions of other judges alike, so that
-a spelling is read everywhere or nowhere. Case, blanks, hyphens, underscores and a final full stop
-do not count; numbers count by their value, since pandas writes 1 as 1.0 beside a missing one.
+The one idea: one reader, for own label files and for the predictions of other judges alike, so that
+a spelling is read everywhere or nowhere: a table of short forms, and a few forms of sentence around
+the name of one video. Case, blanks, hyphens, underscores, brackets and a final full stop do not
+count; numbers count by their value, since pandas writes 1 as 1.0 beside a missing one.
 
 >>> [read_label_word(word) for word in ("A", "Video 2 better", "tie_vote", "1.0", "", "hard to say")]
 [1, 2, 0, 1, None, None]
+>>> [read_label_word(word) for word in ("I prefer B", "video 1 > video 2", "tie (both good)", "A or B")]
+[2, 1, 0, None]
 
 Numbers and truth values that are no label are refused, because any reading of them would be a
 guess:
@@ -39,7 +42,10 @@ _TIES = (
     ),
     *("both equal", "both same", "both good", "both bad", "bothbad", "bothgood", "bothbad vote"),
     *("tie (bothbad)", "tie (both bad)", "a=b", "equally bad", "about the same", "the same"),
+    *("a tie", "it's a tie", "it is a tie", "neither better", "neither is better", "no winner"),
+    *("no clear winner", "equal quality", "same quality", "about equal", "roughly equal"),
 )
+_MAX_SENTENCE = 80
 _NULLS = (
     *("", "null", "none", "nan", "na", "n/a", "<na>", "?", "invalid", "unknown", "unclear"),
     *("hard to judge", "hard to say", "cannot tell", "can't tell", "not sure", "unsure", "skip"),
@@ -60,6 +66,34 @@ LABEL_WORDS: dict[str, int] = {
     **dict.fromkeys(_TIES, 0),
 }
 """Every spelling, normalised, to its label."""
+_NOUNS = "video|model|clip|option|response|sample|candidate"
+_NAME = (
+    rf"(?:the )?(?:(?:{_NOUNS}) ?)?(?P<{{0}}>{'|'.join((*_FIRST, *_SECOND))})"
+    rf"(?: (?:one|{_NOUNS}))?|(?:the )?one on the (?P<{{0}}_side>left|right)"
+)
+_DEGREE = "(?:(?:much|slightly|clearly|significantly|strongly|somewhat|marginally|far) )?"
+_SENTENCES = [
+    re.compile(form.format(_NAME.format("better"), _NAME.format("worse")))
+    for form in (
+        "(?:{0})",
+        "(?:(?:i|we) )?(?:prefers?|preferred|choose|chose|pick|picked) (?:{0})(?: over (?:{1}))?",
+        "(?:vote|preference|verdict|answer|better)(?: is| for)? (?:{0})",
+        "(?:the )?winner(?: is)? (?:{0})",
+        rf"(?:{{0}})(?: is)? {_DEGREE}(?:better|preferred)(?: than (?:{{1}}))?",
+        "(?:{0}) is the (?:best|winner|better one)",
+        "(?:{0}) (?:beats|>+) (?:{1})",
+        "(?:{1}) <+ (?:{0})",
+    )
+]
+"""Forms of sentence that name the better video, and perhaps the worse one."""
+_TIE_SENTENCES = [
+    re.compile(form.format(_NAME.format("one"), _NAME.format("other")))
+    for form in (
+        "(?:tie )?both(?: videos)?(?: are)?(?: equally)? (?:good|bad|equal|the same|fine|poor)",
+        "(?:{0}) (?:=+|and) (?:{1})(?: are (?:equal|equally good|equally bad|the same))",
+        "(?:{0}) =+ (?:{1})",
+    )
+]
 ALLOWED = "1, 2, 0, A, B, tie, left, right, or words such as `video 1 better`; empty is no label"
 """What to tell a user whose words are not read."""
 
@@ -74,10 +108,42 @@ def read_label_word(value: Any) -> int | None:
         raise BadLabel(f"{value} is a truth value: it does not say which video is better")
     number = _read_number(str(value))
     if number is None:
-        return LABEL_WORDS.get(word)
+        return LABEL_WORDS[word] if word in LABEL_WORDS else _read_sentence(word)
     if number not in (0, 1, 2):
         raise BadLabel(f"{value} is a number but none of 0, 1, 2")
     return int(number)
+
+
+def _read_sentence(word: str) -> int | None:
+    """Read what stands in full, in normal form; None unless it can be meant in one way only.
+
+    >>> _read_sentence("a is much better than b"), _read_sentence("a is better than a")
+    (1, None)
+    """
+    text = re.sub(r"([<>=]+)", r" \1 ", re.sub(r"[()\[\]{}*:,!/]+", " ", word))
+    text = " ".join(text.split())
+    if len(text) > _MAX_SENTENCE or text.isdigit():
+        return None
+    if text in LABEL_WORDS:
+        return LABEL_WORDS[text]
+    for form in _SENTENCES:
+        if match := form.fullmatch(text):
+            better, worse = _find_side(match, "better"), _find_side(match, "worse")
+            return None if better == worse else better
+    for form in _TIE_SENTENCES:
+        if match := form.fullmatch(text):
+            names = form.groupindex and (_find_side(match, "one"), _find_side(match, "other"))
+            return None if names and names[0] == names[1] else 0
+    return None
+
+
+def _find_side(match: re.Match[str], name: str) -> int | None:
+    """Return which video a named part of a sentence is, 1 or 2; None for a part that is absent."""
+    parts = match.groupdict()
+    said = parts.get(name) or parts.get(f"{name}_side")
+    if said is None:
+        return None
+    return 1 if said in _FIRST else 2
 
 
 def is_empty(value: Any) -> bool:
