@@ -117,7 +117,7 @@ def measure_episode(
     )
     return EpisodeSize(
         contexts=tuple(measure_contexts(renderer, sample, pair, config, replies)),
-        sequences=tuple(len(sequence.context_ids) for sequence in sequences),
+        sequences=tuple(sequence.num_tokens for sequence in sequences),
         pixel_bytes=tuple(map(count_pixel_bytes, sequences)),
         reply_tokens=sum(sum(sequence.response_mask) for sequence in sequences),
     )

@@ -153,10 +153,10 @@ def measure_stored(renderer: ContextRenderer, sequence: TrainingSequence, has_pi
     positions = AgentLoopWorker._compute_position_ids(
         worker, ids[None], torch.ones_like(ids)[None], visual
     )
-    mask = torch.tensor(sequence.response_mask)
+    mask = torch.tensor(sequence.response_mask.tolist())
     fields = {
-        "prompts": torch.tensor(sequence.prompt_ids),
-        "responses": torch.tensor(sequence.response_ids),
+        "prompts": torch.tensor(sequence.prompt_ids.tolist()),
+        "responses": torch.tensor(sequence.response_ids.tolist()),
         "input_ids": ids,
         "position_ids": positions,
         "response_mask": mask,

@@ -121,7 +121,7 @@ def roll_out(sample: PreferenceSample, replies: list[str]) -> list[TrainingSeque
     loop = SimpleNamespace(
         renderer=renderer(),
         server_manager=ScriptedEngine([replies]),
-        measure_room=lambda ids, episode, reply_ids: 10_000,
+        measure_room=lambda *_: 10_000,
         settings=SimpleNamespace(frames=FramesConfig()),
     )
     generator = TokenGenerator(loop, episode, SimpleNamespace(raise_if_failed=lambda uid: None), {})
@@ -140,7 +140,7 @@ def test_contexts_are_those_of_the_rollout(
     end_of_turn = renderer().tokenizer.convert_tokens_to_ids("<|im_end|>")
     for item, sequence in zip(dataset, sequences, strict=True):
         assert item["input_ids"].tolist() == [*sequence.context_ids, end_of_turn]
-        rollout_mask = [0] * len(sequence.prompt_ids) + sequence.response_mask
+        rollout_mask = [0] * len(sequence.prompt_ids) + sequence.response_mask.tolist()
         # the one difference: the end of a turn is trained, too
         ends = [
             i

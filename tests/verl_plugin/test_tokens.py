@@ -1,6 +1,7 @@
 """Contexts as token ids: nothing is tokenised twice, every placeholder has its image, a difference
 is found."""
 
+import gc
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
@@ -25,6 +26,7 @@ from verl_videosearch.verl_plugin.tokens import (
     check_sequence,
     digest_image,
     find_rest,
+    pack_ids,
 )
 
 IM_END = "<|im_end|>"
@@ -169,7 +171,7 @@ def two_turns() -> TrainingSequence:
     sequence = TrainingSequence([1, 2, 3], images[:1])
     for reply, context, new_images in (([4, 5], [6, 7], images[1:]), ([8, 9], [], [])):
         digests = tuple(map(digest_image, sequence.images))
-        sequence.sent.append(SentContext(tuple(sequence.context_ids), digests, tuple(reply)))
+        sequence.sent.append(SentContext(pack_ids(sequence.context_ids), digests, pack_ids(reply)))
         sequence.add_reply(reply, [-1.0] * len(reply))
         sequence.add_context(context, new_images)
     return sequence
@@ -179,14 +181,23 @@ def test_a_sequence_is_what_was_sent_and_sampled() -> None:
     sequence = two_turns()
     check_sequence(sequence)
     assert sequence.context_ids == [1, 2, 3, 4, 5, 6, 7, 8, 9]
-    assert sequence.response_mask == [1, 1, 0, 0, 1, 1]
-    assert sequence.logprobs == [-1.0, -1.0, 0.0, 0.0, -1.0, -1.0]
+    assert sequence.num_tokens == 9
+    assert sequence.response_mask.tolist() == [1, 1, 0, 0, 1, 1]
+    assert sequence.logprobs.tolist() == [-1.0, -1.0, 0.0, 0.0, -1.0, -1.0]
 
 
 def test_an_engine_without_logprobs_leaves_zeros() -> None:
     sequence = TrainingSequence([1], [])
     sequence.add_reply([2, 3], None)
-    assert sequence.logprobs == [0.0, 0.0]
+    assert sequence.logprobs.tolist() == [0.0, 0.0]
+
+
+def test_garbage_collection_does_not_walk_over_tokens() -> None:
+    sequence = two_turns()
+    seen = [sequence.prompt_ids, sequence.response_ids, sequence.response_mask, sequence.logprobs]
+    seen += [ids for sent in sequence.sent for ids in (sent.token_ids, sent.reply_ids)]
+    assert all(len(gc.get_referents(each)) <= 1 for each in seen)  # its class
+    assert len(gc.get_referents(sequence.context_ids)) == 9  # what a list costs
 
 
 def swap_images(sequence: TrainingSequence) -> None:

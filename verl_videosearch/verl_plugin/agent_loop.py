@@ -53,6 +53,7 @@ from verl_videosearch.verl_plugin.tokens import (
     TrainingSequence,
     check_sequence,
     digest_image,
+    pack_ids,
 )
 from verl_videosearch.video.pair import PairFrames, load_pair
 from verl_videosearch.video.store import FrameStore
@@ -89,7 +90,7 @@ class TokenGenerator:
         context = await take_turn(self._extend, messages, images)
         reply_ids, is_truncated = list[int](), False
         while True:
-            room = self._loop.measure_room(self.sequences[-1].context_ids, self._episode, reply_ids)
+            room = self._loop.measure_room(self.sequences[-1].num_tokens, self._episode, reply_ids)
             if room < 1:  # used up by a draft
                 is_truncated = True
                 break
@@ -109,9 +110,10 @@ class TokenGenerator:
     async def _sample(self, images: Sequence[Image.Image], max_tokens: int) -> list[int]:
         """Go on after everything that the sequence holds; returns the new ids."""
         sequence, start = self.sequences[-1], time.perf_counter()
+        sent_ids = sequence.prompt_ids + sequence.response_ids
         output = await self._loop.server_manager.generate(
             request_id=self._request_id,
-            prompt_ids=sequence.context_ids,
+            prompt_ids=sent_ids.tolist(),
             sampling_params=self._sampling | {"max_tokens": max_tokens},
             image_data=list(images),
         )
@@ -119,7 +121,7 @@ class TokenGenerator:
         self._refuse_bad_output(output)
         token_ids = list(output.token_ids)
         digests = tuple(map(digest_image, images))
-        sequence.sent.append(SentContext(tuple(sequence.context_ids), digests, tuple(token_ids)))
+        sequence.sent.append(SentContext(sent_ids, digests, pack_ids(token_ids)))
         sequence.add_reply(token_ids, output.log_probs)
         self._note(output)
         return token_ids
@@ -273,23 +275,23 @@ class VideoSearchAgentLoop(AgentLoopBase):
         return self._pack(generator, result, score, measures)
 
     def measure_room(
-        self, context_ids: Sequence[int], episode: Episode, reply_ids: Sequence[int] = ()
+        self, num_context_tokens: int, episode: Episode, reply_ids: Sequence[int] = ()
     ) -> int:
         """Return how many tokens the reply, of which `reply_ids` are there, may still have; a first
         context that is too long is a wrong setting."""
         limits = self.rollout_config
         is_first = episode.num_turns == 0 and not reply_ids
-        if is_first and len(context_ids) > limits.prompt_length:
+        if is_first and num_context_tokens > limits.prompt_length:
             raise EpisodeFailure(
                 FailureKind.PROMPT_TOO_LONG,
-                f"the first context has {len(context_ids)} tokens, data.max_prompt_length is "
+                f"the first context has {num_context_tokens} tokens, data.max_prompt_length is "
                 f"{limits.prompt_length}; "
-                f"raise data.max_prompt_length to at least {len(context_ids)}, "
+                f"raise data.max_prompt_length to at least {num_context_tokens}, "
                 "or lower videosearch.episode.initial_max_pixels",
                 episode.sample.uid,
             )
         room = min(
-            limits.prompt_length + limits.response_length - len(context_ids),
+            limits.prompt_length + limits.response_length - num_context_tokens,
             self.settings.rollout.max_turn_tokens - len(reply_ids),
         )
         if room < 1 and not reply_ids:
@@ -306,10 +308,10 @@ class VideoSearchAgentLoop(AgentLoopBase):
         """Make one output per training sequence; the last carries the score and the figures."""
         outputs = [
             AgentLoopOutput(
-                prompt_ids=sequence.prompt_ids,
-                response_ids=sequence.response_ids,
-                response_mask=sequence.response_mask,
-                response_logprobs=sequence.logprobs
+                prompt_ids=sequence.prompt_ids.tolist(),
+                response_ids=sequence.response_ids.tolist(),
+                response_mask=sequence.response_mask.tolist(),
+                response_logprobs=sequence.logprobs.tolist()
                 if self.rollout_config.calculate_log_probs
                 else None,
                 multi_modal_data={"images": sequence.images},
@@ -393,8 +395,8 @@ def _measure_cost(generator: TokenGenerator, pair: PairFrames, load_s: float) ->
         "num_sequences": float(len(sequences)),
         "num_continued": float(generator.num_continued),
         "num_sampled_tokens": float(sum(sum(sequence.response_mask) for sequence in sequences)),
-        "num_trained_tokens": float(sum(len(sequence.context_ids) for sequence in sequences)),
-        "max_context_tokens": float(max(len(sequence.context_ids) for sequence in sequences)),
+        "num_trained_tokens": float(sum(sequence.num_tokens for sequence in sequences)),
+        "max_context_tokens": float(max(sequence.num_tokens for sequence in sequences)),
         "frame_store_hit_rate": pair.num_hits / 2,
         "decode_ms": 1000 * pair.decode_s,
         "load_ms": 1000 * load_s,

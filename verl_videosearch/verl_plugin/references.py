@@ -67,7 +67,15 @@ class StoredImage:
 def drop_pixels(image: Image.Image, frames: FramesConfig) -> StoredImage | Image.Image:
     """Return what names the image, or the image itself if it came from no store."""
     reference = image.info.get(REFERENCE)
-    return image if reference is None else StoredImage(reference, image.size, frames)
+    return image if reference is None else _name_image(reference, image.size, frames)
+
+
+@lru_cache(maxsize=16384)
+def _name_image(
+    reference: FrameReference, size: tuple[int, int], frames: FramesConfig
+) -> StoredImage:
+    """Return one object for one frame: siblings show the same frames, at every turn again."""
+    return StoredImage(reference, size, frames)
 
 
 def name_frames(

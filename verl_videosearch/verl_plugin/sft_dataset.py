@@ -183,7 +183,7 @@ class VideoSearchSFTDataset(Dataset):
         )
         if isinstance(episode, Episode) and not is_answered(episode):
             raise UnusableTrace("does not end with an answer")
-        if max(len(sequence.context_ids) for sequence in sequences) > self._max_length:
+        if max(sequence.num_tokens for sequence in sequences) > self._max_length:
             raise UnusableTrace(f"longer than data.max_length={self._max_length}")
         return [cache_sequence(sequence) for sequence in sequences]
 
@@ -195,7 +195,7 @@ def is_answered(episode: Episode) -> bool:
 
 def cache_sequence(sequence: TrainingSequence) -> CachedSequence:
     """Keep a sequence in little memory."""
-    mask = [0] * len(sequence.prompt_ids) + sequence.response_mask
+    mask = [0] * len(sequence.prompt_ids) + sequence.response_mask.tolist()
     return CachedSequence(
         torch.tensor(sequence.context_ids, dtype=torch.int32),
         torch.tensor(mask, dtype=torch.uint8),

@@ -7,6 +7,9 @@ new sequence (method section 3)::
     sequence 0   [prompt: system, pair][reply 1][frames][reply 2]        mask 0 0 1 0 1
     sequence 1   [prompt: system, pair, reply 1, note, reply 2, frames][reply 3]
 
+Ids, masks and log-probabilities lie in arrays, not lists: Python's garbage collection walks over
+every item of every list, and six million of them stop the event loop for 50 ms and more.
+
 The rest is found in *text*, as what the chat template adds after the reply, so no model family is
 spelt out here. A template that rewrites earlier text simply starts a new sequence. `check_sequence`
 compares a finished sequence with what the engine was given."""
@@ -15,7 +18,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -42,6 +46,17 @@ from verl_videosearch.video.pair import REFERENCE
 
 SequenceImage = Image.Image | StoredImage
 """An image of a sequence: its pixels, or the name of a stored frame."""
+_ID, _MASK, _LOGPROB = "i", "b", "d"
+"""Type codes of `array`: four bytes, one byte, a float of eight."""
+
+
+def pack_ids(token_ids: Iterable[int]) -> array[int]:
+    """Return ids in four bytes each; arrays are equal only to arrays.
+
+    >>> pack_ids([7, 8]) == pack_ids((7, 8)), pack_ids([7, 8]).tolist()
+    (True, [7, 8])
+    """
+    return array(_ID, token_ids)
 
 
 class TokenMismatch(AssertionError):
@@ -53,20 +68,29 @@ class TokenMismatch(AssertionError):
 class TrainingSequence:
     """One causal sequence: a prompt, then replies (trained) and appended context (not trained)."""
 
-    prompt_ids: list[int]
+    prompt_ids: array[int]
+    """Any sequence of ids may be given."""
     images: list[SequenceImage]
     """Every image of the sequence, in order."""
-    response_ids: list[int] = field(default_factory=list)
-    response_mask: list[int] = field(default_factory=list)
+    response_ids: array[int] = field(default_factory=lambda: array(_ID))
+    response_mask: array[int] = field(default_factory=lambda: array(_MASK))
     """1 for sampled tokens, 0 for context that was appended between two replies."""
-    logprobs: list[float] = field(default_factory=list)
+    logprobs: array[float] = field(default_factory=lambda: array(_LOGPROB))
     """Of each response token under the policy that sampled it; 0 where the mask is 0."""
     sent: list[SentContext] = field(default_factory=list)
     """What the engine was given for each reply."""
 
+    def __post_init__(self) -> None:
+        self.prompt_ids = pack_ids(self.prompt_ids)
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.prompt_ids) + len(self.response_ids)
+
     @property
     def context_ids(self) -> list[int]:
-        return self.prompt_ids + self.response_ids
+        """Return all ids, as the engine and torch take them."""
+        return (self.prompt_ids + self.response_ids).tolist()
 
     def add_reply(self, token_ids: Sequence[int], logprobs: Sequence[float] | None) -> None:
         """Append what the engine sampled from `context_ids`, unchanged; `logprobs` is None or empty
@@ -75,15 +99,15 @@ class TrainingSequence:
             raise TokenMismatch(
                 f"the engine gave {len(logprobs)} log-probabilities for {len(token_ids)} tokens"
             )
-        self.response_ids += token_ids
-        self.response_mask += [1] * len(token_ids)
-        self.logprobs += logprobs if logprobs else [0.0] * len(token_ids)
+        self.response_ids.extend(token_ids)
+        self.response_mask.extend([1] * len(token_ids))
+        self.logprobs.extend(logprobs if logprobs else [0.0] * len(token_ids))
 
     def add_context(self, token_ids: Sequence[int], images: Sequence[SequenceImage]) -> None:
         """Append the tool's answer and the opening of the next turn."""
-        self.response_ids += token_ids
-        self.response_mask += [0] * len(token_ids)
-        self.logprobs += [0.0] * len(token_ids)
+        self.response_ids.extend(token_ids)
+        self.response_mask.extend([0] * len(token_ids))
+        self.logprobs.extend([0.0] * len(token_ids))
         self.images += images
 
 
@@ -91,9 +115,9 @@ class TrainingSequence:
 class SentContext:
     """What the engine was given for one reply, and what it gave back."""
 
-    token_ids: tuple[int, ...]
+    token_ids: array[int]
     image_digests: tuple[str, ...]
-    reply_ids: tuple[int, ...]
+    reply_ids: array[int]
 
 
 def digest_image(image: SequenceImage) -> str:
@@ -109,22 +133,23 @@ def digest_image(image: SequenceImage) -> str:
 def check_sequence(sequence: TrainingSequence) -> None:
     """Raise `TokenMismatch` unless every reply was sampled from exactly the tokens and images that
     precede it."""
-    token_ids, digests = sequence.context_ids, [digest_image(image) for image in sequence.images]
-    trained = [0] * len(token_ids)
+    token_ids = sequence.prompt_ids + sequence.response_ids
+    digests = [digest_image(image) for image in sequence.images]
+    trained = array(_MASK, bytes(len(token_ids)))
     for turn, sent in enumerate(sequence.sent):
         start = len(sent.token_ids)
         stop = start + len(sent.reply_ids)
-        if tuple(token_ids[:start]) != sent.token_ids:
+        if token_ids[:start] != sent.token_ids:
             raise TokenMismatch(
                 f"turn {turn}: the trained prompt differs from the one the engine was given"
             )
-        if tuple(token_ids[start:stop]) != sent.reply_ids:
+        if token_ids[start:stop] != sent.reply_ids:
             raise TokenMismatch(f"turn {turn}: the trained reply differs from the sampled one")
         if tuple(digests[: len(sent.image_digests)]) != sent.image_digests:
             raise TokenMismatch(
                 f"turn {turn}: the trained images differ from those the engine was given"
             )
-        trained[start:stop] = [1] * len(sent.reply_ids)
+        trained[start:stop] = array(_MASK, [1] * len(sent.reply_ids))
     if sequence.sent and len(digests) != len(sequence.sent[-1].image_digests):
         raise TokenMismatch(
             f"{len(digests)} images are trained on, {len(sequence.sent[-1].image_digests)} "
