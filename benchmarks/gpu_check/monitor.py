@@ -36,9 +36,11 @@ class Monitor:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._stop.wait(self._interval_s):
+        while True:  # a program that ends before the first interval is measured, too
             self.peaks.gpu_used = max(self.peaks.gpu_used, read_gpu_used())
             self.peaks.host_free = min(self.peaks.host_free, read_host_free())
+            if self._stop.wait(self._interval_s):
+                return
 
 
 def read_gpu_used() -> int:

@@ -15,6 +15,7 @@ from hydra import compose, initialize_config_module  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 
 from benchmarks.gpu_check import __main__ as gpu_check  # noqa: E402
+from benchmarks.gpu_check import monitor  # noqa: E402
 from benchmarks.gpu_check.scripted import ScriptedEngine, write_reply  # noqa: E402
 from verl_videosearch.episode import Episode, EpisodeConfig, Reply  # noqa: E402
 from verl_videosearch.frames import CandidateFrames  # noqa: E402
@@ -70,3 +71,11 @@ def test_the_engine_generates_as_many_tokens_as_the_script_has() -> None:
     assert [len(output.token_ids) for output in outputs] == [each["max_tokens"] for each in asked]
     assert all(each["ignore_eos"] and each["stop"] == [] for each in asked)
     assert len(outputs[0].log_probs) == len(outputs[0].token_ids) > 100
+
+
+def test_a_program_shorter_than_the_interval_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitor, "read_gpu_used", lambda: 7)
+    monkeypatch.setattr(monitor, "read_host_free", lambda: 1000)
+    with monitor.Monitor(interval_s=60) as watching:
+        pass
+    assert watching.peaks == monitor.Peaks(gpu_used=7, host_free=1000, host_free_at_start=1000)

@@ -11,6 +11,7 @@ machine it leads vLLM to its CPU backend.
 |---|---|
 | `--generation-config vllm` | a folder's own would change how a policy is sampled |
 | `--host 127.0.0.1` | nobody else asks it |
+| `--limit-mm-per-prompt`: no video | frames are images; memory is set aside for videos else |
 | CPU: float32, eager, no image profiling, small batches | as in recipe `videosearch_grpo_tiny` |
 | CPU: `VLLM_CPU_KVCACHE_SPACE=1` | gigabytes of the key-value cache |
 
@@ -27,6 +28,11 @@ from verl_videosearch.verl_plugin import (
     cpu,  # at the top: a process that vLLM spawns imports this file first
 )
 
+OPTIONS = {
+    "--host": "127.0.0.1",
+    "--generation-config": "vllm",
+    "--limit-mm-per-prompt": '{"video": 0}',
+}
 CPU_OPTIONS = {
     "--dtype": "float32",
     "--max-num-batched-tokens": "2048",
@@ -39,12 +45,10 @@ CPU_OPTIONS = {
 def list_arguments(given: Sequence[str], is_cpu: bool) -> list[str]:
     """Return the arguments of `vllm serve`: those given, and each default that was not.
 
-    >>> list_arguments(["MODEL", "--port=80", "--host", "0.0.0.0"], is_cpu=False)
-    ['MODEL', '--port=80', '--host', '0.0.0.0', '--generation-config', 'vllm']
+    >>> list_arguments(["M", "--host=0.0.0.0", "--limit-mm-per-prompt", "{}"], is_cpu=False)
+    ['M', '--host=0.0.0.0', '--limit-mm-per-prompt', '{}', '--generation-config', 'vllm']
     """
-    defaults = {"--host": "127.0.0.1", "--generation-config": "vllm"} | (
-        CPU_OPTIONS if is_cpu else {}
-    )
+    defaults = OPTIONS | (CPU_OPTIONS if is_cpu else {})
     names = {argument.partition("=")[0] for argument in given}
     missing = {name: value for name, value in defaults.items() if name not in names}
     return [*given, *(word for pair in missing.items() for word in pair if word)]
