@@ -3,9 +3,9 @@
     python -m benchmarks.kill_server --model CHECKPOINT         # or a tiny model of random weights
 
 The one idea: real vLLM, SIGKILL for its whole process group after the third comparison, a deadline
-that nobody may pass. Three trials: an endpoint that stays away and is started again afterwards by
-somebody else, an endpoint that is started again at once, and a server of the judge's own
-(`Judge.serve`), which the judge has to bring back itself.
+that nobody may pass. Two trials: an endpoint that stays away and is started again afterwards by
+somebody else, and a server of the judge's own (`Judge.serve`), which the judge has to bring back
+itself.
 
 Covers: one server on this machine (about a minute a start on a CPU). Does not cover: a server that
 hangs."""
@@ -17,11 +17,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,8 +56,6 @@ class Endpoint:
     folder: Path
     port: int = field(default_factory=lambda: find_ports(1)[0])
     _stack: ExitStack = field(default_factory=ExitStack)
-    _starter: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
-    """A server ends with the thread that has started it; this one lives until `close`."""
     _process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -68,9 +64,6 @@ class Endpoint:
 
     def start(self) -> None:
         """Start it on the same port as before and wait until it is healthy."""
-        self._starter.submit(self._start).result()
-
-    def _start(self) -> None:
         module = [sys.executable, "-m", "verl_videosearch.models.serve", str(self.model)]
         command = [*module, f"--port={self.port}", "--served-model-name", "judge", *OPTIONS]
         log, start = self.folder / "endpoint.log", time.monotonic()
@@ -86,7 +79,6 @@ class Endpoint:
     def close(self) -> None:
         """End every server that is left."""
         self._stack.close()
-        self._starter.shutdown()
 
 
 def kill_own_servers() -> None:
@@ -108,11 +100,9 @@ def try_killing(
     judge: Judge,
     pairs: Sequence[Pair],
     kill: Callable[[], None],
-    after_kill: Callable[[], None] = lambda: None,
 ) -> None:
     """Judge the pairs, kill the server on the way, and print what became of each of them."""
     ends_s: list[float] = []
-    threads: list[threading.Thread] = []
     killed_s = 0.0
 
     def hear(_: Any) -> None:
@@ -121,8 +111,6 @@ def try_killing(
         if len(ends_s) == _KILL_AFTER:
             killed_s = time.monotonic()
             kill()
-            threads.append(threading.Thread(target=after_kill))
-            threads[0].start()
 
     start = time.monotonic()
     try:
@@ -131,8 +119,6 @@ def try_killing(
     except (EpisodeFailure, ServerUnusable) as error:
         words = f"all ended as one {type(error).__name__}: {str(error)[:200]}"
     end = time.monotonic()
-    for thread in threads:
-        thread.join()
     typer.echo(
         f"{name}: {words}; {end - start:.0f} s, the last one {end - killed_s:.0f} s after the kill"
     )
@@ -164,9 +150,6 @@ def run_endpoint_trials(model: Path, folder: Path, num_pairs: int, settings: Any
             try_killing("endpoint that stays away", judge, first, endpoint.kill)
             endpoint.start()
             judge_again("endpoint", judge, first)
-            more = name_pairs(folder, "dog", num_pairs)
-            try_killing("endpoint started at once", judge, more, endpoint.kill, endpoint.start)
-            judge_again("endpoint", judge, more)
     finally:
         endpoint.close()
 
@@ -187,7 +170,7 @@ def main(
     pairs: Annotated[int, typer.Option(min=_KILL_AFTER + 1, help="Comparisons a trial.")] = 20,
     deadline_s: Annotated[float, typer.Option(help="Most seconds of a trial.")] = 600.0,
 ) -> None:
-    """Run the three trials."""
+    """Run both trials."""
     from verl_videosearch.from_scratch.tiny_model import build_tiny_model  # torch
 
     with tempfile.TemporaryDirectory(prefix="kill-server-") as temporary:

@@ -49,6 +49,7 @@ from verl_videosearch.config import at_least, check
 from verl_videosearch.episode import EpisodeConfig
 from verl_videosearch.failures import EpisodeFailure
 from verl_videosearch.frames import CandidateFrames, FrameLocation
+from verl_videosearch.models.option_groups import Recipe, Set, Store, VideoRoot
 from verl_videosearch.prompts import PromptStyle
 from verl_videosearch.recipe import read_episode
 from verl_videosearch.report.console import explain_errors, say
@@ -164,15 +165,9 @@ def main(
         list[Path], typer.Option(help="Parquet file of pairs; may be given more than once.")
     ],
     out: Annotated[Path, typer.Option(help="Parquet file to write.")],
-    video_root: Annotated[
-        Path | None, typer.Option(help="Folder that relative video paths start from.")
-    ] = None,
-    recipe: Annotated[
-        str | None, typer.Option(help="Take the episode settings of this recipe.")
-    ] = None,
-    episode: Annotated[
-        list[str] | None, typer.Option(help="Change one of them: window=2; repeatable.")
-    ] = None,
+    video_root: VideoRoot = None,
+    recipe: Recipe = None,
+    episode: Set = None,
     frames: Annotated[
         int, typer.Option(help="Captions of one frame per row.")
     ] = CaptionConfig.num_frames,
@@ -180,9 +175,7 @@ def main(
         int, typer.Option(help="Captions of what a call shows per row.")
     ] = CaptionConfig.num_looks,
     limit: Annotated[int | None, typer.Option(help="Only the first pairs.")] = None,
-    store: Annotated[
-        Path | None, typer.Option(help="Frame store; default: $VIDEOSEARCH_FRAME_STORE.")
-    ] = None,
+    store: Store = None,
     seed: Annotated[int, typer.Option(help="The same seed chooses the same frames.")] = 0,
 ) -> None:
     """Write captions of frames."""

@@ -54,6 +54,7 @@ from verl_videosearch.data_prep.traces.trace_report import (
 
 from verl_videosearch.checkpoint import check_samples
 from verl_videosearch.episode import EpisodeConfig, Message, Reply
+from verl_videosearch.models.option_groups import Recipe, RunOptions, Set, VideoRoot, takes_group
 from verl_videosearch.models.options import AcceptOtherSettings, PriceIn, PriceOut, takes_source
 from verl_videosearch.models.source import ModelSource
 from verl_videosearch.recipe import read_episode
@@ -321,42 +322,26 @@ def print_run(run: TraceRun, out: Path, max_failed_share: float, console: Consol
 
 
 @takes_source(is_optional=True, alias="teacher", no_alias=TEMPLATE)
+@takes_group(RunOptions)
 def main(
     pairs: Annotated[
         list[Path], typer.Option(help="Parquet file of pairs; may be given more than once.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for the logs and sft.parquet.")],
     source: ModelSource | None = None,
-    video_root: Annotated[
-        Path | None, typer.Option(help="Folder that relative video paths start from.")
-    ] = None,
+    video_root: VideoRoot = None,
     teacher: Annotated[
         str, typer.Option(help="template, or a URL: the same as --endpoint URL.")
     ] = TEMPLATE,
-    recipe: Annotated[
-        str | None, typer.Option(help="Take the episode settings of this recipe.")
-    ] = None,
-    episode: Annotated[
-        list[str] | None, typer.Option(help="Change one of them: window=2; repeatable.")
-    ] = None,
+    recipe: Recipe = None,
+    episode: Set = None,
     stages: Annotated[
         Filter, typer.Option("--filter", help="well_formed keeps wrong answers.")
     ] = Filter.CORRECT,
     limit: Annotated[int | None, typer.Option(help="Only the first pairs.")] = None,
-    store: Annotated[
-        Path | None, typer.Option(help="Frame store; default: $VIDEOSEARCH_FRAME_STORE.")
-    ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Episodes at the same time.")] = 8,
-    episode_timeout_s: Annotated[float, typer.Option(help="Most seconds of one episode.")] = 900.0,
     max_retries: Annotated[
         int, typer.Option(min=0, help="Further tries of an episode that failed in passing.")
     ] = 2,
-    max_failed_share: Annotated[
-        float, typer.Option(help="Share of the pairs that may fail for good.")
-    ] = MAX_FAILED_SHARE,
-    forget_failures: Annotated[
-        bool, typer.Option("--forget-failures", help="Ask again about pairs that failed for good.")
-    ] = False,
     accept_other_settings: AcceptOtherSettings = False,
     price_in: PriceIn = None,
     price_out: PriceOut = None,
@@ -385,6 +370,8 @@ def main(
         float, typer.Option(help="Template: weight of looking behind the first of two cues only.")
     ] = TeacherConfig.one_cue,
     seed: Annotated[int, typer.Option(help="The same seed gives the same words.")] = 0,
+    *,
+    playing: RunOptions,
 ) -> None:
     """Make cold-start traces."""
     console = Console()
@@ -403,7 +390,7 @@ def main(
             seed=seed,
         )
         folder = None if source is None else source.folder
-        config, frame_store = read_episode(recipe, episode or (), folder), FrameStore(store)
+        config, frame_store = read_episode(recipe, episode or (), folder), FrameStore(playing.store)
         prices = read_prices(price_in, price_out)
         if estimate_only:
             estimate = estimate_run(
@@ -421,14 +408,16 @@ def main(
             video_root=video_root,
             store=frame_store,
             limits=RunLimits(
-                concurrency, max_tries=max_retries + 1, forgets_failures=forget_failures
+                playing.concurrency,
+                max_tries=max_retries + 1,
+                forgets_failures=playing.forget_failures,
             ),
-            episode_timeout_s=episode_timeout_s,
-            max_failed_share=max_failed_share,
+            episode_timeout_s=playing.episode_timeout_s,
+            max_failed_share=playing.max_failed_share,
             accepts_other_settings=accept_other_settings,
             announcement=Announcement(say, prices) if source is not None else None,
         )
-    print_run(run, out, max_failed_share, console)
+    print_run(run, out, playing.max_failed_share, console)
     if run.status:
         raise typer.Exit(int(run.status))
 

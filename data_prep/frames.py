@@ -43,6 +43,7 @@ from verl_videosearch.data_prep.sets.frame_filler import FrameFiller, fill_video
 
 from verl_videosearch.episode import EpisodeConfig
 from verl_videosearch.extras import Extra, require
+from verl_videosearch.models.option_groups import Store, VideoRoot
 from verl_videosearch.report.console import explain_errors
 from verl_videosearch.runs.jobs import ExitStatus
 from verl_videosearch.sample import PreferenceSample, read_samples, write_samples
@@ -200,10 +201,8 @@ def write_report(path: Path, report: FillReport) -> None:
 
 def main(
     files: Annotated[list[Path], typer.Argument(help="Parquet files of samples.")],
-    video_root: Annotated[Path | None, typer.Option(help="Folder of the videos.")] = None,
-    store: Annotated[
-        Path | None, typer.Option(help="Frame store; default: $VIDEOSEARCH_FRAME_STORE.")
-    ] = None,
+    video_root: VideoRoot = None,
+    store: Store = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that decode.")] = max(
         1, (os.cpu_count() or 2) // 2
     ),

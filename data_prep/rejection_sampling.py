@@ -59,6 +59,7 @@ from verl_videosearch.data_prep.traces.trace_filter import Filter, Trace, filter
 
 from verl_videosearch.checkpoint import check_samples
 from verl_videosearch.episode import EpisodeConfig
+from verl_videosearch.models.option_groups import Recipe, RunOptions, Set, VideoRoot, takes_group
 from verl_videosearch.models.options import AcceptOtherSettings, PriceIn, PriceOut, takes_source
 from verl_videosearch.models.source import ModelSource, OpenModel
 from verl_videosearch.recipe import read_episode
@@ -424,24 +425,19 @@ def print_run(
 
 
 @takes_source(temperature=1.0)
+@takes_group(RunOptions, concurrency=16)
 def main(
     pairs: Annotated[
         list[Path], typer.Option(help="Parquet file of pairs; may be given more than once.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for the logs and sft.parquet.")],
     source: ModelSource,
-    video_root: Annotated[
-        Path | None, typer.Option(help="Folder that relative video paths start from.")
-    ] = None,
+    video_root: VideoRoot = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="The served model's files, to name it by a hash.")
     ] = None,
-    recipe: Annotated[
-        str | None, typer.Option(help="Take the episode settings of this recipe.")
-    ] = None,
-    episode: Annotated[
-        list[str] | None, typer.Option(help="Change one of them: window=2; repeatable.")
-    ] = None,
+    recipe: Recipe = None,
+    episode: Set = None,
     samples: Annotated[int, typer.Option(min=1, help="Episodes per input.")] = 4,
     both_orders: Annotated[
         bool, typer.Option("--both-orders", help="Play each pair swapped, too.")
@@ -468,22 +464,11 @@ def main(
         str | None, typer.Option(help="i/n: play only this part of the inputs.")
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first pairs.")] = None,
-    concurrency: Annotated[
-        int, typer.Option(min=1, help="Episodes at the same time, on each server.")
-    ] = 16,
-    episode_timeout_s: Annotated[float, typer.Option(help="Most seconds of one episode.")] = 900.0,
-    max_failed_share: Annotated[
-        float, typer.Option(help="Share of the pairs that may fail for good.")
-    ] = MAX_FAILED_SHARE,
-    forget_failures: Annotated[
-        bool, typer.Option("--forget-failures", help="Ask again about what failed for good.")
-    ] = False,
     accept_other_settings: AcceptOtherSettings = False,
     price_in: PriceIn = None,
     price_out: PriceOut = None,
-    store: Annotated[
-        Path | None, typer.Option(help="Frame store; default: $VIDEOSEARCH_FRAME_STORE.")
-    ] = None,
+    *,
+    playing: RunOptions,
 ) -> None:
     """Sample traces from a policy and keep what is worth learning."""
     console = Console()
@@ -500,14 +485,14 @@ def main(
             SelectionConfig(keep, target, max_per_verdict, max_ratio, choose, seed),
             stages=stages,
             video_root=video_root,
-            store=FrameStore(store),
-            limits=RunLimits(concurrency, forgets_failures=forget_failures),
-            episode_timeout_s=episode_timeout_s,
-            max_failed_share=max_failed_share,
+            store=FrameStore(playing.store),
+            limits=RunLimits(playing.concurrency, forgets_failures=playing.forget_failures),
+            episode_timeout_s=playing.episode_timeout_s,
+            max_failed_share=playing.max_failed_share,
             accepts_other_settings=accept_other_settings,
             announcement=Announcement(say, read_prices(price_in, price_out)),
         )
-    print_run(run, out, part, max_failed_share, console)
+    print_run(run, out, part, playing.max_failed_share, console)
     if run.status:
         raise typer.Exit(int(run.status))
 

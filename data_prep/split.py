@@ -33,6 +33,7 @@ from rich.table import Table
 from verl_videosearch.data_prep.sets.sample_keys import Keys, make_keys, normalise_prompt
 
 from verl_videosearch.judgement import OVERALL
+from verl_videosearch.models.option_groups import VideoRoot
 from verl_videosearch.report.console import explain_errors, say
 from verl_videosearch.sample import PreferenceSample, read_samples, swap_videos, write_samples
 
@@ -360,7 +361,7 @@ def main(
     against: Annotated[
         list[Path] | None, typer.Option(help="Benchmark to keep out; may be repeated.")
     ] = None,
-    video_root: Annotated[Path | None, typer.Option(help="Folder of the videos.")] = None,
+    video_root: VideoRoot = None,
     against_root: Annotated[
         list[Path] | None,
         typer.Option(help="That of the benchmarks, or of each in turn; default: the same."),

@@ -16,7 +16,7 @@ from tests.scripted_server import ScriptedServer
 from tests.seeing_judge import CLIPS, HIDDEN, NUM_FRAMES, serve_judge, write_clips
 from verl_videosearch.checkpoint import write_checkpoint_settings
 from verl_videosearch.cli import app
-from verl_videosearch.cli.judge import list_ways, make_judge
+from verl_videosearch.cli.judge import JudgeOptions, list_ways
 from verl_videosearch.episode import EpisodeConfig
 from verl_videosearch.judge.comparison import Comparison
 from verl_videosearch.judgement import DEFAULT_DIMENSIONS
@@ -152,11 +152,11 @@ def test_changes_of_a_checkpoint_start_from_its_own_settings_and_are_accepted_ex
     (clips / "config.json").write_text("{}")
     write_checkpoint_settings(clips, config, DEFAULT_DIMENSIONS)
     source = ModelSource(local=clips)
-    with make_judge(source, assignments=["window=3"]) as judge:
+    with JudgeOptions(set_=["window=3"]).make_judge(source) as judge:
         assert judge.config.episode == replace(config, window=3)
         with pytest.raises(ValueError, match="window was 1 in training, is 3"):
             judge.open()
-    with make_judge(source) as judge:
+    with JudgeOptions().make_judge(source) as judge:
         assert judge.config.episode is None
     videos = (clips / CLEAN, clips / DEFECT)
     options = ("--prompt", "a", "--local", clips, "--set", "window=3")

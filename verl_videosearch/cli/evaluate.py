@@ -22,36 +22,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from verl_videosearch.cli.console import explain_errors, read_assignments, say
+from verl_videosearch.models.option_groups import Recipe, RunOptions, Set, VideoRoot, takes_group
 from verl_videosearch.models.options import AcceptOtherSettings, PriceIn, PriceOut, takes_source
 from verl_videosearch.models.source import ModelSource
-from verl_videosearch.runs.jobs import MAX_FAILED_SHARE, RunLimits, RunSummary
+from verl_videosearch.runs.jobs import RunLimits, RunSummary
 
 if TYPE_CHECKING:
     from verl_videosearch.cli.benchmarks import Benchmark, Place
     from verl_videosearch.episode import EpisodeConfig
-    from verl_videosearch.evaluation.evaluate import Evaluation
+    from verl_videosearch.evaluation.evaluate import Evaluation, PlayOptions
     from verl_videosearch.evaluation.results import RunSettings
 
 AS_IN_RUN = "as in the run"
 """Stands for the model of a probed run."""
 
 Out = Annotated[Path, typer.Option(help="Folder of the run; the same command goes on with it.")]
-VideoRoot = Annotated[Path | None, typer.Option(help="Folder of the videos.")]
-Store = Annotated[Path | None, typer.Option(help="Frame store; default: $VIDEOSEARCH_FRAME_STORE.")]
-Concurrency = Annotated[int, typer.Option(min=1, help="Episodes in flight, per server.")]
-EpisodeTimeout = Annotated[
-    float, typer.Option(help="Most seconds of one episode; then it is tried again.")
-]
-MaxFailedShare = Annotated[
-    float,
-    typer.Option(min=0, max=1, help="Pairs that may fail for good, as a share; more: status 3."),
-]
-ForgetFailures = Annotated[
-    bool, typer.Option("--forget-failures", help="Play what has failed for good again.")
-]
 
 
 @takes_source()
+@takes_group(RunOptions)
 def run_eval(
     benchmarks: Annotated[
         list[str],
@@ -73,13 +62,8 @@ def run_eval(
         list[str] | None, typer.Option(help="Another split, such as test_v1, likewise.")
     ] = None,
     order: Annotated[str, typer.Option(help="both, AB (as in the file) or BA (swapped).")] = "both",
-    recipe: Annotated[
-        str | None,
-        typer.Option(help="Episode settings of this recipe; default: the checkpoint's own."),
-    ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Episode setting as name=value; repeatable.")
-    ] = None,
+    recipe: Recipe = None,
+    set_: Set = None,
     single_turn: Annotated[
         int | None, typer.Option(min=2, help="No tool: this many frames at once, half each.")
     ] = None,
@@ -114,18 +98,15 @@ def run_eval(
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Leave out pairs without videos.")
     ] = False,
-    concurrency: Concurrency = 8,
-    episode_timeout_s: EpisodeTimeout = 900.0,
-    max_failed_share: MaxFailedShare = MAX_FAILED_SHARE,
-    forget_failures: ForgetFailures = False,
-    store: Store = None,
     price_in: PriceIn = None,
     price_out: PriceOut = None,
+    *,
+    playing: RunOptions,
 ) -> None:
     """Judge benchmarks with a model: greedy, both orders, resumable."""
     from verl_videosearch.cli.benchmarks import list_places, name_benchmarks
     from verl_videosearch.evaluation.calibration import read_calibration
-    from verl_videosearch.evaluation.evaluate import PlayOptions, evaluate
+    from verl_videosearch.evaluation.evaluate import evaluate
     from verl_videosearch.models.source import KeptServers
     from verl_videosearch.runs.estimate import Announcement, read_prices
 
@@ -156,19 +137,25 @@ def run_eval(
                 model_dir=model_dir,
                 calibration=fitted,
                 accepts_other_settings=accept_other_settings,
-                options=PlayOptions(
-                    place.videos,
-                    store,
-                    episode_timeout_s,
-                    RunLimits(concurrency, forgets_failures=forget_failures),
-                    max_failed_share,
+                options=replace(
+                    make_play_options(playing, place.videos),
                     announcement=Announcement(say, read_prices(price_in, price_out)),
                 ),
             )
-            _tell(runs[name], max_failed_share)
+            _tell(runs[name], playing.max_failed_share)
             if runs[name].run.stopped is not None:
                 break  # the next benchmark would ask the same server
     _conclude(out, names, runs)
+
+
+def make_play_options(playing: RunOptions, video_root: Path | None) -> PlayOptions:
+    """Return the options of a run as `evaluation.evaluate` takes them."""
+    from verl_videosearch.evaluation.evaluate import PlayOptions
+
+    limits = RunLimits(playing.concurrency, forgets_failures=playing.forget_failures)
+    return PlayOptions(
+        video_root, playing.store, playing.episode_timeout_s, limits, playing.max_failed_share
+    )
 
 
 @dataclass(frozen=True)
@@ -237,6 +224,7 @@ def _conclude(out: Path, names: Sequence[str], runs: Mapping[str, Evaluation]) -
 
 
 @takes_source(model=AS_IN_RUN)
+@takes_group(RunOptions)
 def run_probe(
     run: Annotated[
         Path, typer.Argument(help="Folder of a finished `videosearch eval`, or a file of episodes.")
@@ -265,28 +253,23 @@ def run_probe(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Probe this many of the episodes that searched.")
     ] = None,
-    concurrency: Concurrency = 8,
-    episode_timeout_s: EpisodeTimeout = 900.0,
-    max_failed_share: MaxFailedShare = MAX_FAILED_SHARE,
-    forget_failures: ForgetFailures = False,
-    store: Store = None,
+    *,
+    playing: RunOptions,
 ) -> None:
     """Replay finished episodes with other frames than the judge asked for, or with other words of
     its own: did its search matter, and its memory?"""
-    from verl_videosearch.evaluation.evaluate import PlayOptions
     from verl_videosearch.evaluation.results import read_run
 
     with explain_errors():
         if memory is not None and (replacement or limit):
             raise ValueError("--memory judges all pairs again: leave out --replacement and --limit")
         source = _ask_as_before(source, read_run(run).settings, max_turn_tokens)
-        limits = RunLimits(concurrency, forgets_failures=forget_failures)
-        options = PlayOptions(video_root, store, episode_timeout_s, limits, max_failed_share)
+        options = make_play_options(playing, video_root)
         if memory is None:
             played = _probe_frames(run, source, out, replacement, limit, options)
         else:
             played = _probe_memory(run, source, out, memory, options)
-    finish(played, max_failed_share)
+    finish(played, playing.max_failed_share)
 
 
 def _ask_as_before(

@@ -12,12 +12,21 @@ import functools
 import json
 import shlex
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from verl_videosearch.cli.console import INCOMPLETE, REFUSED, explain_errors, say
+from verl_videosearch.models.option_groups import (
+    Concurrency,
+    EpisodeTimeout,
+    Recipe,
+    Set,
+    Store,
+    takes_group,
+)
 from verl_videosearch.models.options import AcceptOtherSettings, takes_source
 from verl_videosearch.models.source import ModelSource  # takes_source looks it up
 from verl_videosearch.report.plain_text import clean_text
@@ -29,27 +38,66 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Json = Annotated[bool, typer.Option("--json", help="Print everything as JSON, one object a line.")]
-OneOrder = Annotated[
-    bool, typer.Option("--one-order", help="Ask once instead of in both orders: half the cost.")
-]
-Recipe = Annotated[
-    str | None, typer.Option(help="Episode settings of this recipe; default: the model's own.")
-]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", help="Episode setting as name=value; repeatable.")
-]
-Cache = Annotated[
-    Path | None, typer.Option(help="SQLite file that remembers episodes between commands.")
-]
-Calibration = Annotated[
-    Path | None, typer.Option(help="File of `videosearch calibrate`; default: beside the model.")
-]
-Concurrency = Annotated[int, typer.Option(min=1, help="Episodes in flight.")]
-EpisodeTimeout = Annotated[float, typer.Option(help="Most seconds of one episode.")]
-Deadline = Annotated[
-    float | None, typer.Option(help="Most seconds of all of it, retries included.")
-]
-Store = Annotated[Path | None, typer.Option(help="Frame store; default: $VIDEOSEARCH_FRAME_STORE.")]
+
+
+@dataclass(frozen=True)
+class JudgeOptions:
+    """How every command that judges asks its model."""
+
+    one_order: Annotated[
+        bool, typer.Option("--one-order", help="Ask once instead of in both orders: half the cost.")
+    ] = False
+    """Both orders show whether the judge only likes the first video."""
+    recipe: Recipe = None
+    """Null: the model's own settings."""
+    set_: Set = None
+    """Changes of these settings."""
+    accept_other_settings: AcceptOtherSettings = False
+    """Than the checkpoint was trained with."""
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="File of `videosearch calibrate`; default: beside the model."),
+    ] = None
+    """Null: the one that lies beside the model, if any."""
+    concurrency: Concurrency = 8
+    """Of each server."""
+    episode_timeout_s: EpisodeTimeout = 600.0
+    """In seconds."""
+    store: Store = None
+    """Null: the default one."""
+
+    def make_judge(self, source: ModelSource, **settings: Any) -> Judge:
+        """Make the judge; `settings` are further ones of `JudgeConfig`. Raises `ValueError`."""
+        from verl_videosearch.cli.console import read_assignments
+        from verl_videosearch.judge.judge import BOTH_ORDERS, Judge, JudgeConfig
+        from verl_videosearch.sample import Order
+
+        changes = read_assignments(self.set_ or ())
+        config = JudgeConfig(
+            episode=_read_episode(source.folder, self.recipe, changes),
+            orders=(Order.AB,) if self.one_order else BOTH_ORDERS,
+            accepts_other_settings=self.accept_other_settings,
+            calibration=self.calibration,
+            concurrency=self.concurrency,
+            timeout_s=self.episode_timeout_s,
+            store=self.store,
+            **settings,
+        )
+        return Judge(source=source, config=config)
+
+
+@dataclass(frozen=True)
+class CallOptions:
+    """What one call of a judge on the command line may take."""
+
+    cache: Annotated[
+        Path | None, typer.Option(help="SQLite file that remembers episodes between commands.")
+    ] = None
+    """Null: nothing is remembered."""
+    deadline_s: Annotated[
+        float | None, typer.Option(help="Most seconds of all of it, retries included.")
+    ] = None
+    """Null: as long as it takes."""
 
 
 def offers_models(command: Command) -> Command:
@@ -88,6 +136,8 @@ def list_ways(given: Sequence[str] | None = None) -> str:
 
 @offers_models
 @takes_source()
+@takes_group(CallOptions)
+@takes_group(JudgeOptions)
 def run_judge(
     video_1: Annotated[Path | None, typer.Argument(help="The first video.")] = None,
     video_2: Annotated[Path | None, typer.Argument(help="The second video.")] = None,
@@ -105,60 +155,19 @@ def run_judge(
         Path | None, typer.Option(help="Page (.html) of one pair; with --pairs: results (.jsonl).")
     ] = None,
     as_json: Json = False,
-    one_order: OneOrder = False,
-    recipe: Recipe = None,
-    set_: Set = None,
-    accept_other_settings: AcceptOtherSettings = False,
-    calibration: Calibration = None,
-    cache: Cache = None,
-    concurrency: Concurrency = 8,
-    episode_timeout_s: EpisodeTimeout = 600.0,
-    deadline_s: Deadline = None,
-    store: Store = None,
     *,
+    options: JudgeOptions,
+    call: CallOptions,
     source: ModelSource,
 ) -> None:
     """Judge two videos of one prompt, or a file of such pairs; no label is needed."""
     with explain_errors():
         _check_use(video_1, video_2, prompt, pairs)
-        settings = {
-            "one_order": one_order,
-            "recipe": recipe,
-            "assignments": set_ or [],
-            "accepts_other_settings": accept_other_settings,
-            "calibration": calibration,
-            "cache": cache,
-            "concurrency": concurrency,
-            "timeout_s": episode_timeout_s,
-            "deadline_s": deadline_s,
-            "store": store,
-        }
-        with make_judge(source, **settings) as judge:
+        with options.make_judge(source, **asdict(call)) as judge:
             if pairs is not None:
                 _judge_pairs(judge, pairs, out, as_json)
             else:
                 _judge_one(judge, str(prompt), (video_1, video_2), out, as_json)
-
-
-def make_judge(
-    source: ModelSource,
-    *,
-    one_order: bool = False,
-    recipe: str | None = None,
-    assignments: Sequence[str] = (),
-    **settings: Any,
-) -> Judge:
-    """Make a judge of a command's options; raises `ValueError`."""
-    from verl_videosearch.cli.console import read_assignments
-    from verl_videosearch.judge.judge import BOTH_ORDERS, Judge, JudgeConfig
-    from verl_videosearch.sample import Order
-
-    config = JudgeConfig(
-        episode=_read_episode(source.folder, recipe, read_assignments(assignments)),
-        orders=(Order.AB,) if one_order else BOTH_ORDERS,
-        **settings,
-    )
-    return Judge(source=source, config=config)
 
 
 def _read_episode(

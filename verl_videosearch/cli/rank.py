@@ -8,6 +8,7 @@ The one idea: comparisons that are in the cache are free, so one more clip costs
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,21 +18,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from verl_videosearch.cli.console import INCOMPLETE, explain_errors, say
-from verl_videosearch.cli.judge import (
-    Cache,
-    Calibration,
-    Concurrency,
-    Deadline,
-    EpisodeTimeout,
-    Json,
-    OneOrder,
-    Recipe,
-    Set,
-    Store,
-    make_judge,
-    offers_models,
-)
-from verl_videosearch.models.options import AcceptOtherSettings, takes_source
+from verl_videosearch.cli.judge import CallOptions, Json, JudgeOptions, offers_models
+from verl_videosearch.models.option_groups import takes_group
+from verl_videosearch.models.options import takes_source
 from verl_videosearch.models.source import ModelSource  # takes_source looks it up
 from verl_videosearch.report.plain_text import clean_text
 
@@ -41,6 +30,8 @@ if TYPE_CHECKING:
 
 @offers_models
 @takes_source()
+@takes_group(CallOptions)
+@takes_group(JudgeOptions)
 def run_rank(
     prompt: Annotated[str, typer.Argument(help="Text prompt of all clips.")],
     videos: Annotated[list[Path], typer.Argument(help="Two clips or more.")],
@@ -48,17 +39,9 @@ def run_rank(
         int | None, typer.Option(min=1, help="Most new comparisons; default: every pair.")
     ] = None,
     as_json: Json = False,
-    one_order: OneOrder = False,
-    recipe: Recipe = None,
-    set_: Set = None,
-    accept_other_settings: AcceptOtherSettings = False,
-    calibration: Calibration = None,
-    cache: Cache = None,
-    concurrency: Concurrency = 8,
-    episode_timeout_s: EpisodeTimeout = 600.0,
-    deadline_s: Deadline = None,
-    store: Store = None,
     *,
+    options: JudgeOptions,
+    call: CallOptions,
     source: ModelSource,
 ) -> None:
     """Rank the clips of one prompt by comparing two at a time."""
@@ -66,19 +49,7 @@ def run_rank(
     from verl_videosearch.runs.progress import make_bar
 
     with explain_errors():
-        judge = make_judge(
-            source,
-            one_order=one_order,
-            recipe=recipe,
-            assignments=set_ or [],
-            accepts_other_settings=accept_other_settings,
-            calibration=calibration,
-            cache=cache,
-            concurrency=concurrency,
-            timeout_s=episode_timeout_s,
-            deadline_s=deadline_s,
-            store=store,
-        )
+        judge = options.make_judge(source, **asdict(call))
         num_pairs = len(videos) * (len(videos) - 1) // 2
         with judge, make_bar() as bar:
             total = min(max_comparisons or num_pairs, num_pairs)

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from verl_videosearch.cli.console import explain_errors, say
+from verl_videosearch.models.option_groups import Store, VideoRoot
 
 
 def run_report(
@@ -20,17 +21,13 @@ def run_report(
         typer.Argument(help="Runs (folders) and files of episodes (*.jsonl), of any program."),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Page to write.")] = Path("report.html"),
-    video_root: Annotated[
-        Path | None, typer.Option(help="Folder of the videos, where their paths are relative.")
-    ] = None,
+    video_root: VideoRoot = None,
     limit: Annotated[
         int, typer.Option(min=1, help="Show at most this many episodes, drawn by --seed.")
     ] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of --limit.")] = 0,
     title: Annotated[str | None, typer.Option(help="Heading; default: the names.")] = None,
-    store: Annotated[
-        Path | None, typer.Option(help="Frame store; default: $VIDEOSEARCH_FRAME_STORE.")
-    ] = None,
+    store: Store = None,
 ) -> None:
     """Write one page that shows episodes: frames, words and verdicts, turn by turn."""
     from verl_videosearch.report.episode_page import read_sources, write_episode_page

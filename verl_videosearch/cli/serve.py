@@ -17,23 +17,15 @@ from typing import Annotated
 import typer
 
 from verl_videosearch.cli.console import explain_errors, read_assignments, say
-from verl_videosearch.cli.judge import (
-    Calibration,
-    Concurrency,
-    EpisodeTimeout,
-    OneOrder,
-    Recipe,
-    Set,
-    Store,
-    make_judge,
-    offers_models,
-)
-from verl_videosearch.models.options import AcceptOtherSettings, takes_source
+from verl_videosearch.cli.judge import JudgeOptions, offers_models
+from verl_videosearch.models.option_groups import takes_group
+from verl_videosearch.models.options import takes_source
 from verl_videosearch.models.source import ModelSource  # takes_source looks it up
 
 
 @offers_models
 @takes_source()
+@takes_group(JudgeOptions)
 def run_serve(
     state: Annotated[
         Path, typer.Option(help="Folder of uploads, batches and remembered episodes.")
@@ -53,15 +45,8 @@ def run_serve(
         list[str] | None,
         typer.Option(help="A limit as name=value, such as max_seconds=60; see docs/judge.md."),
     ] = None,
-    one_order: OneOrder = False,
-    recipe: Recipe = None,
-    set_: Set = None,
-    accept_other_settings: AcceptOtherSettings = False,
-    calibration: Calibration = None,
-    concurrency: Concurrency = 8,
-    episode_timeout_s: EpisodeTimeout = 600.0,
-    store: Store = None,
     *,
+    options: JudgeOptions,
     source: ModelSource,
 ) -> None:
     """Serve the judge over HTTP until SIGTERM."""
@@ -87,16 +72,5 @@ def run_serve(
         if clash := sorted(set(given) & set(settings) & known):
             raise ValueError(f"--limit must not set {clash}; they have options of their own")
         config = read_config(ServerConfig, settings | given)
-        judge = make_judge(
-            source,
-            one_order=one_order,
-            recipe=recipe,
-            assignments=set_ or [],
-            accepts_other_settings=accept_other_settings,
-            calibration=calibration,
-            cache=config.state / "episodes.sqlite",
-            concurrency=concurrency,
-            timeout_s=episode_timeout_s,
-            store=store,
-        )
+        judge = options.make_judge(source, cache=config.state / "episodes.sqlite")
         run_server(judge, config, lambda url: say(f"serving {source.name} at {url}, {url}/docs"))
