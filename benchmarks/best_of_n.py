@@ -23,8 +23,9 @@ import typer
 from verl_videosearch.data_prep.hide_and_seek.graded import write_groups
 from verl_videosearch.data_prep.hide_and_seek.profile import PROFILES
 
-from verl_videosearch.judge.judge import Judge, JudgeConfig
+from verl_videosearch.judge.judge import Judge
 from verl_videosearch.judge.reward import ClipRewards, GroupScoreConfig
+from verl_videosearch.judge.settings import JudgeConfig
 from verl_videosearch.models.options import takes_source
 from verl_videosearch.models.source import ModelSource
 

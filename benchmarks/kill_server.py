@@ -30,7 +30,7 @@ import typer
 from tests.seeing_judge import CLIPS, write_clips
 from verl_videosearch import Judge
 from verl_videosearch.failures import EpisodeFailure, ServerUnusable
-from verl_videosearch.judge.judge import Outcome, Pair
+from verl_videosearch.judge.pair_judge import Outcome, Pair
 from verl_videosearch.models.server import find_ports, run_server, wait_until_healthy
 from verl_videosearch.sample import Order
 

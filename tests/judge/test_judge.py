@@ -306,7 +306,7 @@ def test_a_calibration_gives_probabilities_and_abstains(tmp_path: Path, clips: P
 
 def test_a_checkpoint_of_ours_needs_no_settings(tmp_path: Path) -> None:
     from verl_videosearch.checkpoint import write_checkpoint_settings
-    from verl_videosearch.judge.judge import read_model_settings
+    from verl_videosearch.judge.opening import read_model_settings
 
     config = EpisodeConfig.from_dict(SETTINGS)
     dimensions = (Dimension("CH", "Cheese", "how much like cheese it looks"),)

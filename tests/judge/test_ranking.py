@@ -183,9 +183,14 @@ def test_the_near_judge_is_right_in_85_per_cent() -> None:
     assert sum(n * p for n, p in rates) / 28 == pytest.approx(0.85, abs=0.01)
 
 
-@pytest.mark.parametrize(("kind", "least"), [("near", 0.8), ("orders", 0.8), ("flat", 0.75)])
-def test_16_of_28_comparisons_nearly_give_the_full_tournament(kind: str, least: float) -> None:
-    assert agree_with_all_pairs(kind, range(20)) >= least  # one group's deviation is about 0.13
+@pytest.mark.parametrize(
+    ("kind", "num_groups", "least"), [("near", 40, 0.85), ("orders", 40, 0.82), ("flat", 200, 0.8)]
+)
+def test_16_of_28_comparisons_nearly_give_the_full_tournament(
+    kind: str, num_groups: int, least: float
+) -> None:
+    """One group's tau-b deviates by about 0.15, so the mean of 200 by 0.01."""
+    assert agree_with_all_pairs(kind, range(num_groups)) >= least
 
 
 def test_all_pairs_give_the_round_robin() -> None:

@@ -34,7 +34,8 @@ from verl_videosearch.report.plain_text import clean_text
 if TYPE_CHECKING:
     from verl_videosearch.episode import EpisodeConfig
     from verl_videosearch.judge.comparison import Comparison
-    from verl_videosearch.judge.judge import Judge, Outcome
+    from verl_videosearch.judge.judge import Judge
+    from verl_videosearch.judge.pair_judge import Outcome
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Json = Annotated[bool, typer.Option("--json", help="Print everything as JSON, one object a line.")]
@@ -69,7 +70,8 @@ class JudgeOptions:
     def make_judge(self, source: ModelSource, **settings: Any) -> Judge:
         """Make the judge; `settings` are further ones of `JudgeConfig`. Raises `ValueError`."""
         from verl_videosearch.cli.console import read_assignments
-        from verl_videosearch.judge.judge import BOTH_ORDERS, Judge, JudgeConfig
+        from verl_videosearch.judge.judge import Judge
+        from verl_videosearch.judge.settings import BOTH_ORDERS, JudgeConfig
         from verl_videosearch.sample import Order
 
         changes = read_assignments(self.set_ or ())
