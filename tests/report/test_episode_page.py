@@ -1,18 +1,15 @@
 """The page of episodes without a browser: what stands in it, missing videos, any kind of record."""
 
-import base64
-import json
 import re
-import zlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 from typer.testing import CliRunner
 
 from tests.report.conftest import PlayedPage
+from tests.report.packed import read_index, unpack_block, unpack_pairs
 from tests.report.played import HOSTILE
 from verl_videosearch.cli import app
 from verl_videosearch.report.episode_page import (
@@ -43,24 +40,6 @@ def test_every_picture_stands_once_and_nothing_is_loaded(played: PlayedPage) -> 
     assert not re.search(r"https?://|url\(|@import", html)
     assert "default-src 'none'" in html and "unsafe-inline" not in html
     assert HOSTILE not in html and HOSTILE not in unpack_pairs(played.written.path)
-
-
-def unpack_block(html: str, name: str) -> str:
-    """Return what the page's script finds under a name."""
-    content = html.split(f'id="{name}"', 1)[1].split(">", 1)[1].split("<", 1)[0]
-    return zlib.decompress(base64.b64decode(content)).decode()
-
-
-def unpack_pairs(path: Path) -> str:
-    """Return the markup of all pairs of a page."""
-    html = path.read_text("utf-8")
-    names = re.findall(r'<div hidden id="(p\d+)">', html)
-    return "\n".join(unpack_block(html, name) for name in names)
-
-
-def read_index(path: Path) -> list[dict[str, Any]]:
-    """Return the entries of a page's list."""
-    return json.loads(unpack_block(path.read_text("utf-8"), "index"))
 
 
 def test_the_index_names_every_episode_and_comes_first(played: PlayedPage) -> None:
