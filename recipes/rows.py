@@ -17,7 +17,7 @@ Covers: figures. Does not cover: tables and pages (`results`)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,26 +168,32 @@ def make_row(episodes: Sequence[Episode]) -> dict[str, Any]:
     keys = [key for key in episodes[0].sample.labels if key != OVERALL]
     tokens = [each.num_tokens for each in episodes]
     gain = paired_bootstrap(
-        [e.is_right() for e in episodes], [e.is_right_at_first() for e in episodes]
+        [each.is_right() for each in episodes],
+        [each.is_right_at_first() for each in episodes],
+        list_prompts(episodes),
     )
+    searched = [each for each in episodes if each.asked and each.has_cue]
     rates = {
-        "search_rate": Rate.of(bool(each.asked) for each in episodes),
-        "aim_rate": Rate.of(e.has_aimed for e in episodes if e.asked and e.has_cue),
-        "cover_rate": Rate.of(each.has_covered for each in episodes if each.has_cue),
-        "hit_rate": Rate.of(each.has_hit for each in episodes if each.has_hidden_defect),
-        "unreadable": Rate.of(each.record.verdicts is None for each in episodes),
+        "search_rate": share(episodes, lambda each: bool(each.asked)),
+        "aim_rate": share(searched, lambda each: each.has_aimed),
+        "cover_rate": share([e for e in episodes if e.has_cue], lambda each: each.has_covered),
+        "hit_rate": share(
+            [each for each in episodes if each.has_hidden_defect], lambda each: each.has_hit
+        ),
+        "unreadable": share(episodes, lambda each: each.record.verdicts is None),
     }
     plain = {name: describe_accuracy(rate) for name, rate in rates.items()}
     return {
-        "overall": describe_accuracy(Rate.of(each.is_right() for each in episodes)),
+        "overall": describe_accuracy(share(episodes, Episode.is_right)),
         "by_type": {
-            n: describe_accuracy(Rate.of(e.is_right() for e in each))
-            for n, each in sorted(of_type.items())
+            name: describe_accuracy(share(chosen, Episode.is_right))
+            for name, chosen in sorted(of_type.items())
         },
         "by_dimension": {
-            key: describe_accuracy(Rate.of(e.is_right(key) for e in episodes)) for key in keys
+            key: describe_accuracy(share(episodes, lambda each, key=key: each.is_right(key)))
+            for key in keys
         },
-        "all_dimensions": describe_accuracy(Rate.of(each.is_all_right for each in episodes)),
+        "all_dimensions": describe_accuracy(share(episodes, lambda each: each.is_all_right)),
         **{name: each["accuracy"] for name, each in plain.items()},
         "gain": gain.value,
         "calls": _mean([each.num_calls for each in episodes]),
@@ -213,17 +219,34 @@ def compare(after: Sequence[Episode], before: Sequence[Episode]) -> dict[str, An
             "the runs are over different pairs, or in another order: judge one file of pairs "
             "with both"
         )
-    hiding = [number for number, each in enumerate(after) if each.has_hidden_defect]
+    places = range(len(after))
+    hiding = [place for place in places if after[place].has_hidden_defect]
+    passes: dict[str, tuple[Sequence[int], Callable[[Episode], bool]]] = {
+        "accuracy": (places, Episode.is_right),
+        "search_rate": (places, lambda each: bool(each.asked)),
+        "hit_rate": (hiding, lambda each: each.has_hit),
+    }
     tests = {
-        "accuracy": paired_bootstrap([e.is_right() for e in after], [e.is_right() for e in before]),
-        "search_rate": paired_bootstrap(
-            [bool(e.asked) for e in after], [bool(e.asked) for e in before]
-        ),
-        "hit_rate": paired_bootstrap(
-            [after[i].has_hit for i in hiding], [before[i].has_hit for i in hiding]
-        ),
+        name: paired_bootstrap(
+            [test(after[place]) for place in chosen],
+            [test(before[place]) for place in chosen],
+            list_prompts([after[place] for place in chosen]),
+        )
+        for name, (chosen, test) in passes.items()
     }
     return {name: describe_difference(test) for name, test in tests.items()}
+
+
+def share(episodes: Sequence[Episode], test: Callable[[Episode], bool]) -> Rate:
+    """Return the share of episodes that pass; its interval draws prompts, not pairs."""
+    if not episodes:
+        return Rate(0, 0)
+    return Rate.over([test(each) for each in episodes], list_prompts(episodes))
+
+
+def list_prompts(episodes: Sequence[Episode]) -> list[str]:
+    """Return what an interval draws: pairs of one prompt are drawn together."""
+    return [each.sample.prompt for each in episodes]
 
 
 def describe_difference(test: PairedDifference) -> dict[str, Any]:
@@ -249,7 +272,7 @@ def describe_accuracy(rate: Rate) -> dict[str, float | int | None]:
     """
     if not rate.total:
         return {"accuracy": None, "low": None, "high": None, "n": 0}
-    known = rate.with_interval()
+    known = rate if rate.low is not None else rate.with_interval()
     return {"accuracy": known.value, "low": known.low, "high": known.high, "n": known.total}
 
 

@@ -1,6 +1,7 @@
 """What counts as a search, an aimed one and a hit, on episodes written by hand; and the figures
 made of them."""
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -49,7 +50,8 @@ def make_sample(
         "defects_1": [*defects_1],
         "defects_2": [*defects_2],
     }
-    return PreferenceSample(uid, "a cat", f"{uid}1.mkv", f"{uid}2.mkv", labels, meta=truth)
+    prompt = f"cat number {uid}"
+    return PreferenceSample(uid, prompt, f"{uid}1.mkv", f"{uid}2.mkv", labels, meta=truth)
 
 
 def make_record(
@@ -334,6 +336,18 @@ def test_two_runs_are_compared_pair_by_pair() -> None:
     assert tests["hit_rate"]["difference"] == pytest.approx(-3 / 4)
     same = compare(after, after)["accuracy"]
     assert (same["difference"], same["low"], same["high"], same["p_value"]) == (0, 0, 0, 1)
+
+
+def test_pairs_of_one_prompt_are_drawn_together() -> None:
+    after = [
+        Episode(replace(each.sample, prompt="one cat"), each.record) for each in make_episodes()
+    ]
+    before = [
+        Episode(each.sample, make_record([7], uid=each.sample.uid, verdicts=WRONG))
+        for each in after
+    ]
+    test = compare(after, before)["accuracy"]
+    assert (test["won"], test["lost"], test["p_value"]) == (3, 0, 1)  # one prompt proves nothing
 
 
 def test_runs_over_other_pairs_are_not_compared() -> None:
