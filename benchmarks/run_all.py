@@ -34,6 +34,7 @@ PROGRAMS = {
     "transfer": [],
     "coverage": [],
     "report": ["--episodes", "200"],
+    "eval": ["--pairs", "8", "--repeats", "2"],
     "code_shape": [],
 }
 """Program to its arguments, in the order of the page."""
