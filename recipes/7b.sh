@@ -5,20 +5,14 @@
 #   PAIRS=FILE.parquet VIDEOS=DIR TEACHER=URL TEACHER_MODEL=NAME BENCHMARKS=DIR recipes/7b.sh
 #
 # PAIRS come from `python -m data_prep.build`; BENCHMARKS holds the folders genai, mj and videogen
-# (docs/data.md). MODEL=Qwen/Qwen3-VL-8B-Instruct starts from another model. Disk: about 1 TB for the
-# eight checkpoints of GRPO, of which the best becomes the result (docs/seven_b.md).
+# (docs/data.md). MODEL=Qwen/Qwen3-VL-8B-Instruct starts from another model, whose patches size the
+# frames. Disk: about 1 TB for the eight checkpoints of GRPO, of which the best becomes the result (docs/seven_b.md).
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/stages.sh"
 OUT=${OUT:-outputs/7b} GPUS=${GPUS:-8} REPLIES=--serve MODEL=${MODEL:-Qwen/Qwen2.5-VL-7B-Instruct}
 PARTS=${PARTS:-cold_start=.02,rft=.22,grpo=.76,validation=512}
 : "${PAIRS:?parquet file of pairs}" "${VIDEOS:?their folder}" "${BENCHMARKS:?folder of the benchmarks}"
 : "${TEACHER:?URL of a strong model}" "${TEACHER_MODEL:?its name}"
-
-# Qwen3-VL has patches of 16 pixels, merged 2 x 2: as many tokens per frame are more pixels
-family=$(grep -hso '"model_type": *"qwen3_vl' "$MODEL/config.json" || echo "$MODEL")
-if [[ ${family,,} == *qwen3[-_]vl* ]]; then
-  EPISODE=(patch_multiple=32 initial_max_pixels=524288 tool_max_pixels=409600)
-fi
 
 # Benchmarks first: no pair of training shares a prompt or a video with one of them
 AGAINST=()

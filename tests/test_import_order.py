@@ -24,6 +24,7 @@ memory
 tool
 episode
 checkpoint
+sight
 reward
 video
 sources

@@ -61,6 +61,10 @@ Message = dict[str, Any]
 """`{"role": ..., "content": list of items}`, see `prompts.Content`."""
 
 
+PATCH_MULTIPLE = 28
+"""Of Qwen2.5-VL: patches of 14 pixels, merged 2 x 2. Budgets of pixels are written for it."""
+
+
 @dataclass(frozen=True)
 class EpisodeConfig:
     """How an episode runs; the defaults are method sections 1 to 3."""
@@ -78,13 +82,13 @@ class EpisodeConfig:
     """Newest tool outcomes whose images stay visible; null keeps everything."""
     label_frames: bool = True
     """Write number, video and time before each frame; false is the paper's bare form."""
-    initial_max_pixels: int = 512 * 28 * 28
+    initial_max_pixels: int = 512 * PATCH_MULTIPLE**2
     """Pixel budget of each frame of the initial view."""
-    tool_max_pixels: int = 400 * 28 * 28
+    tool_max_pixels: int = 400 * PATCH_MULTIPLE**2
     """Pixel budget of each frame that a call brings."""
-    patch_multiple: int = 28
+    patch_multiple: int = PATCH_MULTIPLE
     """Both sides of a frame are multiples of this: the model's patch size times its merge size
-    (Qwen3-VL: 32)."""
+    (Qwen3-VL: 32). A recipe's null is the model's own (`fit_patches`)."""
     prompt_pack: str = "full"
     """The words that the model reads: `full` instructions, `brief` for models trained from scratch
     on them, or the path of a .yaml file (docs/add_a_prompt_pack.md)."""
@@ -141,8 +145,8 @@ class EpisodeConfig:
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> EpisodeConfig:
         """Make a config from plain settings; unknown names and bad values are one `ValueError` that
-        lists them all."""
-        return read_config(cls, settings)
+        lists them all. Where no model was asked, `patch_multiple: null` is Qwen2.5-VL's."""
+        return read_config(cls, fit_patches(settings, PATCH_MULTIPLE))
 
     @classmethod
     def from_changes(cls, settings: Mapping[str, Any], changes: Mapping[str, Any]) -> EpisodeConfig:
@@ -176,6 +180,25 @@ class EpisodeConfig:
     def max_turns(self) -> int:
         """Most replies an episode can take: every call, one over the limit, and the answer."""
         return self.max_tool_calls + 2
+
+
+def fit_patches(settings: Mapping[str, Any], multiple: int) -> dict[str, Any]:
+    """Fill in `patch_multiple: null`; the budgets of pixels, written for patches of 28 pixels, then
+    hold as many visual tokens of this model. Any other `patch_multiple` leaves them alone.
+
+    >>> fit_patches({"patch_multiple": None, "tool_max_pixels": 3136}, 32)
+    {'patch_multiple': 32, 'tool_max_pixels': 4096, 'initial_max_pixels': 524288}
+    >>> fit_patches({"patch_multiple": 28, "tool_max_pixels": 3136}, 32)
+    {'patch_multiple': 28, 'tool_max_pixels': 3136}
+    """
+    if settings.get("patch_multiple", multiple) is not None or "patch_multiple" not in settings:
+        return dict(settings)
+    fitted = dict(settings) | {"patch_multiple": multiple}
+    for name in ("initial_max_pixels", "tool_max_pixels"):
+        budget = settings.get(name, getattr(EpisodeConfig, name))
+        if type(budget) is int:
+            fitted[name] = budget * multiple**2 // PATCH_MULTIPLE**2
+    return fitted
 
 
 class Ending(str, Enum):

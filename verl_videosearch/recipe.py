@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from verl_videosearch.checkpoint import read_checkpoint_settings
-from verl_videosearch.episode import EpisodeConfig
+from verl_videosearch.episode import PATCH_MULTIPLE, EpisodeConfig, fit_patches
 from verl_videosearch.extras import Extra, require
+from verl_videosearch.sight import find_patch_multiple
 
 PACKAGE = "verl_videosearch.recipes"
 """Holds the recipes; in a checkout it is the folder `recipes`."""
@@ -58,9 +59,9 @@ def read_episode(
     """Read the episode settings of a recipe, changed by `name=value` pairs.
 
     Without a recipe they are those that a `checkpoint` of ours was trained with, where its folder
-    says so; else `EpisodeConfig`'s own."""
+    says so; else `EpisodeConfig`'s own. `patch_multiple: null` is that of the checkpoint."""
     changes = dict(read_override(text) for text in overrides)
-    return make_episode(find_settings(recipe, checkpoint), changes)
+    return make_episode(find_settings(recipe, checkpoint), changes, checkpoint)
 
 
 def find_settings(recipe: str | None, checkpoint: str | Path | None) -> Mapping[str, Any]:
@@ -72,9 +73,16 @@ def find_settings(recipe: str | None, checkpoint: str | Path | None) -> Mapping[
     return {} if trained is None else trained.episode
 
 
-def make_episode(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> EpisodeConfig:
-    """Make a config whose pack and tools are known to load."""
-    config = EpisodeConfig.from_changes(settings, changes)
+def make_episode(
+    settings: Mapping[str, Any],
+    changes: Mapping[str, Any],
+    model: str | Path | None = None,
+) -> EpisodeConfig:
+    """Make a config whose pack and tools are known to load; `patch_multiple: null` is that of the
+    folder of a model, where one is given."""
+    multiple = find_patch_multiple(model) or PATCH_MULTIPLE
+    fitted = fit_patches(settings, multiple) if "patch_multiple" not in changes else settings
+    config = EpisodeConfig.from_changes(fitted, changes)
     config.check_words()
     return config
 

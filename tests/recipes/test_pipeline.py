@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from benchmarks.sweep.variants import VARIANTS, Variant
 from verl_videosearch.episode import EpisodeConfig
 from verl_videosearch.reward import RewardConfig
+from verl_videosearch.verl_plugin.preflight.model import fit_to_model
 
 ROOT = Path(__file__).parents[2]
 BIG = {
@@ -187,31 +188,22 @@ def compose_command(words: list[str], main: str) -> DictConfig:
         return compose(main, overrides=overrides)
 
 
-@pytest.mark.parametrize(
-    ("model", "multiple"),
-    [
-        ("Qwen/Qwen2.5-VL-7B-Instruct", None),
-        ("Qwen/Qwen3-VL-8B-Instruct", 32),
-        ("/models/qwen3_vl_thinking", 32),
-        ("folder", 32),
-    ],
-)
-def test_the_model_picks_its_settings(tmp_path: Path, model: str, multiple: int | None) -> None:
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder/config.json").write_text('{\n  "model_type": "qwen3_vl"\n}\n')
-    commands = list_commands(tmp_path, **BIG, MODEL=model)
-    wanted = [] if multiple is None else [f"patch_multiple={multiple}"]
-    for name, option in (
-        ("traces", "--episode"),
-        ("samples", "--episode"),
-        ("judge_rft-mj", "--set"),
-    ):
-        assert values_of(option, commands[name])[:1] == wanted
+@pytest.mark.parametrize(("patch_size", "multiple"), [(14, 28), (16, 32)])
+def test_the_model_picks_its_settings(tmp_path: Path, patch_size: int, multiple: int) -> None:
+    (tmp_path / "model").mkdir()
+    sight = {"patch_size": patch_size, "merge_size": 2}
+    (tmp_path / "model/preprocessor_config.json").write_text(json.dumps(sight))
+    commands = list_commands(tmp_path, **BIG, MODEL=str(tmp_path / "model"))
+    assert not values_of("--episode", commands["traces"] + commands["samples"])
     for name, main in (("cold_start", "sft_trainer_engine"), ("grpo", "ppo_trainer")):
         config = compose_command(commands[name], main)
-        assert config.videosearch.episode.patch_multiple == (multiple or 28)
-        tokens = config.videosearch.episode.initial_max_pixels / (multiple or 28) ** 2
-        assert tokens == 512
+        node = config.model if name == "cold_start" else config.actor_rollout_ref.model
+        node.path = str(tmp_path / "model")  # GRPO's start is made by the stages before
+        fit_to_model(config)
+        episode = config.videosearch.episode
+        assert episode.patch_multiple == multiple
+        assert episode.initial_max_pixels / multiple**2 == 512
+        assert episode.tool_max_pixels / multiple**2 == 400
 
 
 def test_a_failing_stage_ends_the_pipeline_with_its_status(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from verl_videosearch.reply import ThoughtForm
 from verl_videosearch.rollout import run_episode
 from verl_videosearch.sample import PreferenceSample
 from verl_videosearch.verl_plugin.agent_loop import TokenGenerator
-from verl_videosearch.verl_plugin.preflight.model import check_sight
+from verl_videosearch.verl_plugin.preflight.model import check_sight, check_thoughts
 from verl_videosearch.verl_plugin.references import STORE, make_pixels, read_image
 from verl_videosearch.verl_plugin.replay import UnusableTrace, find_end_of_turn, fit_thought
 from verl_videosearch.verl_plugin.settings import FramesConfig
@@ -184,6 +184,14 @@ def test_the_frames_fit_the_patches(setup: Setup) -> None:
     wrong = replace(setup.episode, patch_multiple=other, **pixels)
     (problem,) = check_sight(str(setup.folder), wrong)
     assert f"set videosearch.episode.patch_multiple={setup.episode.patch_multiple}" in problem
+
+
+def test_thoughts_can_be_kept_where_the_template_keeps_them(setup: Setup) -> None:
+    kept = replace(setup.episode, keep_native_thought=True)
+    problems = list(check_thoughts(str(setup.folder), kept))
+    assert len(problems) == setup.is_thinking
+    assert all("set it to false, or give the model a template" in text for text in problems)
+    assert list(check_thoughts(str(setup.folder), setup.episode)) == []
 
 
 @pytest.mark.parametrize("is_trained", [True, False])

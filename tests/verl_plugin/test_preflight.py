@@ -24,10 +24,12 @@ from verl.trainer import sft_trainer
 
 from tests.engine import compose_recipe, model_dir
 from verl_videosearch.sample import PreferenceSample, write_samples
+from verl_videosearch.sight import read_image_limits
 from verl_videosearch.verl_plugin.preflight import sft
 from verl_videosearch.verl_plugin.preflight.grpo import find_problems
-from verl_videosearch.verl_plugin.preflight.model import read_image_limits
+from verl_videosearch.verl_plugin.preflight.model import fit_to_model
 from verl_videosearch.verl_plugin.preflight.run import describe_finished, has_wandb_key
+from verl_videosearch.verl_plugin.settings import Settings
 
 LABELS = {"TA": 0, "VQ": 1, "MQ": 0, "OA": 1}
 
@@ -441,10 +443,76 @@ def test_qwen3_vl_is_refused_with_the_settings_that_fit(data_dir: Path, tmp_path
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(sight))
     settings = {"actor_rollout_ref.model.path": str(tmp_path)}
-    (problem,) = find_problems(make_config(data_dir, settings, "videosearch_grpo"))
+    wrong = settings | {"videosearch.episode.patch_multiple": 28}
+    (problem,) = find_problems(make_config(data_dir, wrong, "videosearch_grpo"))
     assert "set videosearch.episode.patch_multiple=32" in problem
     settings["videosearch.episode.patch_multiple"] = 32
     assert find_problems(make_config(data_dir, settings, "videosearch_grpo")) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "multiple", "budgets"),
+    [
+        ({}, 32, (524288, 409600)),  # as many tokens as with patches of 28
+        ({"patch_multiple": 64}, 64, (401408, 313600)),  # said, so nothing is fitted
+        ({"tool_max_pixels": 784 * 100}, 32, (524288, 1024 * 100)),
+    ],
+)
+def test_sizes_that_a_recipe_leaves_open_are_the_model_s(
+    data_dir: Path, tmp_path: Path, given: dict, multiple: int, budgets: tuple[int, int]
+) -> None:
+    sight = {"patch_size": 16, "merge_size": 2, "size": {"shortest_edge": 65536}}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(sight))
+    given = {"patch_multiple": None} | given
+    settings = {f"videosearch.episode.{name}": value for name, value in given.items()}
+    settings["actor_rollout_ref.model.path"] = str(tmp_path)
+    config = make_config(data_dir, settings, "videosearch_grpo")
+    fit_to_model(config)
+    episode = config.videosearch.episode
+    assert episode.patch_multiple == multiple
+    assert (episode.initial_max_pixels, episode.tool_max_pixels) == budgets
+    fit_to_model(config)
+    assert episode.initial_max_pixels == budgets[0], "fitted once"
+
+
+@pytest.mark.parametrize(
+    ("layers", "device", "dtype", "is_refused"),
+    [
+        (["linear_attention", "full_attention"], "cpu", "float32", True),
+        (["linear_attention", "full_attention"], "cpu", "bfloat16", False),
+        (["linear_attention", "full_attention"], "cuda", "float32", False),
+        (["full_attention"], "cpu", "float32", False),
+        (None, "cpu", "float32", False),
+    ],
+)
+def test_linear_attention_is_refused_where_vllm_cannot_compute_it(
+    data_dir: Path, tmp_path: Path, layers: Any, device: str, dtype: str, is_refused: bool
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": {"layer_types": layers}}))
+    settings = {
+        "actor_rollout_ref.model.path": str(tmp_path),
+        "trainer.device": device,
+        "actor_rollout_ref.rollout.dtype": dtype,
+    }
+    problems = find_problems(make_config(data_dir, settings))
+    assert len(problems) == is_refused
+    assert all("train it on a GPU" in problem for problem in problems)
+
+
+def test_a_model_that_does_not_say_how_it_sees_leaves_the_sizes(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    settings = {"actor_rollout_ref.model.path": str(tmp_path)}
+    settings["videosearch.episode.patch_multiple"] = None
+    config = make_config(data_dir, settings, "videosearch_grpo")
+    fit_to_model(config)
+    assert config.videosearch.episode.patch_multiple is None
+    assert (
+        Settings.from_dict(
+            OmegaConf.to_container(config.videosearch, resolve=True)
+        ).episode.patch_multiple
+        == 28
+    )
 
 
 @pytest.mark.slow_start

@@ -190,6 +190,21 @@ def test_images_of_no_store_take_verl_s_own_path(pair: PairFrames, by_processor:
     assert torch.equal(inputs["pixel_values"], expected["pixel_values"])
 
 
+def test_a_micro_batch_may_mix_names_and_pixels(pair: PairFrames, by_processor: None) -> None:
+    """A zoomed part of a frame lies in no store; its sequence travels as pixels."""
+    zoomed = pair.image(2, 56 * 56, (0.0, 0.0, 0.5, 0.5))
+    sequences = [list_images(pair), [pair.image(1, 56 * 56), zoomed], list_images(pair, (9, 3))]
+    rows, plain = [], []
+    for images in sequences:
+        stored = [drop_pixels(image, FramesConfig()) for image in images]
+        for found, inputs in ((rows, make_inputs(stored)), (plain, make_inputs(images))):
+            found.append({k: v for k, v in inputs.items() if "_ids" not in k})
+    assert [REFERENCES in row for row in rows] == [True, False, True]
+    got = transformer_impl.extract_multi_modal_inputs(rows)
+    for name, value in extract_multi_modal_inputs(plain).items():
+        assert torch.equal(got[name], value), name
+
+
 def test_a_processor_that_makes_more_of_an_image_gets_pixels(pair: PairFrames) -> None:
     seen = []
 

@@ -358,7 +358,7 @@ def read_episode_config(
                 "number"
             )
         changes |= {"initial_frames_per_video": single_turn // 2, "max_tool_calls": 0}
-    return make_episode(find_settings(recipe, checkpoint), changes)
+    return make_episode(find_settings(recipe, checkpoint), changes, checkpoint)
 
 
 def read_orders(order: str) -> Any:

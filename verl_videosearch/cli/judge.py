@@ -180,7 +180,7 @@ def _read_episode(
 
     if recipe is None and not changes:
         return None
-    return make_episode(find_settings(recipe, folder), changes)
+    return make_episode(find_settings(recipe, folder), changes, folder)
 
 
 def _check_use(*given: Path | str | None) -> None:

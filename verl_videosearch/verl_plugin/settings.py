@@ -153,10 +153,12 @@ class Settings:
                 problems.append(f"videosearch.{name} must be a group of settings, got {settings!r}")
                 continue
             try:
-                configs[name] = read_config(config_class, settings)
                 if name == "episode":
+                    configs[name] = EpisodeConfig.from_dict(settings)
                     configs[name].check_words()
-                elif name == "reward":
+                    continue
+                configs[name] = read_config(config_class, settings)
+                if name == "reward":
                     load_function(configs[name])
             except ValueError as error:
                 problems.append(f"videosearch.{name}: {error}")

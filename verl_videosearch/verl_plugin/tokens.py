@@ -59,6 +59,14 @@ def pack_ids(token_ids: Iterable[int]) -> array[int]:
     return array(_ID, token_ids)
 
 
+THOUGHT_MARK = "A thought like no other."
+"""Words to find a thought by."""
+
+
+THOUGHT_MARK = "A thought like no other."
+"""Words to find a thought by."""
+
+
 class TokenMismatch(AssertionError):
     """A training sequence differs from what the engine was given: a bug, never a model's
     mistake."""
@@ -200,6 +208,19 @@ class ContextRenderer:
         opening = asked[len(plain) :] if asked.startswith(plain) else asked
         tokens = [token.content for token in self.tokenizer.added_tokens_decoder.values()]
         return find_thought_form(_get_template(self.processor), tokens, opening, setting)
+
+    def keeps_thoughts(self) -> bool:
+        """Say whether a native thought in the history reaches a later context: the chat templates
+        of thinking models drop it, whatever an episode leaves there."""
+        assert self.thought is not None, "the model has no native thought"
+        question, reply = (
+            {"role": role, "content": [{"type": "text", "text": text}]}
+            for role, text in (
+                ("user", "a"),
+                ("assistant", f"{self.thought.opening}{THOUGHT_MARK}{self.thought.closing}b"),
+            )
+        )
+        return THOUGHT_MARK in self.render([question, reply, question])
 
     def render(self, messages: list[Message]) -> str:
         """Render a context as text, one placeholder per image, ready for the next reply."""

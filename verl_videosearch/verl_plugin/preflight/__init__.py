@@ -22,6 +22,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from verl_videosearch.verl_plugin.preflight import grpo, sft
+from verl_videosearch.verl_plugin.preflight.model import fit_to_model
 from verl_videosearch.verl_plugin.preflight.run import describe_finished
 
 
@@ -51,6 +52,7 @@ def check_before(
     @wraps(function)
     def wrapper(config: DictConfig, *args: Any, **kwargs: Any) -> Any:
         if "videosearch" in config:
+            fit_to_model(config)
             stop_if_wrong(find_problems(config))
             finished = describe_finished(config)
             if finished is not None:

@@ -7,13 +7,18 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from verl_videosearch.sight import read_model_file
 from verl_videosearch.verl_plugin.preflight.data import (
     check_data,
     check_video_root,
     count_rows,
     list_files,
 )
-from verl_videosearch.verl_plugin.preflight.model import check_folder, check_sight
+from verl_videosearch.verl_plugin.preflight.model import (
+    check_folder,
+    check_sight,
+    check_thoughts,
+)
 from verl_videosearch.verl_plugin.preflight.run import check_loggers
 from verl_videosearch.verl_plugin.settings import Settings
 
@@ -245,6 +250,8 @@ def _check_model(config: DictConfig, settings: Settings) -> Iterator[str]:
     path = str(config.actor_rollout_ref.model.path)
     yield from check_folder("actor_rollout_ref.model.path", path)
     yield from check_sight(path, settings.episode)
+    yield from check_thoughts(path, settings.episode, config.data.get("apply_chat_template_kwargs"))
+    yield from _check_engine(config, path)
     for role in ("actor", "ref"):
         dtype = config.actor_rollout_ref[role].fsdp_config.model_dtype
         if dtype not in ("fp32", "float32"):
@@ -253,3 +260,17 @@ def _check_model(config: DictConfig, settings: Settings) -> Iterator[str]:
                 f"{dtype!r}: verl would round the "
                 "frequencies of the rotary embedding, too; it computes in bfloat16 anyway"
             )
+
+
+def _check_engine(config: DictConfig, model: str) -> Iterator[str]:
+    """Layers that vLLM's CPU build computes in one dtype only (its `cpu_gdn_attention_core`)."""
+    described = read_model_file(model, "config.json") or {}
+    layers = described.get("text_config", described).get("layer_types") or ()
+    dtype = config.actor_rollout_ref.rollout.dtype
+    if config.trainer.device == "cpu" and "linear_attention" in layers and dtype != "bfloat16":
+        yield (
+            f"actor_rollout_ref.rollout.dtype is {dtype!r}, but on a CPU vLLM 0.24 computes the "
+            "linear attention of this model (Qwen3.5) in bfloat16 only and would end with the "
+            "first request: train it on a GPU; to try it out here, set "
+            "actor_rollout_ref.rollout.dtype=bfloat16 (engine and trainer then agree less)"
+        )

@@ -2,33 +2,20 @@
 
 The one idea: a frame is sized once, by us, to whole patches of the model and within its limits.
 Where the settings do not fit the model's own image processor, it would quietly resize every frame
-again (Qwen3-VL at patch_multiple 28), so such a run is refused with the settings that fit.
+again (Qwen3-VL at patch_multiple 28), so such a run is refused with the settings that fit. A
+recipe's `patch_multiple: null` is the model's own and is filled in before the checks.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from verl_videosearch.episode import EpisodeConfig
+from omegaconf import DictConfig, OmegaConf
 
-_FILES = ("preprocessor_config.json", "processor_config.json")
-"""Where a model says how it sees; transformers 5 writes the second one."""
-
-
-@dataclass(frozen=True)
-class ImageLimits:
-    """How a model's image processor sizes an image."""
-
-    patch_multiple: int
-    """Both sides become multiples of this, in pixels."""
-    min_pixels: int | None
-    """An image of fewer pixels is enlarged; None: no limit is known."""
-    max_pixels: int | None
-    """An image of more pixels is shrunk; None: no limit is known."""
+from verl_videosearch.episode import EpisodeConfig, fit_patches
+from verl_videosearch.sight import find_patch_multiple, read_image_limits
 
 
 def check_folder(key: str, model: str) -> Iterator[str]:
@@ -67,35 +54,41 @@ def check_sight(model: str, episode: EpisodeConfig) -> Iterator[str]:
             )
 
 
-def read_image_limits(model: str) -> ImageLimits | None:
-    """Read a model's image processor; None when it has none that we can read."""
-    settings = _read_settings(model)
-    patch, merge = settings.get("patch_size"), settings.get("merge_size")
-    if not isinstance(patch, int) or not isinstance(merge, int):
-        return None
-    size = settings.get("size") or {}
-    return ImageLimits(
-        patch_multiple=patch * merge,
-        min_pixels=settings.get("min_pixels") or size.get("shortest_edge"),
-        max_pixels=settings.get("max_pixels") or size.get("longest_edge"),
+def check_thoughts(
+    model: str, episode: EpisodeConfig, template_kwargs: Mapping[str, Any] | None = None
+) -> Iterator[str]:
+    """Refuse to keep native thoughts where the model's own chat template drops them."""
+    if not episode.keep_native_thought:
+        return
+    from verl.utils.tokenizer import hf_processor
+
+    from verl_videosearch.verl_plugin.tokens import ContextRenderer
+
+    processor = hf_processor(model)
+    if processor is None:
+        return
+    renderer = ContextRenderer(
+        processor.tokenizer, processor, dict(template_kwargs or {}), episode.native_thought
     )
+    if renderer.thought is not None and not renderer.keeps_thoughts():
+        yield (
+            "videosearch.episode.keep_native_thought is true, but this model's chat template drops "
+            "thoughts from the history: set it to false, or give the model a template that keeps "
+            "them (chat_template.jinja of its folder)"
+        )
 
 
-def _read_settings(model: str) -> dict[str, Any]:
-    """Return the settings of a model's image processor, from its folder or the hub's cache (a file
-    of 1 kB, fetched where the model itself would be)."""
-    from transformers.utils import cached_file
-
-    for name in _FILES:
-        path = Path(model).expanduser() / name
-        if not path.parent.is_dir():
-            try:
-                path = Path(cached_file(model, name))
-            except (OSError, ValueError):
-                continue
-        try:
-            settings = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError):
-            continue
-        return settings.get("image_processor") or settings
-    return {}
+def fit_to_model(config: DictConfig) -> None:
+    """Fill in what `videosearch.episode` leaves to the model, in place; left alone where the model
+    does not say how it sees."""
+    episode = OmegaConf.select(config, "videosearch.episode")
+    model = OmegaConf.select(config, "actor_rollout_ref.model.path") or OmegaConf.select(
+        config, "model.path"
+    )
+    if not isinstance(episode, DictConfig) or episode.get("patch_multiple", 0) is not None:
+        return
+    multiple = find_patch_multiple(model)
+    if multiple is not None:
+        fitted = fit_patches(OmegaConf.to_container(episode, resolve=True), multiple)
+        for name in ("patch_multiple", "initial_max_pixels", "tool_max_pixels"):
+            OmegaConf.update(config, f"videosearch.episode.{name}", fitted[name], force_add=True)

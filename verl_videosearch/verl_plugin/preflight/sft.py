@@ -13,7 +13,11 @@ from verl_videosearch.verl_plugin.preflight.data import (
     count_rows,
     list_files,
 )
-from verl_videosearch.verl_plugin.preflight.model import check_folder, check_sight
+from verl_videosearch.verl_plugin.preflight.model import (
+    check_folder,
+    check_sight,
+    check_thoughts,
+)
 from verl_videosearch.verl_plugin.preflight.run import check_loggers
 from verl_videosearch.verl_plugin.settings import Settings
 
@@ -35,6 +39,7 @@ def find_problems(config: DictConfig) -> list[str]:
     return [
         *check_folder("model.path", model),
         *check_sight(model, settings.episode),
+        *check_thoughts(model, settings.episode, config.data.get("apply_chat_template_kwargs")),
         *check_video_root(settings),
         *check_data(config, settings, "train_files", MADE_WITH),
         *(check_data(config, settings, "val_files", MADE_WITH) if config.data.val_files else ()),
