@@ -38,11 +38,12 @@ from verl_videosearch.report.table import Table
 MAX_STEP_S = 80.0
 MAX_CPU_SHARE = 2 / 3
 PHASES = {
-    "trainer imported": r"Started a local Ray instance|TaskRunner|Connecting to existing Ray",
-    "workers up": r"Total steps|Size of train dataloader|WorkerDict|fsdp",
-    "vLLM asked for": r"vLLMHttpServer|AsyncLLM|EngineCore",
-    "vLLM up": r"init engine|Initializing a V1 LLM engine|Uvicorn running|HTTP server",
-    "step 1": r"step:1\b|global_step:1\b|training/global_step:1\b",
+    "Ray up": r"Started a local Ray instance",
+    "trainer up": r"create worker group",
+    "actor up": r"actor and ref model engine initialized",
+    "vLLM asked for": r"\(vLLMHttpServer",
+    "vLLM up": r"checkpoint engine manager initialized",
+    "step 1": r"\bstep:1\b",
 }
 """Phase to what the log says once it has begun; a phase that never shows is left out."""
 KINDS = {
