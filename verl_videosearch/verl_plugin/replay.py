@@ -92,11 +92,11 @@ def fit_thought(thought: str, form: ThoughtForm | None) -> str:
     """Write a recorded native thought as this model would have written it: nothing for a model
     without thoughts, and no opening where the chat template has opened it.
 
-    >>> fit_thought("<think>\nhm\n</think>", ThoughtForm(is_opened=True))
-    'hm\n</think>'
-    >>> fit_thought("hm\n</think>", ThoughtForm())  # of a model whose template had opened it
-    '<think>\nhm\n</think>'
-    >>> fit_thought("<think>\nhm\n</think>", None)
+    >>> fit_thought("<think>\\nhm\\n</think>", ThoughtForm(is_opened=True))
+    'hm\\n</think>'
+    >>> fit_thought("hm\\n</think>", ThoughtForm())  # of a model whose template had opened it
+    '<think>\\nhm\\n</think>'
+    >>> fit_thought("<think>\\nhm\\n</think>", None)
     ''
     """
     if form is None or not thought.strip():
