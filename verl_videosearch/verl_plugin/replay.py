@@ -113,7 +113,7 @@ def close_thought(text: str, form: ThoughtForm | None) -> str:
     """Put an empty thought before a reply without one, for a model whose template has opened it.
 
     >>> close_thought("<Answer>", ThoughtForm(is_opened=True))
-    '\n</think>\n\n<Answer>'
+    '\\n</think>\\n\\n<Answer>'
     >>> close_thought("<Answer>", ThoughtForm()), close_thought("<Answer>", None)
     ('<Answer>', '<Answer>')
     """
