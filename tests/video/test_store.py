@@ -14,6 +14,7 @@ from filelock import FileLock
 
 from tests.clips import grey_frames, read_levels, write_clip
 from verl_videosearch.video import decode as video
+from verl_videosearch.video import known_files, upkeep
 from verl_videosearch.video import store as frame_store
 from verl_videosearch.video.decode import (
     FramePlan,
@@ -151,7 +152,7 @@ def test_killed_writer_leaves_no_entry_and_no_lock(clip: Path, root: Path) -> No
 
 def test_lock_that_is_never_freed_only_costs_time(clip: Path, root: Path) -> None:
     store = FrameStore(root, timeout_s=0.5)
-    _, content = store._identify(clip, None)
+    _, content = store._known.identify(clip, None)
     with FileLock(root / "locks" / f"{content[:3]}.lock"):
         assert read_levels(store.get(clip, PLAN).frames) == [0, 3, 6, 9]
 
@@ -192,12 +193,12 @@ def test_a_large_folder_is_not_read_for_every_video(
 def test_a_full_store_keeps_its_bound_with_few_scans(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frame_store, "_SLACK", 0.5)
+    monkeypatch.setattr(upkeep, "_SLACK", 0.5)
     clips = [write_clip(tmp_path / f"{n}.mp4", grey_frames(n)) for n in range(8, 20)]
     size = FrameStore(tmp_path / "other").get(clips[0], PLAN).frames.nbytes
     store, scans = FrameStore(root, max_bytes=int(6.5 * size)), []
-    evict = store._evict
-    monkeypatch.setattr(store, "_evict", lambda keep: scans.append(keep) or evict(keep))
+    evict = store.upkeep.evict
+    monkeypatch.setattr(store.upkeep, "evict", lambda keep: scans.append(keep) or evict(keep))
     for path in clips:
         store.get(path, PLAN)
         assert store.size_bytes() <= store.max_bytes
@@ -400,7 +401,7 @@ def test_an_entry_that_cannot_be_opened_is_decoded_again(
 def test_what_is_no_video_is_refused_before_it_is_hashed(
     tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frame_store.xxhash, "xxh3_128", None)  # hashing would crash
+    monkeypatch.setattr(known_files.xxhash, "xxh3_128", None)  # hashing would crash
     path = tmp_path / "c.mp4"
     with path.open("wb") as file:
         file.write(b"<html>not found</html>")
@@ -417,7 +418,7 @@ def test_what_is_no_video_is_refused_before_it_is_hashed(
 def test_hashing_keeps_to_the_time_limit(
     clip: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frame_store, "_hash_file", lambda reading: time.sleep(5))
+    monkeypatch.setattr(known_files, "_hash_file", lambda reading: time.sleep(5))
     start = time.monotonic()
     with pytest.raises(VideoError, match="timeout"):
         FrameStore(root, timeout_s=0.1).get(clip, PLAN)

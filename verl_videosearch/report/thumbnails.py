@@ -26,7 +26,8 @@ from verl_videosearch.video.errors import VideoError
 from verl_videosearch.video.pair import plan_frames
 from verl_videosearch.video.plan import FramePlan
 from verl_videosearch.video.reference import VideoKey
-from verl_videosearch.video.store import FrameStore, StoredVideo
+from verl_videosearch.video.store import FrameStore
+from verl_videosearch.video.stored import StoredVideo
 
 MAX_PIXELS = 160 * 90
 """Of a thumbnail; about 3 kB."""

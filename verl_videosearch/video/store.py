@@ -24,8 +24,6 @@ by machines whose file system has no `flock`, bits that flip while an entry is i
 from __future__ import annotations
 
 import json
-import logging
-import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -41,9 +39,7 @@ from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
 from verl_videosearch.frames import sample_indices
-from verl_videosearch.video import films
-from verl_videosearch.video.container import is_picture
-from verl_videosearch.video.decode import look_at_head, read_frames
+from verl_videosearch.video.decode import read_frames
 from verl_videosearch.video.entries import (
     SUFFIX,
     DamagedEntry,
@@ -52,29 +48,16 @@ from verl_videosearch.video.entries import (
     open_entry,
     write_entry,
 )
-from verl_videosearch.video.errors import VideoError, VideoErrorKind, check_file
+from verl_videosearch.video.errors import VideoError, VideoErrorKind
+from verl_videosearch.video.known_files import KnownFiles, Signature, sign
 from verl_videosearch.video.plan import FramePlan
-from verl_videosearch.video.reading import DECODE_TIMEOUT_S, Reading, run_in_time
+from verl_videosearch.video.reading import DECODE_TIMEOUT_S
 from verl_videosearch.video.reference import FORMAT_VERSION, VideoKey
-from verl_videosearch.video.space import (
-    STALE_AFTER_S,
-    StoredFile,
-    count_free,
-    count_limit,
-    format_bytes,
-    is_abandoned,
-    scan_folder,
-)
+from verl_videosearch.video.stored import StoredFrames, StoredVideo, describe_entry
+from verl_videosearch.video.upkeep import Trouble, Upkeep
 
 ROOT_VARIABLE = "VIDEOSEARCH_FRAME_STORE"
 """Environment variable that names another folder for the store."""
-
-_LOG = logging.getLogger(__name__)
-_SLACK = 0.01  # of the limit: what a process may write before it looks again what others wrote
-_CHUNK = 1 << 20
-_LARGE = 1 << 26  # a file of more bytes is opened by a decoder before it is read for its hash
-_PASSING = (VideoErrorKind.NO_MEMORY,)  # what may be better at the next try
-Signature = tuple[str, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -93,79 +76,6 @@ class FrameStoreStats:
     """Entries that the disk did not take: served, and decoded again the next time."""
     decode_s: float = 0.0
     """Seconds spent decoding."""
-
-
-@dataclass(frozen=True)
-class StoredFrames:
-    """The frames of one video under one plan, as the store gives them."""
-
-    frames: np.ndarray
-    """RGB, uint8 (N, H, W, 3), read-only and memory-mapped; stays valid when the entry is
-    evicted."""
-    times_s: np.ndarray
-    """Time of each of these frames in seconds from the video's first one, float64 (N,)."""
-    num_decoded_frames: int
-    """All frames that the decoder gave."""
-    source_height: int
-    """Pixels of an upright frame, before resizing."""
-    source_width: int
-    """Pixels of an upright frame, before resizing."""
-    was_hit: bool
-    """This call did not decode."""
-    decode_s: float
-    """Seconds this call spent decoding; 0 for a hit."""
-    duration_s: float = 0.0
-    """From the first frame of the video to the end of its last one."""
-    indices: tuple[int, ...] = ()
-    """Which candidates these are, 0-based."""
-    candidate_times_s: tuple[float, ...] = ()
-    """Time of every candidate, also of those that the plan does not keep."""
-    notes: tuple[str, ...] = ()
-    """What a user should know about the file though it can be used."""
-
-    def covers(self, plan: FramePlan) -> bool:
-        """Say whether all candidates are here, at the very size of another plan."""
-        size = plan.fit(self.source_height, self.source_width)
-        is_whole = len(self.indices) == len(self.candidate_times_s)
-        return is_whole and self.frames.shape[1:3] == size
-
-
-class StoredVideo:
-    """The frames of one video under the plans of an episode."""
-
-    def __init__(self, key: VideoKey, entries: Sequence[StoredFrames], store: FrameStore) -> None:
-        self.key = str(key)
-        """Names it for other processes: see `FrameStore.read_frames`."""
-        self._plan, self._entries, self._store = key.plans[0], tuple(entries), store
-        first = entries[0]
-        self.source_height, self.source_width = first.source_height, first.source_width
-        self.times_s, self.duration_s = first.candidate_times_s, first.duration_s
-        self.notes = first.notes
-        self.was_hit = all(entry.was_hit for entry in entries)
-        self.decode_s = max(entry.decode_s for entry in entries)
-        self.num_bytes = sum(entry.frames.nbytes for entry in {id(e): e for e in entries}.values())
-        self._places = [
-            {index: place for place, index in enumerate(entry.indices)} for entry in entries
-        ]
-
-    @property
-    def num_frames(self) -> int:
-        """How many candidate frames the video has."""
-        return len(self.times_s)
-
-    def size_of(self, max_pixels: int | None) -> tuple[int, int]:
-        """Return the (height, width) of its frames under a pixel budget."""
-        plan = replace(self._plan, max_pixels=max_pixels)
-        return plan.fit(self.source_height, self.source_width)
-
-    def frame(self, index: int, max_pixels: int | None) -> np.ndarray:
-        """Return one candidate at the size of a budget, uint8 (H, W, 3), from the memory map; a
-        size or frame that no plan holds is decoded once and stored. Raises `VideoError`."""
-        size = self.size_of(max_pixels)
-        for entry, places in zip(self._entries, self._places, strict=True):
-            if index in places and entry.frames.shape[1:3] == size:
-                return entry.frames[places[index]]
-        return self._store.read_frames(self.key, [index], max_pixels)[0]
 
 
 def default_root() -> Path:
@@ -202,13 +112,12 @@ class FrameStore:
         self.max_bytes, self.timeout_s = max_bytes, timeout_s
         self._entries, self._locks = self.root / f"v{FORMAT_VERSION}", self.root / "locks"
         self._stats, self._mutex = FrameStoreStats(), Lock()
-        self._said: set[str] = set()
-        self._content_hashes: dict[Signature, str] = {}
+        self._known, self._trouble = KnownFiles(timeout_s), Trouble(self.root)
         self._verified: dict[Path, tuple[int, int]] = {}
-        self._broken: dict[Signature, VideoError] = {}
-        self._scanned_at_s, self._scanned_bytes, self._written_bytes = -math.inf, 0, 0
-        self._limit_bytes = max_bytes or 0  # 0: not known before the first scan
-        with self._store_errors("cannot be created"):
+        self.upkeep = Upkeep(
+            self.root, self._entries, max_bytes, self._trouble, lambda: self._count(evicted=1)
+        )
+        with self._trouble.caught("cannot be created"):
             for folder in (self._entries, self._locks):
                 folder.mkdir(parents=True, exist_ok=True)
 
@@ -216,14 +125,6 @@ class FrameStore:
     def stats(self) -> FrameStoreStats:
         """What this object has done so far."""
         return self._stats
-
-    def size_bytes(self) -> int:
-        """Return the disk space of all entries."""
-        return sum(file.num_bytes for file in self.scan() if file.path.suffix == SUFFIX)
-
-    def limit_bytes(self) -> int:
-        """Return the disk space that the entries may take."""
-        return self.max_bytes or count_limit(self.root, self.size_bytes())
 
     def get(
         self, path: str | PathLike[str], plan: FramePlan, uid: str | None = None
@@ -233,7 +134,7 @@ class FrameStore:
 
         A video that failed to decode fails again at once in this process, without a second try.
         """
-        signature, content = self._identify(path, uid)
+        signature, content = self._known.identify(path, uid)
         return self._fetch(signature, content, (plan,), uid)[0]
 
     def open(
@@ -241,7 +142,7 @@ class FrameStore:
     ) -> StoredVideo:
         """Return a video under several plans of the same candidates, with one decode for all that
         are missing; raises `VideoError`."""
-        signature, content = self._identify(path, uid)
+        signature, content = self._known.identify(path, uid)
         key = VideoKey(content, tuple(plans), signature[0])
         return StoredVideo(key, self._fetch(signature, content, key.plans, uid), self)
 
@@ -250,7 +151,7 @@ class FrameStore:
     ) -> StoredVideo | None:
         """Return a video of which all plans lie here, without decoding; None where one does not.
         Raises `VideoError` for a file that is missing or known to be broken."""
-        signature, content = self._identify(path, uid)
+        signature, content = self._known.identify(path, uid)
         key = VideoKey(content, tuple(plans), signature[0])
         entries = self._look_up(content, key.plans)
         found = [entry for entry in entries if entry is not None]
@@ -292,7 +193,7 @@ class FrameStore:
         known = self._look_up(wanted.content, plans)
         stored = [one for one in known if one is not None]
         if len(stored) < len(known):
-            signature, content = self._identify(wanted.path, uid)
+            signature, content = self._known.identify(wanted.path, uid)
             if content != wanted.content:
                 cause = "another file has taken its place since it was first read"
                 raise VideoError(VideoErrorKind.UNREADABLE, wanted.path, cause, uid)
@@ -304,21 +205,6 @@ class FrameStore:
             if one.frames.shape[1:3] == size:
                 frames.update(zip(one.indices, one.frames, strict=True))
         return len(stored[0].candidate_times_s)
-
-    def _identify(self, path: str | PathLike[str], uid: str | None) -> tuple[Signature, str]:
-        """Name a file's state and its content, hashing it if this process has not; raises
-        `VideoError`."""
-        check_file(path, uid)
-        signature = _sign(path, uid)
-        if signature in self._broken:
-            known = self._broken[signature]
-            raise VideoError(known.kind, str(path), known.cause, uid)
-        if signature not in self._content_hashes:
-            with self._remember_failure(signature):
-                self._content_hashes[signature] = run_in_time(
-                    signature[0], self.timeout_s, uid, _hash_file
-                )
-        return signature, self._content_hashes[signature]
 
     def _look_up(
         self, content: str, plans: Sequence[FramePlan], is_locked: bool = False
@@ -369,12 +255,12 @@ class FrameStore:
                 self._count(rebuilt=1)
             return None
         except OSError as error:
-            self._say("cannot be read", error)
+            self._trouble.say("cannot be read", error)
             return None
         with suppress(OSError):  # evicted since, or a disk that cannot be written to
             os.utime(path)  # the time of last use, by which `_evict` goes
         self._count(hits=1)
-        return _describe(entry, was_hit=True, decode_s=0.0)
+        return describe_entry(entry, was_hit=True, decode_s=0.0)
 
     def _decode(
         self, signature: Signature, content: str, plans: Sequence[FramePlan], uid: str | None
@@ -383,12 +269,12 @@ class FrameStore:
             return []
         path, start = signature[0], time.perf_counter()
         try:
-            with self._remember_failure(signature):
+            with self._known.remember_failure(signature):
                 videos = read_frames(path, plans, timeout_s=self.timeout_s, uid=uid)
         finally:
             decode_s = time.perf_counter() - start
             self._count(misses=1, decode_s=decode_s)
-        if _sign(path, uid) != signature:
+        if sign(path, uid) != signature:
             cause = "the file changed while it was read"
             raise VideoError(VideoErrorKind.UNREADABLE, path, cause, uid)
         stored: list[StoredFrames] = []
@@ -402,9 +288,9 @@ class FrameStore:
             entry_path = self._entry_of(content, plan)
             entry = self._write(entry_path, video.frames, header)
             kept.append(entry_path)
-            stored.append(_describe(entry, was_hit=False, decode_s=decode_s))
-        if self._is_scan_due(sum(one.frames.nbytes for one in stored)):
-            self._evict(keep=kept)
+            stored.append(describe_entry(entry, was_hit=False, decode_s=decode_s))
+        if self.upkeep.is_scan_due(sum(one.frames.nbytes for one in stored)):
+            self.upkeep.evict(keep=kept)
         return stored
 
     def _write(self, path: Path, frames: np.ndarray, header: dict[str, object]) -> Entry:
@@ -415,143 +301,39 @@ class FrameStore:
             self._verified[path] = entry.identity
             return entry
         except (OSError, DamagedEntry) as error:
-            self._say("cannot be written to, so videos are decoded again each time", error)
+            self._trouble.say("cannot be written to, so videos are decoded again each time", error)
             self._count(unstored=1)
         frames.setflags(write=False)
         return Entry(frames, header, (0, 0))
-
-    @contextmanager
-    def _remember_failure(self, signature: Signature) -> Iterator[None]:
-        try:
-            yield
-        except VideoError as error:
-            if error.kind not in _PASSING:
-                self._broken[signature] = error
-            raise
 
     @contextmanager
     def _lock(self, content: str) -> Iterator[None]:
         # 4096 lock files for all entries, never removed: removing one under a waiting process would
         # split the lock
         lock = FileLock(self._locks / f"{content[:3]}.lock", timeout=2 * self.timeout_s)
-        with suppress(Timeout), self._store_errors("cannot be locked"):
+        with suppress(Timeout), self._trouble.caught("cannot be locked"):
             lock.acquire()
         try:
             yield
         finally:
             lock.release()
 
-    def _is_scan_due(self, num_bytes: int) -> bool:
-        """Note what was written; True now and then, so that a large folder is not read for every
-        video."""
-        with self._mutex:
-            self._written_bytes += num_bytes
-            if time.monotonic() - self._scanned_at_s >= STALE_AFTER_S:
-                return True
-            is_full = self._scanned_bytes + self._written_bytes > self._limit_bytes
-            return is_full or self._written_bytes > _SLACK * self._limit_bytes
+    def size_bytes(self) -> int:
+        """Return the disk space of all entries."""
+        return self.upkeep.size_bytes()
 
-    def _evict(self, keep: Sequence[Path]) -> None:
-        """Remove the least recently used entries beyond the limit, and what dead writers left
-        behind."""
-        with self._mutex:
-            self._scanned_at_s, self._written_bytes = time.monotonic(), 0
-        with self._store_errors("cannot be tidied up"):
-            entries = []
-            for file in sorted(self.scan()):
-                if file.path.suffix == SUFFIX:
-                    entries.append(file)
-                elif is_abandoned(file):
-                    file.path.unlink(missing_ok=True)
-            total = sum(file.num_bytes for file in entries)
-            self._limit_bytes = self.max_bytes or count_limit(self.root, total)
-            if total > self._limit_bytes:
-                goal = (1 - _SLACK) * self._limit_bytes
-                total -= self._remove_oldest(entries, total, goal, keep)
-            self._scanned_bytes = total
-
-    def _remove_oldest(
-        self, entries: Sequence[StoredFile], total: int, goal: float, keep: Sequence[Path]
-    ) -> int:
-        """Remove entries, oldest first, while more than the limit is left or the next one still
-        lies above the goal; return the bytes that became free."""
-        removed = 0
-        for file in entries:
-            left = total - removed
-            if left <= self._limit_bytes and left - file.num_bytes < goal:
-                break
-            if file.path not in keep:
-                file.path.unlink(missing_ok=True)
-                removed += file.num_bytes
-                self._count(evicted=1)
-        return removed
-
-    def scan(self) -> Iterator[StoredFile]:
-        """Yield the entries and the files that are being written; a store that cannot be read has
-        none."""
-        with self._store_errors("cannot be read"), suppress(FileNotFoundError):
-            yield from scan_folder(self._entries)
-
-    def list_old_files(self) -> list[StoredFile]:
-        """Return the entries of older formats, which nobody reads any more."""
-        files: list[StoredFile] = []
-        for folder in self.root.glob("v*"):
-            if folder != self._entries and folder.name[1:].isdigit():
-                with self._store_errors("cannot be read"):
-                    files += scan_folder(folder)
-        return files
+    def limit_bytes(self) -> int:
+        """Return the disk space that the entries may take."""
+        return self.upkeep.limit_bytes()
 
     def describe(self) -> str:
         """Say in one line where the store is, what it holds and what it may."""
-        files = [file for file in self.scan() if file.path.suffix == SUFFIX]
-        total = sum(file.num_bytes for file in files)
-        old = sum(file.num_bytes for file in self.list_old_files())
-        parts = [
-            f"{self.root}: {len(files)} entries, {format_bytes(total)}",
-            f"limit {format_bytes(self.limit_bytes())}",
-            f"{format_bytes(count_free(self.root))} free",
-        ]
-        if old:
-            parts.append(f"{format_bytes(old)} of an older format (`videosearch store prune`)")
-        return ", ".join(parts)
+        return self.upkeep.describe()
 
     def prune(self, max_bytes: int | None = None) -> int:
-        """Remove entries of older formats, what dead writers left, and the least recently used
-        entries beyond `max_bytes` (default: the store's limit); return the bytes that became
-        free."""
-        limit = self.limit_bytes() if max_bytes is None else max_bytes
-        files = sorted(self.scan())
-        entries = [file for file in files if file.path.suffix == SUFFIX]
-        doomed = self.list_old_files() + [file for file in files if is_abandoned(file)]
-        total = sum(file.num_bytes for file in entries)
-        for file in entries:
-            if total <= limit:
-                break
-            doomed.append(file)
-            total -= file.num_bytes
-        freed = 0
-        with self._store_errors("cannot be tidied up"):
-            for file in doomed:
-                file.path.unlink(missing_ok=True)
-                freed += file.num_bytes
-        for folder in {file.path.parent for file in doomed} - {self._entries}:
-            with suppress(OSError):  # something else lies in it
-                folder.rmdir()
-        return freed
-
-    @contextmanager
-    def _store_errors(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except Timeout:  # of a lock: an OSError, but no fault of the disk
-            raise
-        except (OSError, NotImplementedError) as error:
-            self._say(what, error)
-
-    def _say(self, what: str, error: Exception) -> None:
-        if what not in self._said:
-            self._said.add(what)
-            _LOG.warning("frame store %s %s: %s (said once)", self.root, what, error)
+        """Remove what is old or beyond a limit; return the bytes that became free, see
+        `Upkeep.prune`."""
+        return self.upkeep.prune(max_bytes)
 
     def _count(self, **more: float) -> None:
         with self._mutex:
@@ -559,48 +341,3 @@ class FrameStore:
                 self._stats,
                 **{name: getattr(self._stats, name) + add for name, add in more.items()},
             )
-
-
-def _describe(entry: Entry, *, was_hit: bool, decode_s: float) -> StoredFrames:
-    header = entry.header
-    times_s, indices = header["times_s"], tuple(header["indices"])
-    return StoredFrames(
-        entry.frames,
-        np.array([times_s[index] for index in indices], dtype=np.float64),
-        header["num_decoded_frames"],
-        header["source_height"],
-        header["source_width"],
-        was_hit,
-        decode_s,
-        header["duration_s"],
-        indices,
-        tuple(times_s),
-        tuple(header["notes"]),
-    )
-
-
-def _sign(path: str | PathLike[str], uid: str | None) -> Signature:
-    """Name a state of a file without reading it: (absolute path, inode, size, time of change)."""
-    try:
-        status = os.stat(path)
-    except OSError as error:
-        cause = error.strerror or str(error)
-        raise VideoError(VideoErrorKind.UNREADABLE, str(path), cause, uid) from error
-    return os.path.abspath(path), status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _hash_file(reading: Reading) -> str:
-    """Hash a file's bytes, after a look at what it is."""
-    head = look_at_head(reading)
-    if reading.path.stat().st_size > _LARGE and not is_picture(head):
-        films.check_opens(reading)
-    digest = xxhash.xxh3_128()
-    try:
-        with reading.path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                reading.check_time()
-                digest.update(chunk)
-    except OSError as error:
-        cause = error.strerror or str(error)
-        raise reading.error(VideoErrorKind.UNREADABLE, cause) from error
-    return digest.hexdigest()
