@@ -35,6 +35,9 @@ PROGRAMS = {
     "coverage": [],
     "report": ["--episodes", "200"],
     "eval": ["--pairs", "8", "--repeats", "2"],
+    "sft": ["--steps", "24"],
+    "rank": ["--groups", "40"],
+    "growth": [],
     "code_shape": [],
 }
 """Program to its arguments, in the order of the page."""
