@@ -47,7 +47,7 @@ class Task:
     unit: str
     num: int
     work: Callable[[int, range], None]
-    """(number of the share, which of the items): does them all."""
+    """(number of the worker's process, which of the items): does them all."""
 
 
 def share_out(num: int, num_workers: int) -> list[range]:
@@ -60,16 +60,16 @@ def share_out(num: int, num_workers: int) -> list[range]:
     return [range(*pair) for pair in zip(bounds, bounds[1:], strict=False)]
 
 
-def do_share(task: Task, worker: int, share: range) -> float:
+def do_share(task: Task, share: range) -> float:
     """Do one share; returns its CPU seconds."""
     start = time.process_time()
-    task.work(worker, share)
+    task.work(os.getpid(), share)
     return time.process_time() - start
 
 
 def warm_up(task: Task) -> None:
     """Import what the work needs, by one item of it."""
-    task.work(-1, range(1))
+    task.work(os.getpid(), range(1))
 
 
 def measure(task: Task, num_workers: int) -> tuple[float, float]:
@@ -80,7 +80,7 @@ def measure(task: Task, num_workers: int) -> tuple[float, float]:
         list(pool.map(warm_up, [task] * num_workers))
         start = time.perf_counter()
         shares = share_out(task.num, num_workers)
-        spent = pool.map(do_share, [task] * num_workers, range(num_workers), shares)
+        spent = pool.map(do_share, [task] * num_workers, shares)
         cpu = sum(spent)
         return time.perf_counter() - start, cpu
 
@@ -162,8 +162,8 @@ def list_tasks(folder: Path, pairs: int, films: int, rows: int, episodes: int) -
     """Prepare what the tasks read."""
     from benchmarks.frames import make_clip
 
-    make_pairs(folder, pairs, 9, range(pairs))
-    tiny = sorted(str(path) for path in (folder / "pairs-9").rglob("*.mkv"))
+    make_pairs(folder, pairs, 0, range(pairs))
+    tiny = sorted(str(path) for path in (folder / "pairs-0").rglob("*.mkv"))
     large = [str(make_clip(folder / f"film-{n}.mp4", 2 + n / 25, 720)) for n in range(films)]
     write_episodes(folder / "episodes.jsonl", episodes)
     return [

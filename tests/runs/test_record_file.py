@@ -126,3 +126,20 @@ def test_the_command_counts_and_chooses(tmp_path: Path) -> None:
 def test_the_command_refuses_a_wrong_outcome(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["episodes", str(tmp_path / "a"), "--outcome", "lost"])
     assert result.exit_code == 2 and "one of answered" in result.output
+
+
+def test_equal_parts_of_records_are_one_object_and_lines_do_not_change() -> None:
+    first, second = parse_record(WHOLE), parse_record(WHOLE.replace("pair-7", "pair-8"))
+    assert first.candidates is second.candidates and first.config is second.config
+    assert write_record(first) == WHOLE
+    other = json.loads(WHOLE) | {"config": {"window": 3}}
+    assert parse_record(json.dumps(other)).config == {"window": 3}
+    assert parse_record(WHOLE).config == first.config
+
+
+def test_words_can_be_left_out_and_verdicts_stay(tmp_path: Path) -> None:
+    path = tmp_path / "episodes.jsonl"
+    path.write_text(WHOLE, "utf-8")
+    (whole,), (bare,) = read_records(path).records, read_records(path, keeps_words=False).records
+    assert [turn.reply for turn in whole.turns] == [ANSWER] and bare.turns[0].reply == ""
+    assert bare.messages is None and bare.own_verdicts == whole.own_verdicts is not None

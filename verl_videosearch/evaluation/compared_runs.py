@@ -68,7 +68,7 @@ def compare_paths(
     if missing := [str(path) for path in judges if not path.exists()]:
         raise ValueError(f"no such run or file: {', '.join(missing)}")
     _check_names([name_run(path) for path in judges])
-    runs = {path: read_run(path) for path in judges if is_run(path)}
+    runs = {path: read_run(path, keeps_words=False) for path in judges if is_run(path)}
     if not runs and samples is None:
         raise ValueError(
             "no run among the judges, so there are no labels; give them with --samples PATH.parquet"

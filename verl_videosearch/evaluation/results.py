@@ -153,15 +153,16 @@ def read_labels(path: Path) -> list[PreferenceSample]:
     return read_run(path).samples if is_run(path) else read_samples(path)
 
 
-def read_run(path: str | Path) -> Run:
+def read_run(path: str | Path, *, keeps_words: bool = True) -> Run:
     """Read a finished run, or a file of episodes of any program; raises `ValueError` for what is
-    neither."""
+    neither. Figures alone need no replies: `keeps_words=False` takes half the memory."""
     path = Path(path)
     if not path.is_dir():
-        return _read_file(path)
+        return _read_file(path, keeps_words)
     folder = RunFolder(path)
     settings = RunSettings.from_json(folder.read_settings())
-    timing, found = folder.read_json("timing.json") or {}, folder.read_records()
+    timing = folder.read_json("timing.json") or {}
+    found = folder.read_records(keeps_words=keeps_words)
     return Run(
         name_run(path),
         settings,
@@ -173,9 +174,9 @@ def read_run(path: str | Path) -> Run:
     )
 
 
-def _read_file(path: Path) -> Run:
+def _read_file(path: Path, keeps_words: bool) -> Run:
     """Read a log of training, traces, sampling or probes as a run of its own."""
-    found = read_records(path)
+    found = read_records(path, keeps_words=keeps_words)
     records = tuple(settle_records(found.records))
     samples = {record.uid: record.sample for record in records if record.sample is not None}
     done = [record for record in records if record.has_result]

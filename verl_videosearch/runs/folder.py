@@ -164,9 +164,9 @@ class RunFolder:
         """Return the pairs of the run."""
         return read_samples(self._existing(SAMPLES))
 
-    def read_records(self, name: str = EPISODES) -> RecordFile:
+    def read_records(self, name: str = EPISODES, *, keeps_words: bool = True) -> RecordFile:
         """Return the episodes of a finished run, damaged lines listed."""
-        return read_records(self._existing(name))
+        return read_records(self._existing(name), keeps_words=keeps_words)
 
     def read_json(self, name: str) -> Any:
         """Return the content of a file, None if there is none; `RunFolderError` for a torn one."""

@@ -20,6 +20,7 @@ import inspect
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +80,41 @@ def parse_record(line: str | bytes, where: str = "line") -> EpisodeRecord:
         raise DamagedLine(f"{where}: not a JSON object but {str(content)[:40]!r}")
     _check_format(content, where)
     try:
-        return msgspec.convert(content, EpisodeRecord)
+        return _share_parts(msgspec.convert(content, EpisodeRecord))
     except msgspec.ValidationError as error:
         raise DamagedLine(f"{where}: not an episode record: {error}") from error
+
+
+def _share_parts(record: EpisodeRecord) -> EpisodeRecord:
+    """Let records that say the same hold the same objects: of 100,000 episodes of a run most of the
+    memory would be copies of one configuration and of a few lists of times."""
+    force = msgspec.structs.force_setattr  # the record is new, nobody else has seen it
+    for name in ("candidates", "initial_frames", "identity", "usage"):
+        force(record, name, _share(getattr(record, name)))
+    force(record, "config", _share_config(json.dumps(record.config)))
+    for turn in record.turns:
+        for name in ("visible", "forgotten", "asked", "shown"):
+            force(turn, name, _share(getattr(turn, name)))
+    return record
+
+
+def _forget_words(record: EpisodeRecord) -> EpisodeRecord:
+    """Return a record without what was said."""
+    turns = [msgspec.structs.replace(turn, reply="", thought="") for turn in record.turns]
+    return msgspec.structs.replace(record, messages=None, turns=tuple(turns))
+
+
+@lru_cache(maxsize=4096)
+def _share(value: Any) -> Any:
+    """Return the first of equal values that came this way."""
+    return value
+
+
+@lru_cache(maxsize=64)
+def _share_config(text: str) -> dict[str, Any]:
+    """Return one dict for equal configurations: it is read, never changed."""
+    config: dict[str, Any] = json.loads(text)
+    return config
 
 
 def _check_format(content: dict[str, Any], where: str) -> None:
@@ -104,16 +137,20 @@ def _check_format(content: dict[str, Any], where: str) -> None:
             )
 
 
-def read_records(path: str | Path) -> RecordFile:
+def read_records(path: str | Path, *, keeps_words: bool = True) -> RecordFile:
     """Read a file of episodes; raises `RecordError` for a file that is missing or of another
-    version. Damaged lines are left out and listed."""
+    version. Damaged lines are left out and listed.
+
+    Without `keeps_words` replies and contexts are forgotten line by line: figures need verdicts,
+    and of 100,000 episodes the words are most of the memory."""
     path = Path(path)
     if not path.is_file():
         raise RecordError(f"no such file: {str(path)!r}; give a file of episodes (*.jsonl)")
     records, damaged = [], []
     for number, line in iterate_lines(path):
         try:
-            records.append(parse_record(line, f"{path}, line {number}"))
+            record = parse_record(line, f"{path}, line {number}")
+            records.append(record if keeps_words else _forget_words(record))
         except DamagedLine as error:
             damaged.append(str(error))
     return RecordFile(path, tuple(records), tuple(damaged))
