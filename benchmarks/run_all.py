@@ -27,7 +27,7 @@ from verl_videosearch.runs.identity import read_commit
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 PROGRAMS = {
-    "frames": ["--repeats", "3"],
+    "frames": ["--quick", "--repeats", "3"],
     "requests": ["--repeats", "3"],
     "context_growth": [],
     "loop": [],
