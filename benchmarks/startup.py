@@ -194,9 +194,10 @@ def note_phases(log: str, now_s: float, found: Start) -> None:
     """Note which phases have begun by now.
 
     >>> start = Start()
-    >>> note_phases("Uvicorn running", 2.0, start); note_phases("x step:1 - y", 3.0, start)
+    >>> note_phases("Started a local Ray instance", 2.0, start)
+    >>> note_phases("x step:1 - y", 3.0, start)
     >>> start.seconds
-    {'vLLM up': 2.0, 'step 1': 3.0}
+    {'Ray up': 2.0, 'step 1': 3.0}
     """
     for phase, pattern in PHASES.items():
         if phase not in found.seconds and re.search(pattern, log):

@@ -52,7 +52,11 @@ def test_every_key_is_known_to_verl_or_ours(name: str) -> None:
         known = list_keys(OmegaConf.to_container(compose("sft_trainer_engine")))
     written = OmegaConf.to_container(OmegaConf.load(RECIPES / f"{name}.yaml"))
     written.pop("defaults", None)
-    open_dicts = ("model.override_config", "engine.mixed_precision")
+    open_dicts = (
+        "model.override_config",
+        "engine.mixed_precision",
+        "optim.override_optimizer_config",
+    )
     unknown = {
         key
         for key in list_keys(written)

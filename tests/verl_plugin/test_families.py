@@ -156,7 +156,7 @@ def test_supervised_training_has_the_sequences_of_the_rollout(
     assert len(dataset) == len(sequences)
     for item, sequence in zip(dataset, sequences, strict=True):
         assert item["input_ids"].tolist()[:-1] == sequence.context_ids  # then the end of the turn
-        mask = [0] * len(sequence.prompt_ids) + sequence.response_mask
+        mask = [0] * len(sequence.prompt_ids) + [*sequence.response_mask]
         is_sampled = torch.tensor([*mask, 0], dtype=torch.bool)
         assert item["loss_mask"][is_sampled].all()
         extra = item["input_ids"][item["loss_mask"].bool() & ~is_sampled].tolist()
