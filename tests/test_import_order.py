@@ -1,6 +1,7 @@
 """Imports between our modules go one way only, and message space loads nothing heavy."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -94,3 +95,13 @@ def test_message_space_loads_nothing_heavy() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     ).stdout
     assert loaded.split() == []
+
+
+def test_only_the_plugin_imports_verl() -> None:
+    importing = {
+        path.relative_to(ROOT).as_posix()
+        for path in SOURCES
+        if re.search(r"^\s*(from|import) verl[. ]", path.read_text("utf-8"), re.MULTILINE)
+    }
+    assert importing
+    assert {path for path in importing if "verl_plugin/" not in path} == set()

@@ -45,8 +45,8 @@ CPU_OPTIONS = {
 def list_arguments(given: Sequence[str], is_cpu: bool) -> list[str]:
     """Return the arguments of `vllm serve`: those given, and each default that was not.
 
-    >>> list_arguments(["M", "--host=0.0.0.0", "--limit-mm-per-prompt", "{}"], is_cpu=False)
-    ['M', '--host=0.0.0.0', '--limit-mm-per-prompt', '{}', '--generation-config', 'vllm']
+    >>> list_arguments(["M", "--host=0.0.0.0", "--generation-config", "auto"], is_cpu=False)[4:]
+    ['--limit-mm-per-prompt', '{"video": 0}']
     """
     defaults = OPTIONS | (CPU_OPTIONS if is_cpu else {})
     names = {argument.partition("=")[0] for argument in given}

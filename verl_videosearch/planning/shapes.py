@@ -37,9 +37,9 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from verl.utils.fsdp_utils import _select_fsdp2_wrap_targets
 
 from verl_videosearch.verl_plugin.frozen_vision import freeze_vision
+from verl_videosearch.verl_plugin.sharding import list_units
 
 
 class ModelName(str, Enum):
@@ -225,7 +225,7 @@ def attend_by_shape(
 
 def measure_model(model: nn.Module) -> ModelSize:
     """Count parameters, and those of the units that verl shards."""
-    units = [count(unit) for unit in _select_fsdp2_wrap_targets(model, model._no_split_modules)]
+    units = [count(unit) for unit in list_units(model, model._no_split_modules)]
     return ModelSize(
         all=count(model),
         vision=count(model.get_encoder(modality="image")),
