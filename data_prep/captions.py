@@ -34,15 +34,14 @@ import typer
 from rich.console import Console
 from rich.progress import track
 from verl_videosearch.data_prep.cold_start import read_pairs
-from verl_videosearch.data_prep.synthetic.defects import DEFECT_TYPES, Defect, defect_from_meta
+from verl_videosearch.data_prep.synthetic.defects import Defect, defect_from_meta
+from verl_videosearch.data_prep.traces.notes import NoteBook, Notes
 from verl_videosearch.data_prep.traces.sft_rows import SFT_SCHEMA
 from verl_videosearch.data_prep.traces.teacher import (
     check_truth,
-    describe_frames,
     find_gaps,
     read_cues,
     shows_defect,
-    write_answer,
 )
 
 from verl_videosearch.config import at_least, check
@@ -50,7 +49,6 @@ from verl_videosearch.episode import EpisodeConfig
 from verl_videosearch.failures import EpisodeFailure
 from verl_videosearch.frames import CandidateFrames, FrameLocation
 from verl_videosearch.models.option_groups import Recipe, Set, Store, VideoRoot
-from verl_videosearch.prompts import PromptStyle
 from verl_videosearch.recipe import read_episode
 from verl_videosearch.report.console import explain_errors, say
 from verl_videosearch.sample import PreferenceSample, to_row, write_rows
@@ -82,7 +80,11 @@ class PairCaptions:
     """The captions of one pair; raises `ValueError` for a pair whose truth is not known."""
 
     def __init__(
-        self, sample: PreferenceSample, candidates: CandidateFrames, episode: EpisodeConfig
+        self,
+        sample: PreferenceSample,
+        candidates: CandidateFrames,
+        episode: EpisodeConfig,
+        notes: Notes = Notes.NEWEST,
     ) -> None:
         check_truth(sample, candidates, episode)
         self._sample, self._candidates, self._episode = sample, candidates, episode
@@ -91,6 +93,7 @@ class PairCaptions:
             for side in (1, 2)
         }
         self._cues = read_cues(sample)
+        self._book = NoteBook(candidates, episode, self._cues, notes)
 
     def make_row(self, config: CaptionConfig) -> dict[str, Any]:
         """Draw frames and looks, and write them as an SFT row."""
@@ -133,19 +136,10 @@ class PairCaptions:
         teacher does."""
         places = [self._candidates.locate(number) for number in numbers]
         shown = {side: self._find_shown(side, places) for side in (1, 2)}
-        style = self._episode.prompt_style
-        if len(places) > 1:
-            num_each = self._episode.max_frames_per_call // 2
-            snapshot = describe_frames(
-                places, shown, self._cues, self._candidates, style, num_each=num_each
-            )
-            return f"<Snapshot>{snapshot}</Snapshot>\n{write_answer(shown, rng)}"
-        defects = shown[places[0].video]
-        names = [
-            each.type if style is PromptStyle.BRIEF else DEFECT_TYPES[each.type].words
-            for each in defects
-        ]
-        return " and ".join([*names, "marker"] if self._is_cue(places[0]) else names) or "clean"
+        if len(places) == 1:
+            return self._book.describe_frame(places[0], shown[places[0].video])
+        snapshot = self._book.describe_place(places, shown)
+        return f"<Snapshot>{snapshot}</Snapshot>\n{self._book.conclude(shown, rng)}"
 
     def _find_shown(self, side: int, places: Sequence[FrameLocation]) -> list[Defect]:
         indices = {place.index for place in places if place.video == side}
@@ -174,6 +168,9 @@ def main(
     looks: Annotated[
         int, typer.Option(help="Captions of what a call shows per row.")
     ] = CaptionConfig.num_looks,
+    notes: Annotated[
+        Notes, typer.Option(help="How the traces beside them keep notes.")
+    ] = Notes.NEWEST,
     limit: Annotated[int | None, typer.Option(help="Only the first pairs.")] = None,
     store: Store = None,
     seed: Annotated[int, typer.Option(help="The same seed chooses the same frames.")] = 0,
@@ -189,7 +186,7 @@ def main(
                 failures += 1
                 say(f"left out: {failure}")
                 continue
-            rows.append(PairCaptions(sample, pair.candidates, settings).make_row(config))
+            rows.append(PairCaptions(sample, pair.candidates, settings, notes).make_row(config))
     write_rows(out, pa.Table.from_pylist(rows, schema=CAPTION_SCHEMA))
     say(f"{len(rows)} rows in {out}; {failures} pairs could not be read")
 

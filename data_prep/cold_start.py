@@ -38,6 +38,7 @@ import msgspec
 import typer
 from PIL import Image
 from rich.console import Console
+from verl_videosearch.data_prep.traces.notes import Notes
 from verl_videosearch.data_prep.traces.sft_rows import SFT_ROWS, make_sft_row, write_sft_rows
 from verl_videosearch.data_prep.traces.teacher import TeacherConfig, TemplateTeacher
 from verl_videosearch.data_prep.traces.trace_filter import (
@@ -369,6 +370,9 @@ def main(
     one_cue: Annotated[
         float, typer.Option(help="Template: weight of looking behind the first of two cues only.")
     ] = TeacherConfig.one_cue,
+    notes: Annotated[
+        Notes, typer.Option(help="Template: the newest frames only, or a list of all places.")
+    ] = TeacherConfig.notes,
     seed: Annotated[int, typer.Option(help="The same seed gives the same words.")] = 0,
     *,
     playing: RunOptions,
@@ -387,6 +391,7 @@ def main(
             read_weights(looks),
             max_calls,
             one_cue=one_cue,
+            notes=notes,
             seed=seed,
         )
         folder = None if source is None else source.folder

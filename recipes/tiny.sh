@@ -6,6 +6,7 @@
 #   MIX=looks recipes/tiny.sh                         pairs that need two looks: outputs/looks
 #   SEED=1 OUT=outputs/seed1 recipes/tiny.sh          other pairs, weights, traces, samples
 #   WINDOW=null MIX=looks OUT=outputs/all recipes/tiny.sh     trained and judged with every frame in view
+#   SIZE="--text-layers 3" OUT=outputs/three recipes/tiny.sh  a larger model
 #   GRPO=name GRPO_SETTINGS="algorithm.filter_groups.enable=false" recipes/tiny.sh name judge_name
 #                                                     another GRPO run beside the first
 set -euo pipefail
@@ -16,8 +17,8 @@ PAIRS=$OUT/pairs/train.parquet TEST=$OUT/pairs/test.parquet VIDEOS=$OUT/pairs
 PARTS=${PARTS:-cold_start=.72,rft=.11,grpo=.16,validation=.01}
 # Weak on purpose: some traces answer at first sight, others look elsewhere or not far enough
 case $MIX in
-tiny) TRACES=${TRACES:---direct .5 --cued-gap .45 --detour .05} ;;
-looks) TRACES=${TRACES:---direct .25 --cued-gap .45 --one-cue .3} ;;
+tiny) TRACES=${TRACES:---direct .5 --cued-gap .45 --detour .05} NOTES=${NOTES:-newest} TURN=128 ;;
+looks) TRACES=${TRACES:---direct .15 --cued-gap .6 --one-cue .25} NOTES=${NOTES:-list} TURN=160 ;;
 *) echo "MIX is tiny or looks, got '$MIX'" >&2 && exit 2 ;;
 esac
 OTHER_WINDOW=no-window OTHER=null
@@ -27,26 +28,28 @@ if [[ ${WINDOW:-1} == null ]]; then OTHER_WINDOW=window-1 OTHER=1; fi
 stage pairs pairs --work "$OUT/pairs.work" -- verl_videosearch.data_prep.hide_and_seek \
   --out "$OUT/pairs.work" --profile "$MIX" --seed "$SEED" --train "${TRAIN_PAIRS:-3600}" \
   --test "${TEST_PAIRS:-400}" --held-out 0
+read -ra size <<<"${SIZE:-}"
 stage start models/start --work "$OUT/training/start" -- \
-  verl_videosearch.from_scratch.tiny_model "$OUT/training/start" --seed "$SEED"
+  verl_videosearch.from_scratch.tiny_model "$OUT/training/start" --seed "$SEED" "${size[@]}"
 split_pairs
 
 # A model that starts from nothing learns to see from captions, and keeps seeing by them
 for part in cold_start rft; do
   stage "captions_$part" "captions/$part.parquet" -- verl_videosearch.data_prep.captions \
     --pairs "$OUT/splits/$part.parquet" --video-root "$VIDEOS" --seed "$SEED" \
-    --out "$OUT/captions/$part.parquet" --recipe "videosearch_cold_start$TINY"
+    --notes "$NOTES" --out "$OUT/captions/$part.parquet" --recipe "videosearch_cold_start$TINY"
 done
 
 # 1. Cold start
 read -ra weights <<<"$TRACES"
-make_traces --teacher template --filter "${TRACE_FILTER:-well_formed}" "${weights[@]}" --seed "$SEED"
+make_traces --teacher template --filter "${TRACE_FILTER:-well_formed}" "${weights[@]}" \
+  --notes "$NOTES" --seed "$SEED"
 train_sft cold_start "$OUT/models/start" "$OUT/traces/sft.parquet,$OUT/captions/cold_start.parquet" \
   trainer.total_training_steps="${COLD_START_STEPS:-1900}"
 
 # 2. Rejection sampling: the model's own right episodes
 read -ra choice <<<"${SAMPLES:-}"
-make_samples --serve-option=--max-model-len=2048 --max-turn-tokens 128 --concurrency 32 \
+make_samples --serve-option=--max-model-len=2048 --max-turn-tokens "$TURN" --concurrency 32 \
   --temperature 0.8 "${choice[@]}"
 train_sft rft "$OUT/models/cold_start" "$OUT/samples/sft.parquet,$OUT/captions/rft.parquet" \
   trainer.total_training_steps="${RFT_STEPS:-120}"
@@ -55,7 +58,7 @@ train_sft rft "$OUT/models/cold_start" "$OUT/samples/sft.parquet,$OUT/captions/r
 train_grpo trainer.total_training_steps="${GRPO_STEPS:-24}" data.seed="$SEED"
 
 # 4. What each stage is worth, on the test split
-GREEDY=(--order AB --max-turn-tokens 128 --concurrency 64) SAMPLED=(--temperature 0.8 --seed "$SEED")
+GREEDY=(--order AB --max-turn-tokens "$TURN" --concurrency 64) SAMPLED=(--temperature 0.8 --seed "$SEED")
 for model in start cold_start rft "$GRPO"; do judge "$model" "$model" "$TEST" "${GREEDY[@]}"; done
 for model in cold_start rft "$GRPO"; do
   judge "$model-sampled" "$model" "$TEST" "${GREEDY[@]}" "${SAMPLED[@]}"

@@ -27,25 +27,24 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from PIL import Image
 from verl_videosearch.data_prep.hide_and_seek.profile import Gap, gap_from_meta
 from verl_videosearch.data_prep.synthetic.defects import (
-    DEFECT_TYPES,
     PAIRED,
     Defect,
     defect_from_meta,
-    labels_from_defects,
 )
+from verl_videosearch.data_prep.traces.notes import NoteBook, Notes, write_verdict
 
 from verl_videosearch.config import at_least, check
 from verl_videosearch.episode import EpisodeConfig, Message, Reply, images_of
 from verl_videosearch.frames import CandidateFrames, FrameLocation
-from verl_videosearch.judgement import DEFAULT_DIMENSIONS, OVERALL, Judgement, format_judgement
-from verl_videosearch.prompts import TOOL_ARGUMENT, TOOL_NAME, PromptStyle
+from verl_videosearch.judgement import DEFAULT_DIMENSIONS
+from verl_videosearch.prompts import TOOL_ARGUMENT, TOOL_NAME
 from verl_videosearch.sample import PreferenceSample
 
 LOOK_WORDS = (
@@ -54,8 +53,6 @@ LOOK_WORDS = (
     "something may hide there, look",
 )
 CHECK_WORDS = ("check more frames", "look again to be sure")
-BETTER_WORDS = ("video {} is better", "so video {} wins")
-TIE_WORDS = ("both equal", "no difference, a tie")
 UNSURE, FAIRLY_SURE = 3, 2
 
 
@@ -83,6 +80,8 @@ class TeacherConfig:
     min_defect_frames: int = 2
     """A gap is settled when fewer frames in a row than this are unseen; pairs that say how short
     their shortest hidden defect is (`meta.shortest_hidden`) settle by that."""
+    notes: Notes = Notes.NEWEST
+    """How it keeps notes (`notes.Notes`)."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -129,6 +128,9 @@ class TemplateTeacher:
             self._calls_left = min(self._calls_left, config.max_calls)
         self._seen: set[int] = set()
         self._named: dict[int, list[Defect]] = {1: [], 2: []}
+        self._book = NoteBook(candidates, episode, self._cues, config.notes)
+        self._kept: list[str] = []
+        """The notes on the places that were looked at."""
 
     def _choose_targets(self) -> list[range]:
         """Choose the gaps to look into."""
@@ -160,9 +162,9 @@ class TemplateTeacher:
             and not any(self._named.values())
         ):
             self._targets = self._random.sample(self._gaps, min(1, len(self._gaps)))
-        snapshot = f"<Snapshot>{self._describe(new)}</Snapshot>"
+        snapshot = f"<Snapshot>{self._describe(new, is_first)}</Snapshot>"
         if not self._targets or not self._calls_left:
-            return Reply(f"{snapshot}\n{write_answer(self._named, self._random)}")
+            return Reply(f"{snapshot}\n{self._book.conclude(self._named, self._random)}")
         return Reply(f"{snapshot}\n{self._write_call()}")
 
     def _locate(self, messages: list[Message]) -> list[FrameLocation]:
@@ -224,85 +226,30 @@ class TemplateTeacher:
             for index in range(start, start + each)
         ]
 
-    def _describe(self, new: Sequence[FrameLocation]) -> str:
-        """Say what the newest frames show, by frame number."""
-        return describe_frames(
-            new,
-            self._named,
-            self._cues,
-            self._candidates,
-            self._episode.prompt_style,
-            num_each=self._episode.max_frames_per_call // 2,
-        )
+    def _describe(self, new: Sequence[FrameLocation], is_first: bool) -> str:
+        """Say what the newest frames show, and what is to be kept of all before."""
+        if is_first:
+            return self._book.describe_view(new, self._named)
+        place = self._book.describe_place(new, self._named)
+        if self._config.notes is Notes.NEWEST:
+            return place
+        self._kept.append(place)
+        return "; ".join([*self._kept, *map(self._book.describe_open, self._list_open_cues())])
 
-
-def write_verdict(defects: Mapping[int, Sequence[Defect]], confidence: int | None = None) -> str:
-    """Weigh the defects of each video that were seen."""
-    return format_judgement(Judgement(labels_from_defects(defects[1], defects[2]), confidence))
-
-
-def write_answer(defects: Mapping[int, Sequence[Defect]], rng: random.Random) -> str:
-    """Conclude from the defects of each video that were seen."""
-    better = labels_from_defects(defects[1], defects[2])[OVERALL]
-    think = rng.choice(BETTER_WORDS if better else TIE_WORDS).format(better)
-    return f"<Think>{think}</Think>\n<Answer>{write_verdict(defects)}</Answer>"
-
-
-def describe_frames(
-    places: Sequence[FrameLocation],
-    defects: Mapping[int, Sequence[Defect]],
-    cues: Sequence[Gap],
-    candidates: CandidateFrames,
-    style: PromptStyle,
-    *,
-    num_each: int,
-) -> str:
-    """Say what frames show: the defects of each video, by frame number where only some frames have
-    them, and cues with the frames, `num_each` a video, where a look into their gap begins."""
-    parts = [
-        f"video {side} {_describe_side(places, side, defects[side], candidates, style)}"
-        for side in (1, 2)
-    ]
-    for is_after, where in ((False, "behind it"), (True, "before it")):
-        marked = [
-            (place, cue)
-            for place in places
-            for cue in cues
-            if cue.is_marked_after is is_after and place.index == cue.cue_index
+    def _list_open_cues(self) -> list[Gap]:
+        """Return the cued gaps that are not settled, whether or not they will be looked at."""
+        hidden = {
+            index
+            for defects in self._named.values()
+            for defect in defects
+            if defect.is_hidden
+            for index in defect.frame_indices
+        }
+        return [
+            cue
+            for cue in self._cues
+            if hidden.isdisjoint(cue.indices) and not self._is_settled(cue.indices)
         ]
-        if marked:
-            numbers = [candidates.number_of(place.video, place.index) for place, _ in marked]
-            hidden = [
-                candidates.number_of(place.video, cue.look(num_each)[0]) for place, cue in marked
-            ]
-            parts.append(f"marker on {_join(numbers)}, {where} {_join(hidden)}")
-    return "; ".join(parts)
-
-
-def _join(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers))
-
-
-def _describe_side(
-    places: Sequence[FrameLocation],
-    side: int,
-    defects: Sequence[Defect],
-    candidates: CandidateFrames,
-    style: PromptStyle,
-) -> str:
-    indices = [place.index for place in places if place.video == side]
-    words = []
-    for defect in defects:
-        name = defect.type if style is PromptStyle.BRIEF else DEFECT_TYPES[defect.type].words
-        damaged = [index for index in indices if index in defect.frame_indices]
-        if damaged == indices:
-            words.append(name)
-        elif damaged:
-            words.append(
-                f"{name} on "
-                f"{', '.join(str(candidates.number_of(side, index)) for index in damaged)}"
-            )
-    return " and ".join(words) or "clean"
 
 
 def check_truth(
