@@ -15,7 +15,7 @@ from verl_videosearch.sample import read_samples
 SMALL = {
     "TRAIN_PAIRS": "200",
     "TEST_PAIRS": "20",
-    "COLD_START_STEPS": "600",
+    "COLD_START_STEPS": "240",
     "RFT_STEPS": "2",
     "GRPO_STEPS": "2",
     "PROFILE": "tiny",

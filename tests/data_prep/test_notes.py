@@ -1,0 +1,94 @@
+"""Notes kept as a list: every frame has its own words, and nothing that was found is lost."""
+
+import random
+import re
+from collections import Counter
+
+import pytest
+from verl_videosearch.data_prep.captions import PairCaptions
+from verl_videosearch.data_prep.hide_and_seek.profile import gap_from_meta
+from verl_videosearch.data_prep.synthetic.defects import DEFECT_TYPES, defect_from_meta
+from verl_videosearch.data_prep.traces.notes import Notes, sum_severity
+
+from tests.data_prep.test_teacher import is_right, judge, make_pairs
+from verl_videosearch.episode import EpisodeConfig
+from verl_videosearch.frames import CandidateFrames
+from verl_videosearch.sample import PreferenceSample
+
+LOOKS = EpisodeConfig(
+    frames_per_video=28, max_frames_per_call=2, max_tool_calls=3, prompt_pack="brief"
+)
+PAIRS = make_pairs("looks", 60)
+TWO_CUES = [pair for pair in PAIRS if pair.meta["pair_type"] == "both_hidden"]
+
+
+def read_notes(sample: PreferenceSample, **choices: object) -> list[str]:
+    """Return the Snapshot of each turn."""
+    _, messages = judge(sample, LOOKS, notes=Notes.LIST, **choices)
+    replies = [m["content"][0]["text"] for m in messages if m["role"] == "assistant"]
+    return [re.search(r"<Snapshot>(.*)</Snapshot>", reply)[1] for reply in replies]
+
+
+def test_every_pair_is_solved() -> None:
+    assert all(is_right(pair, judge(pair, LOOKS, notes=Notes.LIST)[0]) for pair in PAIRS)
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.uid)
+def test_the_first_note_says_of_each_frame_where_its_marker_points(pair: PreferenceSample) -> None:
+    first = read_notes(pair)[0]
+    assert re.findall(r"frame (\d+)", first) == ["1", "8", "15", "22"]
+    said = [
+        tuple(map(int, each)) for each in re.findall(r"(?:behind|before) it (\d+), (\d+)", first)
+    ]
+    gaps = [gap_from_meta(cue) for cue in pair.meta["cues"]]
+    assert sorted(said) == sorted((g.look(1)[0] + 1, g.look(1)[0] + 29) for g in gaps)
+    assert first.count("behind it") == sum(not gap.is_marked_after for gap in gaps)
+
+
+@pytest.mark.parametrize("pair", TWO_CUES, ids=lambda pair: pair.uid)
+def test_the_last_note_holds_every_defect_by_place(pair: PreferenceSample) -> None:
+    *_, second, last = read_notes(pair)
+    assert second.endswith(": nothing yet") and "nothing yet" not in last
+    assert last.startswith(second.partition(";")[0])
+    for side in (1, 2):
+        named = re.findall(rf"video {side} (\w+)", last)
+        types = [defect["type"] for defect in pair.meta[f"defects_{side}"]]
+        assert Counter(named) == Counter(types) + Counter({"clean": 2 - len(types)})
+
+
+def test_what_was_not_looked_at_stays_open_in_words() -> None:
+    for pair in TWO_CUES:
+        notes = read_notes(pair, cued_gap=0.0, one_cue=1.0)
+        assert len(notes) == 2 and notes[-1].endswith(": nothing yet")
+
+
+def test_the_conclusion_counts_what_the_overall_label_compares() -> None:
+    for pair in TWO_CUES:
+        _, messages = judge(pair, LOOKS, notes=Notes.LIST)
+        one, two = map(
+            int, re.search(r"(\d+) against (\d+)", messages[-1]["content"][0]["text"]).groups()
+        )
+        assert (one, two) == tuple(
+            sum_severity([defect_from_meta(each) for each in pair.meta[f"defects_{side}"]])
+            for side in (1, 2)
+        )
+        assert pair.labels["OA"] == (0 if one == two else 1 if one < two else 2)
+
+
+def test_a_caption_of_a_marked_frame_says_where_to_look() -> None:
+    candidates = CandidateFrames((0.0,) * 28, (0.0,) * 28)
+    for pair in TWO_CUES:
+        captions = PairCaptions(pair, candidates, LOOKS, Notes.LIST)
+        for cue in map(gap_from_meta, pair.meta["cues"]):
+            place = f"{cue.look(1)[0] + 1}, {cue.look(1)[0] + 29}"
+            where = "before" if cue.is_marked_after else "behind"
+            for number in (cue.cue_index + 1, cue.cue_index + 29):
+                assert f"marker, {where} it {place}" in captions.caption([number], None)
+
+
+def test_a_call_for_one_video_is_noted_under_its_frame() -> None:
+    pair = TWO_CUES[0]
+    captions = PairCaptions(pair, CandidateFrames((0.0,) * 28, (0.0,) * 28), LOOKS, Notes.LIST)
+    said = captions.caption([4, 5], random.Random(0))
+    assert re.match(r"<Snapshot>4: video 1 (clean|\w+)( on \d)?</Snapshot>", said)
+    assert any(name in said for name in [*DEFECT_TYPES, "clean"])
