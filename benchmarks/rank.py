@@ -40,7 +40,7 @@ def find_steepness(num_clips: int) -> float:
     pairs.
 
     >>> round(find_steepness(8), 2)
-    0.74
+    0.73
     """
     counts = [(num_clips - d, d) for d in range(1, num_clips)]
     total = sum(count for count, _ in counts)

@@ -73,7 +73,7 @@ def summarise(figures: dict[str, Any], skipped: int) -> Run:
 
     >>> step = {"step": [3.0, 2.0], "forward": [1.0, 0.5], "forward and backward": [2.0, 1.5]}
     >>> run = summarise({"steps": [step] * 3, "losses": [1, 1, 1], "tokens": [9, 9, 9],
-    ...     "loader_cpu_s": [0, 1, 2], "at_start_s": [5, 4]}, 1)
+    ...     "loader_cpu_s": [0.0, 1.0, 2.0], "at_start_s": [5, 4]}, 1)
     >>> run.wall_s["backward"], run.wall_s["rest"], run.cpu_s["loader"]
     (1.0, 1.0, 1.0)
     """

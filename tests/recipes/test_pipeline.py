@@ -80,7 +80,7 @@ def test_pairs_of_two_looks_run_the_same_stages(tmp_path: Path) -> None:
     commands = list_commands(tmp_path, PROFILE="looks")
     assert [name for name in commands if name != "memory_grpo"] == list(list_commands(tmp_path))
     assert values_of("--profile", commands["pairs"]) == ["looks"]
-    assert values_of("--one-cue", commands["traces"]) == [".3"]
+    assert values_of("--one-cue", commands["traces"]) == [".25"]
     assert values_of("--memory", commands["memory_grpo"]) == ["all"]
     recipes = {name: values_of("--recipe", words) for name, words in commands.items()}
     assert all(found[0].endswith("_looks") for found in recipes.values() if found)
