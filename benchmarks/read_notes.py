@@ -1,0 +1,134 @@
+"""Where a judge that keeps notes as a list goes wrong: seeing, remembering, counting.
+
+    python -m benchmarks.read_notes outputs/looks/runs/cold_start/episodes.jsonl
+    python -m benchmarks.read_notes outputs/looks/samples/shard-0-of-1/journal.jsonl
+
+The pairs of hide_and_seek know what each frame shows, and such a judge says what it saw place by
+place (`data_prep/traces/notes.py`). So every step of its reasoning is checked by itself:
+
+    markers       the first note names the gaps of all cues, and the side on which each lies
+    seen          a note says of the place that was just asked for what is there
+    remembered    a note says of a place that is forgotten what the note before said
+    counted       the numbers of the conclusion are those of its own last note
+
+Each also for those cases only in which something is damaged: who always writes `clean` is often
+right.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from verl_videosearch.data_prep.hide_and_seek.profile import gap_from_meta
+from verl_videosearch.data_prep.synthetic.defects import Defect, defect_from_meta
+
+from verl_videosearch.report.table import Table
+from verl_videosearch.runs.record import EpisodeRecord
+from verl_videosearch.runs.record_file import read_records
+
+CLEAN = "clean"
+SEVERITY = 3
+"""Of every hidden defect in profile `looks`."""
+Note = dict[int, tuple[str, str]]
+"""First frame number of a place to what video 1 and video 2 show there."""
+Check = tuple[str, bool, bool]
+"""What is checked, is something damaged there, is it right."""
+
+_POINTER = re.compile(r"(behind|before) it (\d+), \d+")
+_PLACE = re.compile(r"(\d+), \d+: video 1 (\w+), video 2 (\w+)")
+_COUNTS = re.compile(r"(\d+) against (\d+)")
+
+
+def read_note(reply: str) -> Note:
+    """Return the places that a note describes.
+
+    >>> read_note("<Snapshot>4, 32: video 1 grey, video 2 clean; 11, 39: nothing yet</Snapshot>")
+    {4: ('grey', 'clean')}
+    """
+    return {int(first): (one, two) for first, one, two in _PLACE.findall(reply)}
+
+
+def check_episode(record: EpisodeRecord) -> Iterator[Check]:
+    """Yield every step of one episode with a cue."""
+    truth = Truth(record)
+    yield "markers", True, sorted(_POINTER.findall(record.turns[0].reply)) == truth.pointers
+    before: Note = {}
+    for asking, turn in zip(record.turns, record.turns[1:], strict=False):
+        note = read_note(turn.reply)
+        if len(asking.shown) == 2:
+            there = truth.look(asking.shown)
+            yield "seen", there != (CLEAN, CLEAN), note.get(asking.shown[0]) == there
+        for place, said in before.items():
+            yield "remembered", said != (CLEAN, CLEAN), note.get(place) == said
+        before = note
+    if counts := _COUNTS.search(record.turns[-1].reply):
+        sums = [SEVERITY * sum(each[side] != CLEAN for each in before.values()) for side in (0, 1)]
+        yield "counted", sum(sums) > 0, [int(counts[1]), int(counts[2])] == sums
+
+
+class Truth:
+    """What the frames of a pair show, by their numbers."""
+
+    def __init__(self, record: EpisodeRecord) -> None:
+        assert record.candidates is not None, "an episode has candidates"
+        self._candidates, meta = record.candidates, record.sample.meta
+        sides = (1, 2) if record.order == "AB" else (2, 1)
+        self._defects: list[list[Defect]] = [
+            [defect_from_meta(each) for each in meta[f"defects_{side}"]] for side in sides
+        ]
+        self.pointers = sorted(
+            (
+                "before" if cue.is_marked_after else "behind",
+                str(self._candidates.number_of(1, cue.look(1)[0])),
+            )
+            for cue in map(gap_from_meta, meta["cues"])
+        )
+
+    def look(self, numbers: Iterable[int]) -> tuple[str, ...]:
+        """Say what one frame of each video shows."""
+        return tuple(self._name(number) for number in sorted(numbers))
+
+    def _name(self, number: int) -> str:
+        place = self._candidates.locate(number)
+        shown = [d.type for d in self._defects[place.video - 1] if place.index in d.frame_indices]
+        return " and ".join(shown) or CLEAN
+
+
+def tabulate(title: str, records: Iterable[EpisodeRecord]) -> Table:
+    """Count the steps of all episodes whose pair has a cue."""
+    total: Counter[tuple[str, bool]] = Counter()
+    right: Counter[tuple[str, bool]] = Counter()
+    for record in records:
+        if record.turns and record.sample.meta.get("cues"):
+            for step, is_damaged, is_right in check_episode(record):
+                total[step, is_damaged] += 1
+                right[step, is_damaged] += is_right
+    rows = []
+    for step in ("markers", "seen", "remembered", "counted"):
+        damaged = (right[step, True], total[step, True])
+        both = (damaged[0] + right[step, False], damaged[1] + total[step, False])
+        rows.append((step, _share(*both), _share(*damaged)))
+    return Table(title, ("step", "right", "where something is damaged"), rows)
+
+
+def _share(right: int, total: int) -> str:
+    return f"{100 * right / total:.1f} % ({right}/{total})" if total else "never"
+
+
+def main(
+    episodes: Annotated[
+        list[Path], typer.Argument(help="Files of episodes of a judge trained with --notes list.")
+    ],
+) -> None:
+    """Print a table per file."""
+    for path in episodes:
+        print(tabulate(str(path), read_records(path).records).to_markdown())
+
+
+if __name__ == "__main__":
+    typer.run(main)

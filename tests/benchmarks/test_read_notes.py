@@ -1,0 +1,69 @@
+"""Steps of reasoning are checked one by one, in both orders."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from verl_videosearch.data_prep.traces.notes import Notes
+from verl_videosearch.data_prep.traces.teacher import TeacherConfig, TemplateTeacher
+
+from benchmarks.read_notes import check_episode, tabulate
+from tests.data_prep.test_notes import LOOKS, TWO_CUES
+from verl_videosearch.episode import Episode, Reply
+from verl_videosearch.frames import CandidateFrames
+from verl_videosearch.runs.record import EpisodeRecord, RecordKind, record_episode
+from verl_videosearch.sample import Order, PreferenceSample, show_in_order
+
+CANDIDATES = CandidateFrames((0.0,) * 28, (0.0,) * 28)
+
+
+def play(
+    pair: PreferenceSample, order: Order = Order.AB, alter: tuple[int, str, str] | None = None
+) -> EpisodeRecord:
+    """Let the teacher judge a pair; `alter` changes its words at one turn."""
+    shown = show_in_order(pair, order)
+    if order is Order.BA:
+        one, two = pair.meta["defects_1"], pair.meta["defects_2"]
+        shown = replace(shown, meta={**pair.meta, "defects_1": two, "defects_2": one})
+    teacher = TemplateTeacher(shown, CANDIDATES, LOOKS, TeacherConfig(notes=Notes.LIST))
+    episode = Episode(shown, CANDIDATES, LOOKS)
+    for turn in range(4):
+        if not episode.is_done:
+            text = asyncio.run(teacher(episode.messages(), [])).text
+            if alter and alter[0] == turn:
+                assert alter[1] in text
+                text = text.replace(alter[1], alter[2])
+            episode.step(Reply(text))
+    return record_episode(RecordKind.TRACE, pair.uid, pair, order, episode)
+
+
+def find_wrong(record: EpisodeRecord) -> set[str]:
+    return {step for step, _, is_right in check_episode(record) if not is_right}
+
+
+@pytest.mark.parametrize("order", [Order.AB, Order.BA])
+@pytest.mark.parametrize("pair", TWO_CUES[:12], ids=lambda pair: pair.uid)
+def test_the_teacher_is_right_at_every_step(pair: PreferenceSample, order: Order) -> None:
+    record = play(pair, order)
+    assert [step for step, *_ in check_episode(record)] == [
+        *("markers", "seen", "seen", "remembered", "counted")
+    ]
+    assert find_wrong(record) == set()
+
+
+def test_each_fault_is_found_where_it_is() -> None:
+    pair = next(pair for pair in TWO_CUES if not pair.meta["defects_1"])
+    side = "behind" if "behind it" in play(pair).turns[0].reply else "before"
+    other = "before" if side == "behind" else "behind"
+    assert find_wrong(play(pair, alter=(0, f"{side} it", f"{other} it"))) == {"markers"}
+    assert find_wrong(play(pair, alter=(1, "video 1 clean", "video 1 snow"))) == {
+        *("seen", "remembered")
+    }
+    assert find_wrong(play(pair, alter=(2, "0 against", "6 against"))) == {"counted"}
+    assert "remembered" in find_wrong(play(pair, alter=(2, "video 1 clean", "video 1 snow")))
+
+
+def test_the_table_counts_episodes_with_cues() -> None:
+    rows = tabulate("all", [play(pair) for pair in TWO_CUES[:3]]).rows
+    assert rows[0] == ("markers", "100.0 % (3/3)", "100.0 % (3/3)")
+    assert tabulate("none", []).rows[3] == ("counted", "never", "never")
