@@ -1,14 +1,13 @@
 """Best-of-N by a judge over graded clips: how much better is the clip that it picks?
 
     python -m benchmarks.best_of_n --local outputs/demo/models/grpo            # the demo's judge
+    python -m benchmarks.best_of_n --local outputs/demo/models/grpo --clips 8 --max-comparisons 16 --groups 20
     python -m benchmarks.best_of_n --endpoint http://localhost:8000/v1 --model NAME --groups 100
 
 The one idea: the order of the clips is known, so a pick has a quality: 1 for the clean clip, 0 for
-the
-worst, 0.5 on average for a pick by chance. The uplift is the mean quality
-of the picks minus 0.5, with a bootstrap interval over groups. Clips are made anew, so that no judge
-has
-seen them."""
+the worst, 0.5 on average for a pick by chance. The uplift is the mean quality of the picks minus
+0.5, and tau-b says how well the scores order all clips of a group; both with a bootstrap interval
+over groups. Clips are made anew, so that no judge has seen them."""  # noqa: E501
 
 from __future__ import annotations
 
@@ -23,6 +22,7 @@ import typer
 from verl_videosearch.data_prep.hide_and_seek.graded import write_groups
 from verl_videosearch.data_prep.hide_and_seek.profile import PROFILES
 
+from benchmarks.rank import tau_b
 from verl_videosearch.judge.judge import Judge
 from verl_videosearch.judge.reward import ClipRewards, GroupScoreConfig
 from verl_videosearch.judge.settings import JudgeConfig
@@ -43,6 +43,20 @@ def measure_picks(scores: Sequence[Sequence[float | None]]) -> np.ndarray:
         quality = np.linspace(1, 0, len(group))
         qualities.append(float(quality[np.isclose(known, max(known))].mean()))
     return np.array(qualities)
+
+
+def measure_orders(scores: Sequence[Sequence[float | None]]) -> np.ndarray:
+    """Return Kendall's tau-b of each group's scores with the true order; clips stand best first,
+    and one without a score is left out.
+
+    >>> measure_orders([[0.9, 0.5, 0.1], [0.1, None, 0.9]]).tolist()
+    [1.0, -1.0]
+    """
+    taus = []
+    for group in scores:
+        known = [(-place, score) for place, score in enumerate(group) if score is not None]
+        taus.append(tau_b([place for place, _ in known], [score for _, score in known]))
+    return np.array(taus)
 
 
 def bootstrap_mean(values: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
@@ -73,11 +87,15 @@ def main(
         rewards = ClipRewards(judge=judge, config=GroupScoreConfig(max_comparisons))
         scored = rewards.score_groups([(prompt, paths, None) for prompt, paths in made])
         rewards.close()
-    mean, low, high = bootstrap_mean(measure_picks([each.scores for each in scored]))
+    scores = [each.scores for each in scored]
+    mean, low, high = bootstrap_mean(measure_picks(scores))
+    tau = [round(value, 4) for value in bootstrap_mean(measure_orders(scores))]
     line = {
         "quality": round(mean, 4),
         "uplift": round(mean - 0.5, 4),
         "interval": [round(low - 0.5, 4), round(high - 0.5, 4)],
+        "tau_b": tau[0],
+        "tau_b_interval": tau[1:],
         "groups": groups,
         "clips": clips,
         "comparisons": sum(len(each.comparisons) for each in scored),
