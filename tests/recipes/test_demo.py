@@ -15,7 +15,8 @@ from verl_videosearch.sample import read_samples
 SMALL = {
     "TRAIN_PAIRS": "200",
     "TEST_PAIRS": "20",
-    "COLD_START_STEPS": "240",
+    "TRACES": "--direct .1 --cued-gap .9",  # so few steps must be enough to search at times
+    "COLD_START_STEPS": "260",
     "RFT_STEPS": "2",
     "GRPO_STEPS": "2",
     "PROFILE": "tiny",
