@@ -64,7 +64,7 @@ class NoteBook:
     def describe_view(self, places: Sequence[FrameLocation], found: Found) -> str:
         """Say what the first view shows."""
         if self.notes is Notes.NEWEST:
-            return self.describe_newest(places, found)
+            return self._describe_newest(places, found)
         frames = [
             f"frame {self._number(place)} {self._describe_cues(place) or NOTHING}"
             for place in places
@@ -75,7 +75,7 @@ class NoteBook:
     def describe_place(self, places: Sequence[FrameLocation], found: Found) -> str:
         """Say what the frames of one call show, after the first frame of each video."""
         if self.notes is Notes.NEWEST:
-            return self.describe_newest(places, found)
+            return self._describe_newest(places, found)
         firsts = [
             next(place for place in places if place.video == side)
             for side in sorted({place.video for place in places})
@@ -93,7 +93,7 @@ class NoteBook:
         words = [*map(self._name, defects), *([cue] if cue else [])]
         return " and ".join(words) or "clean"
 
-    def describe_newest(self, places: Sequence[FrameLocation], found: Found) -> str:
+    def _describe_newest(self, places: Sequence[FrameLocation], found: Found) -> str:
         """Say what frames show: the defects of each video, by frame number where only some frames
         have them, and cues with the frames where a look into their gap begins."""
         parts = self._describe_sides(places, found)

@@ -150,11 +150,11 @@ class TemplateTeacher:
         """Write the next turn from the frames that the context shows."""
         shown = self._locate(messages)
         new = self._locate(messages[-1:])
-        found = self._name_defects(shown)
+        self._name_defects(shown)
         is_first = not self._seen
         self._seen |= {place.index for place in new}
         if self._cues:
-            self._drop_settled(found)
+            self._targets = [gap for gap in self._targets if self._is_open(gap)]
         elif (
             is_first
             and not self._targets
@@ -185,26 +185,26 @@ class TemplateTeacher:
             f"\n<tool_call>{call}</tool_call>"
         )
 
-    def _name_defects(self, shown: Sequence[FrameLocation]) -> list[Defect]:
-        """Name the defects that the visible frames show; returns those that are new."""
-        found = []
+    def _name_defects(self, shown: Sequence[FrameLocation]) -> None:
+        """Name the defects that the visible frames show."""
         for side, defects in self._defects.items():
             indices = {place.index for place in shown if place.video == side}
-            new = [
+            self._named[side] += [
                 defect
                 for defect in defects
                 if defect not in self._named[side] and shows_defect(defect, indices)
             ]
-            self._named[side] += new
-            found += new
-        return found
 
-    def _drop_settled(self, found: Sequence[Defect]) -> None:
-        """Forget the gaps that need no further look."""
-        hidden = {index for defect in found if defect.is_hidden for index in defect.frame_indices}
-        self._targets = [
-            gap for gap in self._targets if hidden.isdisjoint(gap) and not self._is_settled(gap)
-        ]
+    def _is_open(self, gap: range) -> bool:
+        """True while a further look into a gap may tell something."""
+        hidden = {
+            index
+            for defects in self._named.values()
+            for defect in defects
+            if defect.is_hidden
+            for index in defect.frame_indices
+        }
+        return hidden.isdisjoint(gap) and not self._is_settled(gap)
 
     def _is_settled(self, gap: range) -> bool:
         """True when no run of unseen frames in the gap is long enough for a defect."""
@@ -234,22 +234,8 @@ class TemplateTeacher:
         if self._config.notes is Notes.NEWEST:
             return place
         self._kept.append(place)
-        return "; ".join([*self._kept, *map(self._book.describe_open, self._list_open_cues())])
-
-    def _list_open_cues(self) -> list[Gap]:
-        """Return the cued gaps that are not settled, whether or not they will be looked at."""
-        hidden = {
-            index
-            for defects in self._named.values()
-            for defect in defects
-            if defect.is_hidden
-            for index in defect.frame_indices
-        }
-        return [
-            cue
-            for cue in self._cues
-            if hidden.isdisjoint(cue.indices) and not self._is_settled(cue.indices)
-        ]
+        waiting = [cue for cue in self._cues if self._is_open(cue.indices)]  # looked at or not
+        return "; ".join([*self._kept, *map(self._book.describe_open, waiting)])
 
 
 def check_truth(

@@ -81,6 +81,13 @@ def test_pairs_of_two_looks_run_the_same_stages(tmp_path: Path) -> None:
     assert [name for name in commands if name != "memory_grpo"] == list(list_commands(tmp_path))
     assert values_of("--profile", commands["pairs"]) == ["looks"]
     assert values_of("--one-cue", commands["traces"]) == [".25"]
+    with_notes = {"traces", "captions_cold_start", "captions_rft"}
+    for made, notes in ((commands, "list"), (list_commands(tmp_path), "newest")):
+        found = {name: values_of("--notes", words) for name, words in made.items()}
+        assert {name for name, values in found.items() if values} == with_notes
+        assert all(found[name] == [notes] for name in with_notes)
+    assert values_of("--text-layers", commands["start"]) == ["3"]
+    assert "trainer.total_training_steps=3200" in commands["cold_start"]
     assert values_of("--memory", commands["memory_grpo"]) == ["all"]
     recipes = {name: values_of("--recipe", words) for name, words in commands.items()}
     assert all(found[0].endswith("_looks") for found in recipes.values() if found)
