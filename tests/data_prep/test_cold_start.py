@@ -385,6 +385,14 @@ def test_wrong_answers_are_kept_only_on_request(tmp_path: Path, videos: Path) ->
     assert read_logs(out)["hidden"].wrong == ("VQ", "OA")
 
 
+def test_the_template_keeps_notes_as_it_is_told(tmp_path: Path, videos: Path) -> None:
+    out = tmp_path / "out"
+    listed = list_arguments(out, videos, [make_hidden_pair("hidden")], "--notes", "list")
+    assert run(listed).exit_code == 0
+    first, *_, last = (turn.reply for turn in read_logs(out)["hidden"].record.turns)
+    assert "frame 1 " in first and "marker, behind it" in first and " against " in last
+
+
 def test_a_server_that_refuses_ends_the_run_at_once(tmp_path: Path, videos: Path) -> None:
     pairs = [make_pair(f"pair-{i}", prompt="http_401") for i in range(50)]
     with serve_scripts() as server:

@@ -363,3 +363,14 @@ def test_words_for_numbers_are_refused_by_name(run: Callable[..., Result]) -> No
     for option in ("--frames", "--looks"):
         result = run([SAMPLE], option, "few")
         assert result.exit_code == 2 and option in result.output
+
+
+def test_the_program_keeps_notes_as_it_is_told(run: Callable[..., Result], tmp_path: Path) -> None:
+    """The cue of this pair is on frame 5 of 16; the words of a look begin with its first frames."""
+    result = run([SAMPLE], "--notes", "list", "--frames", "32", "--looks", "1")
+    assert result.exit_code == 0, result.output
+    (row,) = pq.read_table(tmp_path / "captions.parquet").to_pylist()
+    said = dict(zip(map(tuple, row["captioned_frames"]), row["replies"], strict=True))
+    assert said[5,].endswith("marker, behind it 6, 22") and said[1,] == "lines"
+    (look,) = (reply for numbers, reply in said.items() if len(numbers) > 1)
+    assert "against" in look and look.startswith("<Snapshot>") and ": video 1 " in look
