@@ -47,14 +47,16 @@ def measure_picks(scores: Sequence[Sequence[float | None]]) -> np.ndarray:
 
 def measure_orders(scores: Sequence[Sequence[float | None]]) -> np.ndarray:
     """Return Kendall's tau-b of each group's scores with the true order; clips stand best first,
-    and one without a score is left out.
+    and one without a score is left out, as is a group with fewer than two.
 
-    >>> measure_orders([[0.9, 0.5, 0.1], [0.1, None, 0.9]]).tolist()
+    >>> measure_orders([[0.9, 0.5, 0.1], [0.1, None, 0.9], [None, 1.0]]).tolist()
     [1.0, -1.0]
     """
     taus = []
     for group in scores:
         known = [(-place, score) for place, score in enumerate(group) if score is not None]
+        if len(known) < 2:
+            continue
         taus.append(tau_b([place for place, _ in known], [score for _, score in known]))
     return np.array(taus)
 

@@ -11,6 +11,7 @@ place (`data_prep/traces/notes.py`). So every step of its reasoning is checked b
     remembered    a note says of a place that is forgotten what the note before said
     counted       the numbers of the conclusion are those of its own last note
 
+Only for pairs of profile `looks` and judges taught with `--notes list`; other files are refused.
 Each also for those cases only in which something is damaged: who always writes `clean` is often
 right.
 """
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,7 @@ import typer
 from verl_videosearch.data_prep.hide_and_seek.profile import gap_from_meta
 from verl_videosearch.data_prep.synthetic.defects import Defect, defect_from_meta
 
+from verl_videosearch.report.console import explain_errors
 from verl_videosearch.report.table import Table
 from verl_videosearch.runs.record import EpisodeRecord
 from verl_videosearch.runs.record_file import read_records
@@ -41,6 +43,7 @@ Check = tuple[str, bool, bool]
 
 _POINTER = re.compile(r"(behind|before) it (\d+), \d+")
 _PLACE = re.compile(r"(\d+), \d+: video 1 (\w+), video 2 (\w+)")
+_FRAME = re.compile(r"; frame \d+ (nothing|marker)")
 _COUNTS = re.compile(r"(\d+) against (\d+)")
 
 
@@ -60,9 +63,9 @@ def check_episode(record: EpisodeRecord) -> Iterator[Check]:
     before: Note = {}
     for asking, turn in zip(record.turns, record.turns[1:], strict=False):
         note = read_note(turn.reply)
-        if len(asking.shown) == 2:
+        if truth.is_of_both_videos(asking.shown):
             there = truth.look(asking.shown)
-            yield "seen", there != (CLEAN, CLEAN), note.get(asking.shown[0]) == there
+            yield "seen", there != (CLEAN, CLEAN), note.get(min(asking.shown)) == there
         for place, said in before.items():
             yield "remembered", said != (CLEAN, CLEAN), note.get(place) == said
         before = note
@@ -89,6 +92,10 @@ class Truth:
             for cue in map(gap_from_meta, meta["cues"])
         )
 
+    def is_of_both_videos(self, numbers: Iterable[int]) -> bool:
+        """True for one frame of each video."""
+        return sorted(self._candidates.locate(number).video for number in numbers) == [1, 2]
+
     def look(self, numbers: Iterable[int]) -> tuple[str, ...]:
         """Say what one frame of each video shows."""
         return tuple(self._name(number) for number in sorted(numbers))
@@ -99,12 +106,26 @@ class Truth:
         return " and ".join(shown) or CLEAN
 
 
-def tabulate(title: str, records: Iterable[EpisodeRecord]) -> Table:
-    """Count the steps of all episodes whose pair has a cue."""
+def check_file(title: str, records: Sequence[EpisodeRecord]) -> None:
+    """Raise `ValueError` for episodes of which the figures would mean nothing."""
+    profiles = {str(record.sample.meta.get("profile")) for record in records}
+    if wrong := sorted(profiles - {"looks"}):
+        raise ValueError(f"{title}: pairs of profile looks are read here, got {', '.join(wrong)}")
+    if not any(_FRAME.search(record.turns[0].reply) for record in records if record.turns):
+        raise ValueError(
+            f"{title}: no first note goes frame by frame; give episodes of a judge taught with "
+            "--notes list (PROFILE=looks recipes/pipeline.sh)"
+        )
+
+
+def tabulate(title: str, records: Sequence[EpisodeRecord]) -> Table:
+    """Count the steps of all episodes whose pair has a cue; raises `ValueError` for a file that
+    has other pairs or other notes."""
+    check_file(title, records)
     total: Counter[tuple[str, bool]] = Counter()
     right: Counter[tuple[str, bool]] = Counter()
     for record in records:
-        if record.turns and record.sample.meta.get("cues"):
+        if record.candidates and record.turns and record.sample.meta.get("cues"):
             for step, is_damaged, is_right in check_episode(record):
                 total[step, is_damaged] += 1
                 right[step, is_damaged] += is_right
@@ -126,8 +147,9 @@ def main(
     ],
 ) -> None:
     """Print a table per file."""
-    for path in episodes:
-        print(tabulate(str(path), read_records(path).records).to_markdown())
+    with explain_errors():
+        for path in episodes:
+            print(tabulate(str(path), read_records(path).records).to_markdown())
 
 
 if __name__ == "__main__":

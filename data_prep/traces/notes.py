@@ -83,9 +83,9 @@ class NoteBook:
         where = _join([self._number(place) for place in firsts])
         return f"{where}: {', '.join(self._describe_sides(places, found))}"
 
-    def describe_open(self, gap: Gap) -> str:
-        """Say that a cued gap waits for a look."""
-        return f"{_join([self._first_number(side, gap) for side in (1, 2)])}: {OPEN}"
+    def describe_open(self, index: int) -> str:
+        """Say that a place, from a frame on that was never shown, waits for a look."""
+        return f"{_join([self.candidates.number_of(side, index) for side in (1, 2)])}: {OPEN}"
 
     def describe_frame(self, place: FrameLocation, defects: Sequence[Defect]) -> str:
         """Say in few words what a single frame shows."""

@@ -234,8 +234,14 @@ class TemplateTeacher:
         if self._config.notes is Notes.NEWEST:
             return place
         self._kept.append(place)
-        waiting = [cue for cue in self._cues if self._is_open(cue.indices)]  # looked at or not
-        return "; ".join([*self._kept, *map(self._book.describe_open, waiting)])
+        waiting = [cue for cue in self._cues if self._is_open(cue.indices)]
+        return "; ".join([*self._kept, *map(self._describe_open, waiting)])
+
+    def _describe_open(self, cue: Gap) -> str:
+        """Name a gap by the frame that its cue points to, or by the first that is left of it."""
+        pointed = cue.look(self._episode.max_frames_per_call // 2)[0]
+        unseen = [index for index in cue.indices if index not in self._seen]
+        return self._book.describe_open(pointed if len(unseen) == len(cue.indices) else unseen[0])
 
 
 def check_truth(

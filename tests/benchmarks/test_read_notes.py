@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import replace
 
+import msgspec
 import pytest
 from verl_videosearch.data_prep.traces.notes import Notes
 from verl_videosearch.data_prep.traces.teacher import TeacherConfig, TemplateTeacher
@@ -66,4 +67,20 @@ def test_each_fault_is_found_where_it_is() -> None:
 def test_the_table_counts_episodes_with_cues() -> None:
     rows = tabulate("all", [play(pair) for pair in TWO_CUES[:3]]).rows
     assert rows[0] == ("markers", "100.0 % (3/3)", "100.0 % (3/3)")
-    assert tabulate("none", []).rows[3] == ("counted", "never", "never")
+
+
+def test_files_of_other_pairs_or_notes_are_refused() -> None:
+    record = play(TWO_CUES[0])
+    newest = replace_turn(record, "video 1 clean; marker on 8, behind it 11, 39")
+    with pytest.raises(ValueError, match="no first note goes frame by frame"):
+        tabulate("newest", [newest])
+    with pytest.raises(ValueError, match="no first note"):
+        tabulate("empty", [])
+    other = replace(record.sample, meta={**record.sample.meta, "profile": "tiny"})
+    with pytest.raises(ValueError, match="profile looks are read here, got tiny"):
+        tabulate("tiny", [msgspec.structs.replace(record, sample=other)])
+
+
+def replace_turn(record: EpisodeRecord, reply: str) -> EpisodeRecord:
+    turn = msgspec.structs.replace(record.turns[0], reply=reply)
+    return msgspec.structs.replace(record, turns=(turn, *record.turns[1:]))

@@ -92,3 +92,25 @@ def test_a_call_for_one_video_is_noted_under_its_frame() -> None:
     said = captions.caption([4, 5], random.Random(0))
     assert re.match(r"<Snapshot>4: video 1 (clean|\w+)( on \d)?</Snapshot>", said)
     assert any(name in said for name in [*DEFECT_TYPES, "clean"])
+
+
+@pytest.mark.parametrize(
+    ("profile", "episode", "max_calls"),
+    [
+        ("paper", EpisodeConfig(), 1),
+        ("paper", EpisodeConfig(), 3),
+        ("tiny_strict", EpisodeConfig(frames_per_video=16, max_frames_per_call=2), 3),
+    ],
+)
+def test_a_place_that_is_half_seen_is_named_by_what_is_left(
+    profile: str, episode: EpisodeConfig, max_calls: int
+) -> None:
+    num_open = 0
+    for pair in make_pairs(profile, 40, both_hidden_share=0.5):
+        result, messages = judge(pair, episode, notes=Notes.LIST, max_calls=max_calls)
+        notes = messages[-1]["content"][0]["text"]
+        left = [tuple(map(int, each)) for each in re.findall(r"(\d+), (\d+): nothing yet", notes)]
+        asked = {number for call in result.outcomes for number in call.frame_numbers}
+        assert asked.isdisjoint(number for each in left for number in each)
+        num_open += len(left)
+    assert num_open
