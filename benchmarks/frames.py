@@ -46,6 +46,8 @@ from verl_videosearch.frames import sample_indices
 from verl_videosearch.video.decode import FramePlan, read_frames
 from verl_videosearch.video.store import FrameStore
 
+from tests.clips import keep_schedule
+
 NUM_THREADS = 2
 CALL = FramePlan(frames_per_video=48, max_pixels=400 * 28 * 28)
 FIRST_VIEW = FramePlan(frames_per_video=48, max_pixels=512 * 28 * 28, shown=4)
@@ -255,7 +257,7 @@ def make_clip(
     with av.open(str(source)) as reader:
         frames = list(reader.decode(video=0))
     order = [*range(len(frames)), *reversed(range(len(frames)))]
-    with av.open(str(path), "w") as writer:
+    with keep_schedule(), av.open(str(path), "w") as writer:
         stream = writer.add_stream(codec, rate=25, options=options or {})
         stream.height, stream.width = height, height * 16 // 9 // 2 * 2
         stream.pix_fmt = "yuv420p"

@@ -2,8 +2,10 @@
 white corner."""
 
 import math
+import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -41,6 +43,17 @@ def read_levels(frames: np.ndarray) -> list[int]:
     return [round(float(level) / GREY_STEP) for level in corner.mean(axis=(1, 2, 3))]
 
 
+@contextmanager
+def keep_schedule() -> Iterator[None]:
+    """Give this thread back its scheduling: SVT-AV1 makes whoever opens it as root, and so every
+    process that is started later, a real-time one that lets no other run."""
+    policy, parameter = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameter)
+
+
 def write_clip(
     path: Path,
     frames: np.ndarray | None = None,
@@ -59,7 +72,7 @@ def write_clip(
             path, save_all=True, append_images=images[1:], duration=1000 // FPS, lossless=True
         )
         return path
-    with av.open(str(path), "w") as container:
+    with keep_schedule(), av.open(str(path), "w") as container:
         stream = container.add_stream(codec or CODECS[path.suffix], rate=FPS, options=options or {})
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pixel_format
         if stamps_ms:

@@ -8,6 +8,7 @@ import ipaddress
 import os
 import socket
 import tempfile
+from collections.abc import Iterator
 
 import pytest
 
@@ -46,3 +47,15 @@ def no_internet(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", connect_nearby)
+
+
+@pytest.fixture(autouse=True)
+def ordinary_schedule() -> Iterator[None]:
+    """Refuse a test that leaves this process a real-time one: all that later tests start would be
+    one, too, and some of their threads spin until another has run (`clips.keep_schedule`)."""
+    before = os.sched_getscheduler(0)
+    yield
+    after = os.sched_getscheduler(0)
+    if after != before:
+        os.sched_setscheduler(0, before, os.sched_param(0))
+        pytest.fail(f"got scheduling policy {after} from a test that began with {before}")
