@@ -42,11 +42,10 @@ import typer
 from PIL import Image
 from verl_videosearch.data_prep.synthetic.clips import find_clips
 
+from tests.clips import keep_schedule
 from verl_videosearch.frames import sample_indices
 from verl_videosearch.video.decode import FramePlan, read_frames
 from verl_videosearch.video.store import FrameStore
-
-from tests.clips import keep_schedule
 
 NUM_THREADS = 2
 CALL = FramePlan(frames_per_video=48, max_pixels=400 * 28 * 28)
