@@ -22,7 +22,7 @@ from typing import Annotated
 import psutil
 import typer
 
-from benchmarks.two_ranks import start_grpo
+from benchmarks.tiny_grpo import Model, Out, Pairs, TinyGrpo, VideoRoot
 from verl_videosearch.report.table import Table
 
 MEGABYTE = 1e6
@@ -41,31 +41,17 @@ POLL_S = 0.5
 
 
 def main(
-    model: Annotated[Path, typer.Option(help="Folder of a tiny model.")],
-    pairs: Annotated[Path, typer.Option(help="Parquet file of pairs.")],
-    video_root: Annotated[Path, typer.Option(help="Folder of the videos.")],
-    out: Annotated[Path, typer.Option(help="Folder for checkpoints and logs.")],
+    model: Model,
+    pairs: Pairs,
+    video_root: VideoRoot,
+    out: Out,
     timeout_s: Annotated[float, typer.Option(help="Most seconds of the run.")] = 1800.0,
 ) -> None:
     """Print megabytes at 1, 50, ... 200 episodes; status 1 where the agent loop grows."""
-    out.mkdir(parents=True, exist_ok=True)
-    settings = [
-        "+recipe=videosearch_grpo_tiny",
-        f"actor_rollout_ref.model.path={model}",
-        f"data.train_files={pairs}",
-        f"data.val_files={pairs}",
-        f"videosearch.frames.video_root={video_root}",
-        f"videosearch.rollout.episodes_dir={out / 'episodes'}",
-        f"trainer.default_local_dir={out / 'checkpoints'}",
-        "trainer.total_training_steps=50",
-        "trainer.save_freq=-1",
-        "trainer.val_before_train=false",
-        "trainer.test_freq=-1",
-        "algorithm.filter_groups.enable=false",
-    ]
-    run = start_grpo(settings, out, "memory")
+    grpo = TinyGrpo(model, pairs, video_root, out)
+    run = grpo.start("memory", "trainer.total_training_steps=50", "trainer.save_freq=-1")
     try:
-        noted = watch(psutil.Process(run.pid), out / "episodes", timeout_s)
+        noted = watch(psutil.Process(run.pid), grpo.episodes, timeout_s)
     finally:
         os.killpg(run.pid, signal.SIGKILL)
         run.wait()

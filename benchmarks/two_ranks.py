@@ -34,6 +34,8 @@ from typing import Annotated, Any
 
 import typer
 
+from benchmarks.tiny_grpo import Model, Out, Pairs, TinyGrpo, VideoRoot
+
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 EPISODES = ((9,), (7, 5, 2), (4, 11), (6,))
@@ -249,54 +251,31 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 @app.command()
 def grpo(
-    model: Annotated[Path, typer.Option(help="Folder of a tiny model.")],
-    pairs: Annotated[Path, typer.Option(help="Parquet file of pairs.")],
-    video_root: Annotated[Path, typer.Option(help="Folder of the videos.")],
-    out: Annotated[Path, typer.Option(help="Folder for checkpoints and logs.")],
+    model: Model,
+    pairs: Pairs,
+    video_root: VideoRoot,
+    out: Out,
     timeout_s: Annotated[float, typer.Option(help="Most seconds of each of the two runs.")] = 900.0,
 ) -> None:
     """Run GRPO on two ranks, kill it after the checkpoint of step 2, and resume it."""
-    out.mkdir(parents=True, exist_ok=True)
-    settings = [
-        "+recipe=videosearch_grpo_tiny",
-        f"actor_rollout_ref.model.path={model}",
-        f"data.train_files={pairs}",
-        f"data.val_files={pairs}",
-        f"videosearch.frames.video_root={video_root}",
-        f"trainer.default_local_dir={out / 'checkpoints'}",
+    run = TinyGrpo(model, pairs, video_root, out)
+    settings = (
         "trainer.n_gpus_per_node=2",
         "trainer.total_training_steps=3",
         "trainer.save_freq=1",
-        "trainer.val_before_train=false",
-        "trainer.test_freq=-1",
         "actor_rollout_ref.rollout.agent.num_workers=2",
         "actor_rollout_ref.rollout.n=4",
-        "algorithm.filter_groups.enable=false",
-    ]
-    first = start_grpo(settings, out, "first")
-    wait_for(out / "checkpoints" / "latest_checkpointed_iteration.txt", "2", first, timeout_s)
+    )
+    first = run.start("first", *settings)
+    wait_for(run.checkpoints / "latest_checkpointed_iteration.txt", "2", first, timeout_s)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
     stop_ray()
-    second = start_grpo(settings, out, "second")
+    second = run.start("second", *settings)
     if second.wait(timeout_s) != 0:
         raise SystemExit(f"the resumed run failed; see {out / 'second.log'}")
     steps = {name: read_log(out / f"{name}.jsonl") for name in ("first", "second")}
     report_grpo(steps)
-
-
-def start_grpo(settings: list[str], out: Path, name: str) -> subprocess.Popen[bytes]:
-    """Start verl's trainer in a process group of its own."""
-    command = [sys.executable, "-m", "verl.trainer.main_ppo", *settings]
-    env = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "VERL_FILE_LOGGER_PATH": str(out / f"{name}.jsonl"),
-    }
-    with (out / f"{name}.log").open("wb") as log:
-        return subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env=env, start_new_session=True
-        )
 
 
 def wait_for(path: Path, text: str, run: subprocess.Popen[bytes], timeout_s: float) -> None:
