@@ -8,8 +8,8 @@ place (`data_prep/traces/notes.py`). So every step of its reasoning is checked b
 
     markers       the first note names the gaps of all cues, and the side on which each lies
     seen          a note says of the place that was just asked for what is there
-    remembered    a note says of a place that is forgotten what the note before said
-    counted       the numbers of the conclusion are those of its own last note
+    counted       the count of a turn whose looks are all in view is that of its own notes
+    remembered    the same where the frames of an earlier look are gone
 
 Only for pairs of profile `looks` and judges taught with `--notes list`; other files are refused.
 Each also for those cases only in which something is damaged: who always writes `clean` is often
@@ -34,6 +34,7 @@ from verl_videosearch.runs.record import EpisodeRecord
 from verl_videosearch.runs.record_file import read_records
 
 CLEAN = "clean"
+CLEAN_PLACE = (CLEAN, CLEAN)
 SEVERITY = 3
 """Of every hidden defect in profile `looks`."""
 Note = dict[int, tuple[str, str]]
@@ -60,18 +61,28 @@ def check_episode(record: EpisodeRecord) -> Iterator[Check]:
     """Yield every step of one episode with a cue."""
     truth = Truth(record)
     yield "markers", True, sorted(_POINTER.findall(record.turns[0].reply)) == truth.pointers
-    before: Note = {}
+    found: Note = {}
     for asking, turn in zip(record.turns, record.turns[1:], strict=False):
         note = read_note(turn.reply)
         if truth.is_of_both_videos(asking.shown):
             there = truth.look(asking.shown)
-            yield "seen", there != (CLEAN, CLEAN), note.get(min(asking.shown)) == there
-        for place, said in before.items():
-            yield "remembered", said != (CLEAN, CLEAN), note.get(place) == said
-        before = note
-    if counts := _COUNTS.search(record.turns[-1].reply):
-        sums = [SEVERITY * sum(each[side] != CLEAN for each in before.values()) for side in (0, 1)]
-        yield "counted", sum(sums) > 0, [int(counts[1]), int(counts[2])] == sums
+            yield "seen", there != CLEAN_PLACE, note.get(min(asking.shown)) == there
+        forgotten = [place for place in found if place not in note]
+        found |= note
+        if counts := _COUNTS.search(turn.reply):
+            is_damaged = any(found[place] != CLEAN_PLACE for place in forgotten or found)
+            is_right = (int(counts[1]), int(counts[2])) == sum_note(found)
+            yield "remembered" if forgotten else "counted", is_damaged, is_right
+
+
+def sum_note(note: Note) -> tuple[int, int]:
+    """Return how bad the places of a note are in each video.
+
+    >>> sum_note({4: ("grey", "clean"), 11: ("snow", "tint")})
+    (6, 3)
+    """
+    one, two = (SEVERITY * sum(said[side] != CLEAN for said in note.values()) for side in (0, 1))
+    return one, two
 
 
 class Truth:
@@ -130,7 +141,7 @@ def tabulate(title: str, records: Sequence[EpisodeRecord]) -> Table:
                 total[step, is_damaged] += 1
                 right[step, is_damaged] += is_right
     rows = []
-    for step in ("markers", "seen", "remembered", "counted"):
+    for step in ("markers", "seen", "counted", "remembered"):
         damaged = (right[step, True], total[step, True])
         both = (damaged[0] + right[step, False], damaged[1] + total[step, False])
         rows.append((step, _share(*both), _share(*damaged)))

@@ -14,7 +14,9 @@ that sees. One row is one pair, a dialogue of two kinds of captions in random or
                               as a call shows them
 
 The second kind is the template teacher's last turn: what a look shows, and the verdict that follows
-from it alone. Mix the rows with traces: `data.train_files=[traces/sft.parquet,captions.parquet]`.
+from it alone - or from all looks of the dialogue so far where notes are kept as a list, so that a
+forgotten look counts as it does in a trace. Mix the rows with traces:
+`data.train_files=[traces/sft.parquet,captions.parquet]`.
 
 Covers: pairs of `hide_and_seek` and `degrade`. Does not cover: pre-trained models, which see
 already.
@@ -101,8 +103,13 @@ class PairCaptions:
         frames = [[number] for number in self.choose_frames(config.num_frames, rng)]
         groups = frames + self.choose_looks(config.num_looks, rng)
         rng.shuffle(groups)
+        looked: list[int] = []
+        captions = []
+        for group in groups:
+            captions.append(self.caption(group, rng, looked))
+            looked += group if len(group) > 1 else []
         return to_row(self._sample) | {
-            "replies": [self.caption(group, rng) for group in groups],
+            "replies": captions,
             "episode": json.dumps(asdict(self._episode)),
             "captioned_frames": groups,
         }
@@ -131,15 +138,25 @@ class PairCaptions:
             )
         return looks
 
-    def caption(self, numbers: Sequence[int], rng: random.Random) -> str:
+    def caption(
+        self, numbers: Sequence[int], rng: random.Random, looked: Sequence[int] = ()
+    ) -> str:
         """Say what one frame shows in a word or two; describe and judge what several show as the
-        teacher does."""
-        places = [self._candidates.locate(number) for number in numbers]
-        shown = {side: self._find_shown(side, places) for side in (1, 2)}
+        teacher does. `looked` are the frames of the looks before."""
+        places, shown = self._find_all(numbers)
         if len(places) == 1:
             return self._book.describe_frame(places[0], shown[places[0].video])
         snapshot = self._book.describe_place(places, shown)
+        if self._book.notes is Notes.LIST:
+            _, shown = self._find_all([*looked, *numbers])
         return f"<Snapshot>{snapshot}</Snapshot>\n{self._book.conclude(shown, rng)}"
+
+    def _find_all(
+        self, numbers: Sequence[int]
+    ) -> tuple[list[FrameLocation], dict[int, list[Defect]]]:
+        """Return where frames are, and the defects of each video that they show."""
+        places = [self._candidates.locate(number) for number in numbers]
+        return places, {side: self._find_shown(side, places) for side in (1, 2)}
 
     def _find_shown(self, side: int, places: Sequence[FrameLocation]) -> list[Defect]:
         indices = {place.index for place in places if place.video == side}

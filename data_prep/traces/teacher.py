@@ -129,8 +129,6 @@ class TemplateTeacher:
         self._seen: set[int] = set()
         self._named: dict[int, list[Defect]] = {1: [], 2: []}
         self._book = NoteBook(candidates, episode, self._cues, config.notes)
-        self._kept: list[str] = []
-        """The notes on the places that were looked at."""
 
     def _choose_targets(self) -> list[range]:
         """Choose the gaps to look into."""
@@ -181,7 +179,8 @@ class TemplateTeacher:
         call = json.dumps({"name": TOOL_NAME, "arguments": {TOOL_ARGUMENT: numbers}})
         verdict = write_verdict(self._named, UNSURE if is_unsure else FAIRLY_SURE)
         return (
-            f"<Think>{think}</Think>\n<Recommend Answer>{verdict}</Recommend Answer>"
+            f"<Think>{self._book.count(self._named)}{think}</Think>"
+            f"\n<Recommend Answer>{verdict}</Recommend Answer>"
             f"\n<tool_call>{call}</tool_call>"
         )
 
@@ -227,15 +226,14 @@ class TemplateTeacher:
         ]
 
     def _describe(self, new: Sequence[FrameLocation], is_first: bool) -> str:
-        """Say what the newest frames show, and what is to be kept of all before."""
+        """Say what the newest frames show and, in a list, which places wait for a look."""
         if is_first:
             return self._book.describe_view(new, self._named)
         place = self._book.describe_place(new, self._named)
         if self._config.notes is Notes.NEWEST:
             return place
-        self._kept.append(place)
         waiting = [cue for cue in self._cues if self._is_open(cue.indices)]
-        return "; ".join([*self._kept, *map(self._describe_open, waiting)])
+        return "; ".join([place, *map(self._describe_open, waiting)])
 
     def _describe_open(self, cue: Gap) -> str:
         """Name a gap by the frame that its cue points to, or by the first that is left of it."""

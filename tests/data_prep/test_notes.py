@@ -1,11 +1,11 @@
-"""Notes kept as a list: every frame has its own words, and nothing that was found is lost."""
+"""Notes kept as a list: every frame has its own words, and the count holds all that was found."""
 
 import random
 import re
 from collections import Counter
 
 import pytest
-from verl_videosearch.data_prep.captions import PairCaptions
+from verl_videosearch.data_prep.captions import CaptionConfig, PairCaptions
 from verl_videosearch.data_prep.hide_and_seek.profile import gap_from_meta
 from verl_videosearch.data_prep.synthetic.defects import DEFECT_TYPES, defect_from_meta
 from verl_videosearch.data_prep.traces.notes import Notes, sum_severity
@@ -46,12 +46,12 @@ def test_the_first_note_says_of_each_frame_where_its_marker_points(pair: Prefere
 
 
 @pytest.mark.parametrize("pair", TWO_CUES, ids=lambda pair: pair.uid)
-def test_the_last_note_holds_every_defect_by_place(pair: PreferenceSample) -> None:
+def test_each_place_is_noted_once_with_its_defects(pair: PreferenceSample) -> None:
     *_, second, last = read_notes(pair)
-    assert second.endswith(": nothing yet") and "nothing yet" not in last
-    assert last.startswith(second.partition(";")[0])
+    assert second.endswith(": nothing yet") and last.count(":") == 1
+    assert last.startswith(re.search(r"; (\d+, \d+): nothing yet", second)[1])
     for side in (1, 2):
-        named = re.findall(rf"video {side} (\w+)", last)
+        named = re.findall(rf"video {side} (\w+)", second + last)
         types = [defect["type"] for defect in pair.meta[f"defects_{side}"]]
         assert Counter(named) == Counter(types) + Counter({"clean": 2 - len(types)})
 
@@ -73,6 +73,22 @@ def test_the_conclusion_counts_what_the_overall_label_compares() -> None:
             for side in (1, 2)
         )
         assert pair.labels["OA"] == (0 if one == two else 1 if one < two else 2)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_looks_of_one_dialogue_are_counted_together(seed: int) -> None:
+    candidates = CandidateFrames((0.0,) * 28, (0.0,) * 28)
+    config, num_two = CaptionConfig(num_frames=4, num_looks=2, seed=seed), 0
+    for pair in TWO_CUES:
+        row = PairCaptions(pair, candidates, LOOKS, Notes.LIST).make_row(config)
+        found = [0, 0]
+        for reply in row["replies"]:
+            if count := re.search(r"(\d+) against (\d+)", reply):
+                named = re.search(r"video 1 (\w+), video 2 (\w+)", reply).groups()
+                found = [n + 3 * (name != "clean") for n, name in zip(found, named, strict=True)]
+                assert found == [int(count[1]), int(count[2])]
+        num_two += sum(found) > 3
+    assert num_two
 
 
 def test_a_caption_of_a_marked_frame_says_where_to_look() -> None:
