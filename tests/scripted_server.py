@@ -6,6 +6,7 @@ A pair whose prompt is `wrong_labels` gets wrong labels, and so on; the names ar
 
 import json
 import socket
+import socketserver
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -196,14 +197,21 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serve_scripts(owner: str = "somebody") -> Iterator[ScriptedServer]:
-    """Run a server for the length of a test."""
-    server = ScriptedServer(owner)
+def keep_serving(server: socketserver.BaseServer) -> Iterator[None]:
+    """Answer requests in a thread until the end of a block."""
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
-        yield server
+        yield
     finally:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@contextmanager
+def serve_scripts(owner: str = "somebody") -> Iterator[ScriptedServer]:
+    """Run a server for the length of a test."""
+    server = ScriptedServer(owner)
+    with keep_serving(server):
+        yield server

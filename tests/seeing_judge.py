@@ -7,7 +7,6 @@ change its mind. Faults of the server are planned by the number of the request.
 """
 
 import base64
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from PIL import Image
 
 from tests.clips import write_clip
 from tests.replies import call_frames
-from tests.scripted_server import Handler, ScriptedServer
+from tests.scripted_server import Handler, ScriptedServer, keep_serving
 from verl_videosearch.sample import PreferenceSample, write_samples
 
 NUM_FRAMES, HIDDEN = 8, 2
@@ -142,11 +141,5 @@ def serve_judge(
     """Run a server; `faults` maps the number of a request to a behaviour of `scripted_server`,
     `fault` is for all."""
     server = make_server(judge, faults=faults, fault=fault, delay_s=delay_s)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
+    with keep_serving(server):
         yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

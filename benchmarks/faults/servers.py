@@ -31,7 +31,7 @@ from typing import Any
 import msgspec
 
 from benchmarks.faults.tally import End, Outcome, Trial
-from tests.scripted_server import ScriptedServer, read_prompt
+from tests.scripted_server import ScriptedServer, keep_serving, read_prompt
 from tests.seeing_judge import EPISODE, JudgeHandler, answer, make_samples, search, write_clips
 from verl_videosearch.cli import app
 from verl_videosearch.failures import ContextTooLong
@@ -326,14 +326,8 @@ class FaultyServer(ScriptedServer):
 def serve_faults(rng: random.Random) -> Iterator[FaultyServer]:
     """Run a server on this machine."""
     server = FaultyServer(rng)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
+    with keep_serving(server):
         yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 _CONTEXT = multiprocessing.get_context("forkserver")
