@@ -52,8 +52,7 @@ BASE_CORPUS = (
     "middle, end, between, gap",
     "look behind the marker on 5, 21; something may hide there, look again to be sure, check "
     "more frames; dim, comb, "
-    "flash; so video 1 wins, no difference, a tie, video 2 is better, both equal, "
-    "0 against 3, 6 against 1, before it, nothing yet",
+    "flash; so video 1 wins, no difference, a tie, video 2 is better, both equal",
     "A small plum circle, large sand ring, rust triangle, teal or moss diamond moves left "
     "and right, up or down over a "
     "navy, slate, khaki, brown background.",
