@@ -39,6 +39,24 @@ def test_what_is_said_is_not_fitted(model: Path, setting: str) -> None:
     assert config.initial_max_pixels == 512 * 28**2
 
 
+@pytest.mark.parametrize(
+    "changes", [["initial_max_pixels=200704"], ["patch_multiple=null", "initial_max_pixels=200704"]]
+)
+def test_a_budget_that_is_changed_is_fitted_as_in_training(model: Path, changes: list[str]) -> None:
+    pytest.importorskip("transformers")
+    pytest.importorskip("hydra")
+    from omegaconf import OmegaConf
+
+    from verl_videosearch.verl_plugin.preflight.model import fit_to_model
+
+    episode = {"patch_multiple": None, "initial_max_pixels": 200704}
+    run = OmegaConf.create({"videosearch": {"episode": episode}, "model": {"path": str(model)}})
+    fit_to_model(run)
+    config = read_episode("videosearch_grpo", changes, model)
+    assert (config.patch_multiple, config.initial_max_pixels) == (32, 262144)
+    assert config.initial_max_pixels == run.videosearch.episode.initial_max_pixels
+
+
 def test_a_checkpoint_s_own_settings_are_not_fitted(model: Path) -> None:
     """They are what it was trained with, sizes included."""
     pytest.importorskip("transformers")

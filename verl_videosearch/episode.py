@@ -149,12 +149,17 @@ class EpisodeConfig:
         return read_config(cls, fit_patches(settings, PATCH_MULTIPLE))
 
     @classmethod
-    def from_changes(cls, settings: Mapping[str, Any], changes: Mapping[str, Any]) -> EpisodeConfig:
+    def from_changes(
+        cls,
+        settings: Mapping[str, Any],
+        changes: Mapping[str, Any],
+        multiple: int = PATCH_MULTIPLE,
+    ) -> EpisodeConfig:
         """Make a config from plain settings and what is to be changed in them, each perhaps under a
-        former name."""
+        former name; `multiple` is what `patch_multiple: null` stands for."""
         new = {cls.FORMER_NAMES.get(name, name): value for name, value in changes.items()}
         old = {cls.FORMER_NAMES.get(name, name): value for name, value in settings.items()}
-        return cls.from_dict(old | new)
+        return cls.from_dict(fit_patches(old | new, multiple))
 
     @property
     def pack(self) -> PromptPack:

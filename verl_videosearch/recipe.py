@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from verl_videosearch.checkpoint import read_checkpoint_settings
-from verl_videosearch.episode import PATCH_MULTIPLE, EpisodeConfig, fit_patches
+from verl_videosearch.episode import PATCH_MULTIPLE, EpisodeConfig
 from verl_videosearch.extras import Extra, require
 from verl_videosearch.sight import find_patch_multiple
 
@@ -79,10 +79,10 @@ def make_episode(
     model: str | Path | None = None,
 ) -> EpisodeConfig:
     """Make a config whose pack and tools are known to load; `patch_multiple: null` is that of the
-    folder of a model, where one is given."""
+    folder of a model, where one is given. Budgets of pixels are fitted to it after the changes, as
+    in training."""
     multiple = find_patch_multiple(model) or PATCH_MULTIPLE
-    fitted = fit_patches(settings, multiple) if "patch_multiple" not in changes else settings
-    config = EpisodeConfig.from_changes(fitted, changes)
+    config = EpisodeConfig.from_changes(settings, changes, multiple)
     config.check_words()
     return config
 

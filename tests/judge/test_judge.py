@@ -205,6 +205,16 @@ def test_a_server_that_fails_now_and_then_loses_no_pair(tmp_path: Path, clips: P
     assert [getattr(each, "overall", each) for each in outcomes] == [1] * 5
 
 
+@pytest.mark.parametrize("num_pairs", [1, 2])
+def test_a_server_that_refuses_all_is_no_passing_failure(
+    tmp_path: Path, clips: Path, num_pairs: int
+) -> None:
+    with serve_judge(fault="http_401") as server, make_judge(server, tmp_path) as judge:
+        pairs = [(f"cat {number}", clips / CLEAN, clips / DEFECT) for number in range(num_pairs)]
+        with pytest.raises(ServerUnusable, match="401"):
+            judge.compare_many(pairs)
+
+
 def test_a_server_that_stays_away_is_an_error_within_the_deadline(
     tmp_path: Path, clips: Path
 ) -> None:

@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ pytest.importorskip("httpx")
 from tests.models.dying_server import QUICK, make_replica, read_pids
 from verl_videosearch.failures import ServerUnusable
 from verl_videosearch.models.replica import Replica, RestartPolicy
+from verl_videosearch.models.server import Health, ask_health, find_ports, read_end
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -127,3 +130,46 @@ def test_a_policy_is_checked() -> None:
     assert QUICK.max_restarts == 3
     with pytest.raises(ValueError, match="max_restarts must be"):
         RestartPolicy(max_restarts=-1)
+
+
+def test_a_program_that_cannot_be_started_is_said(tmp_path: Path) -> None:
+    replica = Replica(["no-such-program"], find_ports(1)[0], tmp_path / "server.log", policy=QUICK)
+    with run(replica), pytest.raises(ServerUnusable, match="FileNotFoundError.*no-such-program"):
+        wait(replica)
+    assert replica.is_given_up
+
+
+def test_a_log_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    log = tmp_path / "gone" / "server.log"
+    with (
+        run(Replica(["true"], find_ports(1)[0], log, policy=QUICK)) as replica,
+        pytest.raises(ServerUnusable, match="gone/server.log"),
+    ):
+        wait(replica)
+
+
+def test_a_server_is_started_again_without_its_log(tmp_path: Path) -> None:
+    with run(make_replica(tmp_path)) as replica:
+        wait(replica)
+        replica.log.unlink()
+        kill_last(tmp_path)
+        replica.doubt()
+        wait(replica)
+        assert replica.num_restarts == 1
+    assert "cannot be read" in read_end(tmp_path / "server.gone")
+
+
+def test_who_speaks_no_http_is_not_healthy() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        thread = threading.Thread(target=greet_strangely, args=(stranger,))
+        thread.start()
+        port = stranger.getsockname()[1]
+        assert ask_health(f"http://127.0.0.1:{port}/health") is Health.SILENT
+        thread.join()
+
+
+def greet_strangely(stranger: socket.socket) -> None:
+    connection, _ = stranger.accept()
+    with connection:
+        connection.recv(1024)
+        connection.sendall(b"\xff\0\0ZMTP\n\n")

@@ -43,7 +43,8 @@ SENTENCES = {
     + ["second best", "better than A", "A better in motion, B in quality", "winner", "prefer", "C"]
     + ["[0]", "(1)", "A > A", "A is better than A", "video 3 is better", "A and B", "left or right"]
     + ["good", "bad", "both or none", "A > B > C", "slightly better", "second choice", "tie or A"]
-    + ["prefer A over nothing", "first place", "[[C]]", "A A", "video", "is better", "1/2", "a?"],
+    + ["prefer A over nothing", "first place", "[[C]]", "A A", "video", "is better", "1/2", "a?"]
+    + ["a one", "I prefer one", "I prefer a video", "choose a clip"],
 }
 """What people write in full; the last row can be meant in two ways, or says nothing."""
 

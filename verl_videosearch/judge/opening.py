@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import tempfile
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,8 +82,8 @@ class Opening:
             await self.close()
         # refused before a server is started, where the folder is known by now
         config, _ = self._choose_settings(self.source.folder)
-        log = Path(tempfile.gettempdir()) / f"videosearch-judge-{os.getpid()}.log"
-        opening = self.source.open(log, config.native_thought)
+        # null: a log of its own each time, so that the one that an error names stays
+        opening = self.source.open(None, config.native_thought)
         model = await self._stack.enter_async_context(opening)
         try:
             self.ready = await asyncio.to_thread(self._prepare, model)

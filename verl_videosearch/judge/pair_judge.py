@@ -107,6 +107,8 @@ class PairJudge:
             server=", ".join(self.ready.model.source.endpoints),
             on_record=on_episode or (lambda record: None),
         )
+        if summary.stopped and not summary.done:
+            raise ServerUnusable(summary.stopped)
         return {uid: self._conclude(sample, summary, cached) for uid, sample in samples.items()}
 
     def _conclude(
@@ -123,8 +125,6 @@ class PairJudge:
             return _to_failure(sample, failures[0])
         if len(records) < len(jobs):
             reason = summary.stopped or "the run ended before this pair was judged"
-            if len(summary.jobs) == len(jobs):
-                raise ServerUnusable(reason)
             return EpisodeFailure(FailureKind.SERVER, reason, sample.uid)
         return self._grade(sample, records, cached)
 

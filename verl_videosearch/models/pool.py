@@ -8,6 +8,8 @@ failed, or is being started again, gets no new episodes for a while, as long as 
 2
 >>> choose_least([3, 0, 1], [0.0, 99.0, 0.0], now_s=100.0)      # server 1 failed a second ago
 2
+>>> choose_least([0, 8], [inf, 95.0], now_s=100.0)              # server 0 is away
+1
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import asyncio
 import time
 import weakref
 from collections.abc import Sequence
+from math import inf
 
 from verl_videosearch.failures import ServerUnusable
 from verl_videosearch.models.client import ChatClient
@@ -62,13 +65,13 @@ class Pool:
 
     @property
     def is_given_up(self) -> bool:
-        """True once a server of ours has died for good."""
-        return any(endpoint.is_given_up for endpoint in self.endpoints)
+        """True once all servers of ours have died for good."""
+        return all(endpoint.is_given_up for endpoint in self.endpoints)
 
     def for_episode(self, name: str, seed: int | None) -> ChatClient:
         """Return the writer of one episode, on the server with the fewest of them."""
         now_s = time.monotonic()
-        failed = [now_s if e.is_away else e.failed_s for e in self.endpoints]
+        failed = [inf if each.is_away else each.failed_s for each in self.endpoints]
         index = choose_least(self._loads, failed, now_s, self._next)
         self._next = (index + 1) % len(self.endpoints)
         client = self._clients[index].for_episode(seed, name)
@@ -84,8 +87,9 @@ class Pool:
 def choose_least(
     loads: Sequence[int], failed_s: Sequence[float], now_s: float, start: int = 0
 ) -> int:
-    """Return the index of the least loaded server that works; equal ones take turns from
-    `start`."""
+    """Return the index of the least loaded server that works, else of one that failed a while ago
+    (`failed_s`), else of one that is away (inf); equal ones take turns from `start`."""
     order = [(start + step) % len(loads) for step in range(len(loads))]
-    working = [index for index in order if now_s - failed_s[index] >= PAUSE_S]
-    return min(working or order, key=lambda index: loads[index])
+    present = [index for index in order if failed_s[index] < inf]
+    working = [index for index in present if now_s - failed_s[index] >= PAUSE_S]
+    return min(working or present or order, key=lambda index: loads[index])

@@ -137,6 +137,10 @@ class Replica:
                 self._run_again()
         except ServerUnusable as error:
             self._error = error
+        except Exception as error:  # the end of a thread: whoever waits is told, whatever it was
+            LOG.exception("the server on port %d cannot be kept running", self.port)
+            words = f"{type(error).__name__}: {error}"
+            self._error = ServerUnusable(f"the model server cannot be kept running: {words}")
 
     def _run_again(self) -> None:
         """Start it anew after its end; a start that fails is an end, too."""

@@ -13,6 +13,7 @@ of other machines."""
 from __future__ import annotations
 
 import ctypes
+import http.client
 import os
 import signal
 import socket
@@ -115,15 +116,18 @@ def ask_health(url: str) -> Health:
         return Health.ILL if isinstance(error.reason, ConnectionError) else Health.SILENT
     except ConnectionError:
         return Health.ILL
-    except OSError:
+    except (OSError, http.client.HTTPException):  # the latter: what answers does not speak HTTP
         return Health.SILENT
 
 
 def read_end(log: Path) -> str:
     """Return the last lines of a log, and where all of it lies."""
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - _LOG_BYTES))
-        lines = file.read().decode("utf-8", errors="replace").splitlines()
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - _LOG_BYTES))
+            lines = file.read().decode("utf-8", errors="replace").splitlines()
+    except OSError as error:
+        return f"(its log {log} cannot be read: {error.strerror or error})"
     return "\n".join([*lines[-_LOG_LINES:], f"(all of it: {log})"])
 
 

@@ -97,6 +97,13 @@ class Transport:
             raise EpisodeFailure(
                 FailureKind.SERVER, self._describe(error), cause="connection", is_passing=True
             ) from error
+        except RuntimeError as error:
+            if not self._client.is_closed:
+                raise
+            detail = f"the connection to {self.address.url} was closed while it was asked"
+            raise EpisodeFailure(
+                FailureKind.SERVER, detail, cause="connection", is_passing=True
+            ) from error
 
     async def _read(self, method: str, path: str, body: bytes | None) -> Answer:
         headers = None if body is None else {"Content-Type": "application/json"}

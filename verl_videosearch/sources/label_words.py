@@ -2,8 +2,9 @@
 
 The one idea: one reader, for own label files and for the predictions of other judges alike, so that
 a spelling is read everywhere or nowhere: a table of short forms, and a few forms of sentence around
-the name of one video. Case, blanks, hyphens, underscores, brackets and a final full stop do not
-count; numbers count by their value, since pandas writes 1 as 1.0 beside a missing one.
+the name of one video. Case, blanks, hyphens, underscores, brackets (but for those around a number,
+which may be a list) and a final full stop do not count; numbers count by their value, since pandas
+writes 1 as 1.0 beside a missing one.
 
 >>> [read_label_word(word) for word in ("A", "Video 2 better", "tie_vote", "1.0", "", "hard to say")]
 [1, 2, 0, 1, None, None]
@@ -71,12 +72,13 @@ _NAME = (
     rf"(?:the )?(?:(?:{_NOUNS}) ?)?(?P<{{0}}>{'|'.join((*_FIRST, *_SECOND))})"
     rf"(?: (?:one|{_NOUNS}))?|(?:the )?one on the (?P<{{0}}_side>left|right)"
 )
+_CHOOSE = "(?:prefers?|preferred|choose|chose|pick|picked)"
 _DEGREE = "(?:(?:much|slightly|clearly|significantly|strongly|somewhat|marginally|far) )?"
 _SENTENCES = [
     re.compile(form.format(_NAME.format("better"), _NAME.format("worse")))
     for form in (
         "(?:{0})",
-        "(?:(?:i|we) )?(?:prefers?|preferred|choose|chose|pick|picked) (?:{0})(?: over (?:{1}))?",
+        "(?:(?:i|we) )?" + _CHOOSE + " (?:{0})(?: over (?:{1}))?",
         "(?:vote|preference|verdict|answer|better)(?: is| for)? (?:{0})",
         "(?:the )?winner(?: is)? (?:{0})",
         rf"(?:{{0}})(?: is)? {_DEGREE}(?:better|preferred)(?: than (?:{{1}}))?",
@@ -94,6 +96,8 @@ _TIE_SENTENCES = [
         "(?:{0}) =+ (?:{1})",
     )
 ]
+_VAGUE = re.compile(rf"\b(?:a|one) (?:one|{_NOUNS})\b|{_CHOOSE} one\b")
+"""Where `a` and `one` are no names: `I prefer a video`, `I prefer one`."""
 ALLOWED = "1, 2, 0, A, B, tie, left, right, or words such as `video 1 better`; empty is no label"
 """What to tell a user whose words are not read."""
 
@@ -122,7 +126,7 @@ def _read_sentence(word: str) -> int | None:
     """
     text = re.sub(r"([<>=]+)", r" \1 ", re.sub(r"[()\[\]{}*:,!/]+", " ", word))
     text = " ".join(text.split())
-    if len(text) > _MAX_SENTENCE or text.isdigit():
+    if len(text) > _MAX_SENTENCE or text.isdigit() or _VAGUE.search(text):
         return None
     if text in LABEL_WORDS:
         return LABEL_WORDS[text]

@@ -63,10 +63,6 @@ THOUGHT_MARK = "A thought like no other."
 """Words to find a thought by."""
 
 
-THOUGHT_MARK = "A thought like no other."
-"""Words to find a thought by."""
-
-
 class TokenMismatch(AssertionError):
     """A training sequence differs from what the engine was given: a bug, never a model's
     mistake."""
