@@ -52,10 +52,14 @@ def client(clips: Path, tmp_path: Path) -> Iterator[TestClient]:
 class Waiting:
     """A judge that answers when it is told to."""
 
+    is_away = False
+
     def __init__(self) -> None:
         self.go = asyncio.Event()
+        self.num_asked = 0
 
     async def compare_async(self, *_: str) -> Any:
+        self.num_asked += 1
         await self.go.wait()
         raise EpisodeFailure(FailureKind.SERVER, "the model is away")
 
@@ -293,6 +297,19 @@ def test_a_batch_can_be_cancelled(clips: Path) -> None:
         state = client.post(f"/v1/batches/{name}/cancel").json()
         assert state["state"] == "cancelled" and state["num_cancelled"] == 5
         assert reason_of(client.post("/v1/batches/nothing/cancel")) == (404, "not_found")
+
+
+def test_a_pair_outlives_a_model_that_is_started_again(clips: Path) -> None:
+    judge = Waiting()
+    judge.is_away = True
+    with serve(judge, clips, deadline_s=0.1) as client:
+        name = client.post("/v1/batches", json={"pairs": [PAIR]}).json()["id"]
+        wait_for(lambda: judge.num_asked >= 3)  # it was given back at each deadline
+        assert client.get(f"/v1/batches/{name}").json()["num_failed"] == 0
+        judge.is_away = False
+        wait_for(lambda: client.get(f"/v1/batches/{name}").json()["state"] == "done")
+        result = client.get(f"/v1/batches/{name}/results").json()["results"][0]["result"]
+        assert result["error"]["reason"] == "deadline"
 
 
 def test_the_description_names_every_refusal(client: TestClient) -> None:

@@ -111,6 +111,11 @@ class Judge:
         `ServerUnusable` if it cannot work."""
         return self._loop.wait(self._opening.open()).model.source.name
 
+    @property
+    def is_away(self) -> bool:
+        """True while the model is being opened, or its server is being started again."""
+        return self._opening.is_away
+
     def compare(self, prompt: str, video_1: str | Path, video_2: str | Path) -> Comparison:
         """Judge one pair; raises `EpisodeFailure` when there is no result (a broken video, a server
         that stays away) and `ServerUnusable` when no pair could be judged."""

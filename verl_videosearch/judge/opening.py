@@ -66,6 +66,11 @@ class Opening:
             self._under_way.add_done_callback(self._end_opening)
         return await asyncio.shield(self._under_way)
 
+    @property
+    def is_away(self) -> bool:
+        """True while nobody can be asked: the model is being opened, or its servers start again."""
+        return self.ready is None or self.ready.model.is_away
+
     async def close(self) -> None:
         """End the model's server, if it is ours."""
         self.ready = None

@@ -64,6 +64,11 @@ class Pool:
             )
 
     @property
+    def is_away(self) -> bool:
+        """True while no server of ours can be asked."""
+        return all(endpoint.is_away for endpoint in self.endpoints)
+
+    @property
     def is_given_up(self) -> bool:
         """True once all servers of ours have died for good."""
         return all(endpoint.is_given_up for endpoint in self.endpoints)

@@ -317,8 +317,13 @@ class OpenModel:
         return self._writer.for_episode(key, seed)
 
     @property
+    def is_away(self) -> bool:
+        """True while servers of ours are being started again."""
+        return isinstance(self._writer, Pool) and self._writer.is_away
+
+    @property
     def is_given_up(self) -> bool:
-        """True once a server of ours has died for good: opening the model again may help."""
+        """True once the servers of ours have died for good: opening the model again may help."""
         return isinstance(self._writer, Pool) and self._writer.is_given_up
 
     @property

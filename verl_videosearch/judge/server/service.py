@@ -41,6 +41,10 @@ _LEASE_SLACK_S = 60.0
 class AsyncJudge(Protocol):
     """What the service needs of a judge; `judge.Judge` is one."""
 
+    @property
+    def is_away(self) -> bool:
+        """True while the model cannot be asked."""
+
     async def compare_async(self, prompt: str, video_1: str, video_2: str) -> Comparison: ...
 
     async def rank_async(
@@ -253,8 +257,9 @@ class JudgeService:
                 self.judge.compare_async(pair["prompt"], *paths), self.config.deadline_s
             )
         except (asyncio.TimeoutError, TimeoutError):
-            seconds = time.monotonic() - start
-            failure = Refusal(Reason.DEADLINE, f"no result after {seconds:.0f} s")
+            # of a server that is being started again it says nothing about the pair
+            reason = Reason.MODEL_AWAY if self.judge.is_away else Reason.DEADLINE
+            failure = Refusal(reason, f"no result after {time.monotonic() - start:.0f} s")
         except (EpisodeFailure, ServerUnusable) as error:
             failure = self._translate(error, names)
         except Refusal as error:
