@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from verl_videosearch.episode import EpisodeConfig, fit_patches
-from verl_videosearch.recipe import read_episode
+from verl_videosearch.recipe import make_episode, read_episode
 from verl_videosearch.sight import find_patch_multiple
 
 
@@ -55,6 +55,13 @@ def test_a_budget_that_is_changed_is_fitted_as_in_training(model: Path, changes:
     config = read_episode("videosearch_grpo", changes, model)
     assert (config.patch_multiple, config.initial_max_pixels) == (32, 262144)
     assert config.initial_max_pixels == run.videosearch.episode.initial_max_pixels
+
+
+def test_null_does_not_fit_what_is_fitted_already(model: Path) -> None:
+    fitted = {"patch_multiple": 32, "initial_max_pixels": 262144}
+    for changes in ({}, {"patch_multiple": None}):
+        config = make_episode(fitted, changes, model)
+        assert (config.patch_multiple, config.initial_max_pixels) == (32, 262144)
 
 
 def test_a_checkpoint_s_own_settings_are_not_fitted(model: Path) -> None:

@@ -82,6 +82,8 @@ def make_episode(
     folder of a model, where one is given. Budgets of pixels are fitted to it after the changes, as
     in training."""
     multiple = find_patch_multiple(model) or PATCH_MULTIPLE
+    if settings.get("patch_multiple") is not None and changes.get("patch_multiple", 0) is None:
+        changes = {**changes, "patch_multiple": settings["patch_multiple"]}  # fitted already
     config = EpisodeConfig.from_changes(settings, changes, multiple)
     config.check_words()
     return config
