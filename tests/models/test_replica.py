@@ -16,6 +16,7 @@ pytest.importorskip("httpx")
 
 from tests.models.dying_server import QUICK, make_replica, read_pids
 from verl_videosearch.failures import ServerUnusable
+from verl_videosearch.models import replica as replica_module
 from verl_videosearch.models.replica import Replica, RestartPolicy
 from verl_videosearch.models.server import Health, ask_health, find_ports, read_end
 
@@ -173,3 +174,14 @@ def greet_strangely(stranger: socket.socket) -> None:
     with connection:
         connection.recv(1024)
         connection.sendall(b"\xff\0\0ZMTP\n\n")
+
+
+def test_one_cut_connection_ends_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([Health.ILL, Health.WELL])
+    with run(make_replica(tmp_path)) as replica:
+        wait(replica)
+        monkeypatch.setattr(replica_module, "ask_health", lambda url: next(answers))
+        replica.doubt()
+        wait(replica)
+        assert len(read_pids(tmp_path)) == 1
+    assert next(answers, None) is None, "it was asked twice"

@@ -197,10 +197,17 @@ class Replica:
             if process.poll() is not None:
                 return f"the model server ended with status {process.returncode}"
             if self._doubted.is_set():
-                if ask_health(self._health_url) is Health.ILL:
+                if self._is_ill():
                     return "the model server says that it can work no more"
                 self._doubted.clear()
         return ""
+
+    def _is_ill(self) -> bool:
+        """True when it says so twice: one connection may be cut off by chance."""
+        if ask_health(self._health_url) is not Health.ILL:
+            return False
+        self._closing.wait(_WATCH_S)
+        return ask_health(self._health_url) is Health.ILL
 
     @property
     def _health_url(self) -> str:
