@@ -10,6 +10,7 @@ place (`data_prep/traces/notes.py`). So every step of its reasoning is checked b
     seen          a note says of the place that was just asked for what is there
     counted       the count of a turn whose looks are all in view is that of its own notes
     remembered    the same where the frames of an earlier look are gone
+    concluded     the overall verdict follows from the last count
 
 Only for pairs of profile `looks` and judges taught with `--notes list`; other files are refused.
 Each also for those cases only in which something is damaged: who always writes `clean` is often
@@ -46,6 +47,7 @@ _POINTER = re.compile(r"(behind|before) it (\d+), \d+")
 _PLACE = re.compile(r"(\d+), \d+: video 1 (\w+), video 2 (\w+)")
 _FRAME = re.compile(r"; frame \d+ (nothing|marker)")
 _COUNTS = re.compile(r"(\d+) against (\d+)")
+_VERDICT = re.compile(r"<Answer>.*OA=(\d)")
 
 
 def read_note(reply: str) -> Note:
@@ -73,6 +75,12 @@ def check_episode(record: EpisodeRecord) -> Iterator[Check]:
             is_damaged = any(found[place] != CLEAN_PLACE for place in forgotten or found)
             is_right = (int(counts[1]), int(counts[2])) == sum_note(found)
             yield "remembered" if forgotten else "counted", is_damaged, is_right
+    counts, verdict = (each.search(record.turns[-1].reply) for each in (_COUNTS, _VERDICT))
+    if counts and verdict and found:
+        one, two = int(counts[1]), int(counts[2])
+        better = 0 if one == two else 1 if one < two else 2
+        is_damaged = any(each != CLEAN_PLACE for each in found.values())
+        yield "concluded", is_damaged, int(verdict[1]) == better
 
 
 def sum_note(note: Note) -> tuple[int, int]:
@@ -141,7 +149,7 @@ def tabulate(title: str, records: Sequence[EpisodeRecord]) -> Table:
                 total[step, is_damaged] += 1
                 right[step, is_damaged] += is_right
     rows = []
-    for step in ("markers", "seen", "counted", "remembered"):
+    for step in ("markers", "seen", "counted", "remembered", "concluded"):
         damaged = (right[step, True], total[step, True])
         both = (damaged[0] + right[step, False], damaged[1] + total[step, False])
         rows.append((step, _share(*both), _share(*damaged)))

@@ -47,7 +47,7 @@ def find_wrong(record: EpisodeRecord) -> set[str]:
 def test_the_teacher_is_right_at_every_step(pair: PreferenceSample, order: Order) -> None:
     record = play(pair, order)
     assert [step for step, *_ in check_episode(record)] == [
-        *("markers", "seen", "counted", "seen", "remembered")
+        *("markers", "seen", "counted", "seen", "remembered", "concluded")
     ]
     assert find_wrong(record) == set()
 
@@ -61,7 +61,9 @@ def test_each_fault_is_found_where_it_is() -> None:
         *("seen", "counted", "remembered")
     }
     assert find_wrong(play(pair, alter=(1, "0 against", "6 against"))) == {"counted"}
-    assert find_wrong(play(pair, alter=(2, "0 against", "6 against"))) == {"remembered"}
+    wrong = find_wrong(play(pair, alter=(2, "0 against", "6 against")))
+    assert wrong - {"concluded"} == {"remembered"}
+    assert find_wrong(play(pair, alter=(2, "OA=1", "OA=2"))) == {"concluded"}
     assert find_wrong(play(pair, alter=(2, "video 1 clean", "video 1 snow"))) == {
         *("seen", "remembered")
     }
