@@ -96,7 +96,9 @@ _TIE_SENTENCES = [
         "(?:{0}) =+ (?:{1})",
     )
 ]
-_VAGUE = re.compile(rf"\b(?:a|one) (?:one|{_NOUNS})\b|{_CHOOSE} one\b")
+_VAGUE = re.compile(
+    rf"(?:(?:(?:i|we) )?{_CHOOSE} )?(?:a|one) (?:one|{_NOUNS})|(?:(?:i|we) )?{_CHOOSE} one"
+)
 """Where `a` and `one` are no names: `I prefer a video`, `I prefer one`."""
 ALLOWED = "1, 2, 0, A, B, tie, left, right, or words such as `video 1 better`; empty is no label"
 """What to tell a user whose words are not read."""
@@ -126,7 +128,7 @@ def _read_sentence(word: str) -> int | None:
     """
     text = re.sub(r"([<>=]+)", r" \1 ", re.sub(r"[()\[\]{}*:,!/]+", " ", word))
     text = " ".join(text.split())
-    if len(text) > _MAX_SENTENCE or text.isdigit() or _VAGUE.search(text):
+    if len(text) > _MAX_SENTENCE or text.isdigit() or _VAGUE.fullmatch(text):
         return None
     if text in LABEL_WORDS:
         return LABEL_WORDS[text]
