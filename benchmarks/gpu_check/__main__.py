@@ -20,10 +20,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -68,6 +70,8 @@ TINY_EPISODE = (
     "videosearch.episode.tool_max_pixels=3136",
     "videosearch.episode.prompt_pack=brief",
 )
+PATIENCE_S = 10
+"""Seconds between asking a program to end and killing it."""
 WITH_OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
 app = typer.Typer(add_completion=False, help=__doc__.split("\n")[0])
 console = Console()
@@ -111,14 +115,22 @@ def run(name: str, arguments: Sequence[str], out: Path, limit_s: float) -> Resul
         try:
             status = process.wait(timeout=limit_s)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 15)
-            process.wait()
+            stop(process)
     steps = []
     if figures.exists():
         steps = [json.loads(line)["data"] for line in figures.read_text().splitlines()]
     result = Result(name, status, time.monotonic() - start, monitor.peaks, steps)
     show(result, log)
     return result
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a program and what it has started; Ray's driver does not heed SIGTERM while it waits."""
+    for end in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, end)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=PATIENCE_S)
 
 
 def show(result: Result, log: Path) -> None:

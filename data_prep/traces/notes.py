@@ -6,14 +6,14 @@ a judge can know. Two ways:
     newest   what the newest frames show, as a whole:
              video 1 clean; video 2 clean; marker on 8, 22, 36, 50, behind it 11, 25, 39, 53
              video 1 clean; video 2 grey
-    list     frame by frame at first; then each place once, with what is still open; and a count
-             of all that was found, in every thought:
+    list     frame by frame at first; then each place once, with what is still open; and at the
+             end a count of all that was found so far:
              video 1 clean; video 2 clean; frame 1 nothing; frame 8 marker, behind it 11, 39; ...
-             11, 39: video 1 clean, video 2 grey; 25, 53: nothing yet    (0 against 3)
-             25, 53: video 1 snow, video 2 clean                         (3 against 3)
+             11, 39: video 1 clean, video 2 grey; 25, 53: nothing yet; in all 0 against 3
+             25, 53: video 1 snow, video 2 clean; in all 3 against 3
 
 With `list` each frame has its own words, next to its number; what a forgotten look found goes on in
-the count, so the verdict rests on the notes of all turns.
+the count of the Snapshot, and the verdict follows from that count.
 
 Covers: words in both prompt styles. Does not cover: which frames are looked at (`teacher`).
 """
@@ -63,7 +63,7 @@ class NoteBook:
     notes: Notes = Notes.NEWEST
 
     def describe_view(self, places: Sequence[FrameLocation], found: Found) -> str:
-        """Say what the first view shows."""
+        """Say what a view of several frames of both videos shows, such as the first one."""
         if self.notes is Notes.NEWEST:
             return self._describe_newest(places, found)
         frames = [
@@ -115,13 +115,13 @@ class NoteBook:
         """Conclude from the defects of each video that were seen."""
         better = labels_from_defects(found[1], found[2])[OVERALL]
         think = rng.choice(BETTER_WORDS if better else TIE_WORDS).format(better)
-        return f"<Think>{self.count(found)}{think}</Think>\n<Answer>{write_verdict(found)}</Answer>"
+        return f"<Think>{think}</Think>\n<Answer>{write_verdict(found)}</Answer>"
 
-    def count(self, found: Found) -> str:
-        """Begin a thought with how bad all that was found is, where notes are kept as a list."""
-        if self.notes is Notes.NEWEST:
-            return ""
-        return f"{sum_severity(found[1])} against {sum_severity(found[2])}, "
+    def wrap(self, note: str, found: Found) -> str:
+        """Make a Snapshot of a note; a list ends with how bad all that was found is."""
+        if self.notes is Notes.LIST:
+            note += f"; in all {sum_severity(found[1])} against {sum_severity(found[2])}"
+        return f"<Snapshot>{note}</Snapshot>"
 
     def _describe_sides(self, places: Sequence[FrameLocation], found: Found) -> list[str]:
         return [

@@ -160,7 +160,7 @@ class TemplateTeacher:
             and not any(self._named.values())
         ):
             self._targets = self._random.sample(self._gaps, min(1, len(self._gaps)))
-        snapshot = f"<Snapshot>{self._describe(new, is_first)}</Snapshot>"
+        snapshot = self._book.wrap(self._describe(new, is_first), self._named)
         if not self._targets or not self._calls_left:
             return Reply(f"{snapshot}\n{self._book.conclude(self._named, self._random)}")
         return Reply(f"{snapshot}\n{self._write_call()}")
@@ -179,7 +179,7 @@ class TemplateTeacher:
         call = json.dumps({"name": TOOL_NAME, "arguments": {TOOL_ARGUMENT: numbers}})
         verdict = write_verdict(self._named, UNSURE if is_unsure else FAIRLY_SURE)
         return (
-            f"<Think>{self._book.count(self._named)}{think}</Think>"
+            f"<Think>{think}</Think>"
             f"\n<Recommend Answer>{verdict}</Recommend Answer>"
             f"\n<tool_call>{call}</tool_call>"
         )

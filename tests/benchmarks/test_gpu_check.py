@@ -4,6 +4,7 @@ episodes."""
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -79,3 +80,16 @@ def test_a_program_shorter_than_the_interval_is_measured(monkeypatch: pytest.Mon
     with monitor.Monitor(interval_s=60) as watching:
         pass
     assert watching.peaks == monitor.Peaks(gpu_used=7, host_free=1000, host_free_at_start=1000)
+
+
+def test_a_program_that_does_not_heed_its_end_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_check, "PATIENCE_S", 0.2)
+    peaks = monitor.Peaks(0, 0, 0)
+    monkeypatch.setattr(gpu_check, "Monitor", lambda: nullcontext(SimpleNamespace(peaks=peaks)))
+    deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf'); time.sleep(999)"
+    (tmp_path / "deaf.py").write_text(deaf)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    result = gpu_check.run("deaf", ["deaf"], tmp_path, limit_s=3)
+    assert result.status == -1 and result.seconds < 100

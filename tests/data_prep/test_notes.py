@@ -48,7 +48,7 @@ def test_the_first_note_says_of_each_frame_where_its_marker_points(pair: Prefere
 @pytest.mark.parametrize("pair", TWO_CUES, ids=lambda pair: pair.uid)
 def test_each_place_is_noted_once_with_its_defects(pair: PreferenceSample) -> None:
     *_, second, last = read_notes(pair)
-    assert second.endswith(": nothing yet") and last.count(":") == 1
+    assert ": nothing yet; in all " in second and last.count(":") == 1
     assert last.startswith(re.search(r"; (\d+, \d+): nothing yet", second)[1])
     for side in (1, 2):
         named = re.findall(rf"video {side} (\w+)", second + last)
@@ -59,7 +59,7 @@ def test_each_place_is_noted_once_with_its_defects(pair: PreferenceSample) -> No
 def test_what_was_not_looked_at_stays_open_in_words() -> None:
     for pair in TWO_CUES:
         notes = read_notes(pair, cued_gap=0.0, one_cue=1.0)
-        assert len(notes) == 2 and notes[-1].endswith(": nothing yet")
+        assert len(notes) == 2 and ": nothing yet; in all " in notes[-1]
 
 
 def test_the_conclusion_counts_what_the_overall_label_compares() -> None:
@@ -73,6 +73,34 @@ def test_the_conclusion_counts_what_the_overall_label_compares() -> None:
             for side in (1, 2)
         )
         assert pair.labels["OA"] == (0 if one == two else 1 if one < two else 2)
+
+
+def test_what_was_found_is_kept_in_the_snapshot_and_nowhere_else() -> None:
+    for pair in TWO_CUES:
+        _, messages = judge(pair, LOOKS, notes=Notes.LIST)
+        for message in (m for m in messages if m["role"] == "assistant"):
+            snapshot, rest = message["content"][0]["text"].split("</Snapshot>")
+            assert re.search(r"; in all \d+ against \d+$", snapshot) and "against" not in rest
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_views_say_frame_by_frame_what_the_first_note_says(seed: int) -> None:
+    candidates, num_marked = CandidateFrames((0.0,) * 28, (0.0,) * 28), 0
+    config = CaptionConfig(num_frames=1, num_looks=1, num_views=2, seed=seed)
+    for pair in TWO_CUES:
+        captions = PairCaptions(pair, candidates, LOOKS, Notes.LIST)
+        row = captions.make_row(config)
+        replies = dict(zip(map(tuple, row["captioned_frames"]), row["replies"], strict=True))
+        views = {numbers: reply for numbers, reply in replies.items() if len(numbers) > 2}
+        assert len(views) == 2
+        for numbers, reply in views.items():
+            half = len(numbers) // 2
+            assert 2 <= half <= 5 and [n + 28 for n in numbers[:half]] == list(numbers[half:])
+            assert re.findall(r"frame (\d+)", reply) == [str(n) for n in numbers[:half]]
+            num_marked += "marker, " in reply
+        first = captions.caption_view(candidates.initial_view(4))
+        assert read_notes(pair)[0].startswith(first + "; in all ")
+    assert num_marked
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -99,14 +127,14 @@ def test_a_caption_of_a_marked_frame_says_where_to_look() -> None:
             place = f"{cue.look(1)[0] + 1}, {cue.look(1)[0] + 29}"
             where = "before" if cue.is_marked_after else "behind"
             for number in (cue.cue_index + 1, cue.cue_index + 29):
-                assert f"marker, {where} it {place}" in captions.caption([number], None)
+                assert f"marker, {where} it {place}" in captions.caption_frame([number])
 
 
 def test_a_call_for_one_video_is_noted_under_its_frame() -> None:
     pair = TWO_CUES[0]
     captions = PairCaptions(pair, CandidateFrames((0.0,) * 28, (0.0,) * 28), LOOKS, Notes.LIST)
-    said = captions.caption([4, 5], random.Random(0))
-    assert re.match(r"<Snapshot>4: video 1 (clean|\w+)( on \d)?</Snapshot>", said)
+    said = captions.caption_look([4, 5], random.Random(0))
+    assert re.match(r"<Snapshot>4: video 1 (clean|\w+)( on \d)?; in all \d against 0</Snapshot>", said)
     assert any(name in said for name in [*DEFECT_TYPES, "clean"])
 
 

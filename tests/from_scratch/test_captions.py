@@ -89,7 +89,9 @@ def test_captions_are_true(numbers: list[int], caption: str) -> None:
 
 def describe(captions: PairCaptions, numbers: Sequence[int]) -> str:
     """Return what a caption says about frames, without the verdict that follows from it."""
-    return captions.caption(numbers, random.Random(0)).split("\n")[0]
+    if len(numbers) == 1:
+        return captions.caption_frame(numbers)
+    return captions.caption_look(numbers, random.Random(0)).split("\n")[0]
 
 
 @pytest.mark.parametrize(
@@ -102,7 +104,7 @@ def describe(captions: PairCaptions, numbers: Sequence[int]) -> str:
     ],
 )
 def test_a_look_is_judged_by_what_it_shows_alone(numbers: list[int], verdict: str) -> None:
-    caption = CAPTIONS.caption(numbers, random.Random(0))
+    caption = CAPTIONS.caption_look(numbers, random.Random(0))
     assert caption.endswith(f"</Think>\n<Answer>{verdict}</Answer>")
 
 
@@ -210,7 +212,7 @@ def test_a_look_is_captioned_as_the_teacher_says_it(
         ]
         said = [turn.reply.text.split("\n")[0] for turn in result.turns]
         assert [describe(captions, numbers) for numbers in looks] == said
-        last = captions.caption(looks[-1], random.Random(0)).split("<Answer>")[1]
+        last = captions.caption_look(looks[-1], random.Random(0)).split("<Answer>")[1]
         if len(looks) == 2 and {
             d["type"] for side in (1, 2) for d in pair.meta[f"defects_{side}"]
         }.isdisjoint(PAIRED):
@@ -222,7 +224,7 @@ def test_a_look_is_captioned_as_the_teacher_says_it(
 @pytest.mark.parametrize(("num_frames", "num_looks"), [(8, 3), (6, 0), (0, 2)])
 def test_a_row_mixes_frames_and_looks(num_frames: int, num_looks: int) -> None:
     rows = [
-        CAPTIONS.make_row(CaptionConfig(num_frames, num_looks, seed)) for seed in (0, 0, 1, 2, 3, 4)
+        CAPTIONS.make_row(CaptionConfig(num_frames, num_looks, seed=seed)) for seed in (0, 0, 1, 2, 3, 4)
     ]
     for row in rows:
         sizes = [len(group) for group in row["captioned_frames"]]
@@ -341,7 +343,7 @@ def test_the_program_writes_rows_and_counts_what_it_cannot_read(
         ),
         (
             ["--frames", "0", "--looks", "0"],
-            "error: CaptionConfig: num_frames and num_looks must not both be 0",
+            "error: CaptionConfig: num_frames, num_looks and num_views must not all be 0",
         ),
         (["--episode", "max_frames_per_call=1"], "error: max_frames_per_call must be at least 2"),
         (

@@ -160,20 +160,24 @@ def test_a_server_is_started_again_without_its_log(tmp_path: Path) -> None:
     assert "cannot be read" in read_end(tmp_path / "server.gone")
 
 
-def test_who_speaks_no_http_is_not_healthy() -> None:
+@pytest.mark.parametrize(
+    "greeting",
+    [b"\xff\0\0ZMTP\n\n", b"HTTP/1.1 302 Found\r\nLocation: http://[bad\r\n\r\n"],
+)
+def test_who_speaks_no_http_is_not_healthy(greeting: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as stranger:
-        thread = threading.Thread(target=greet_strangely, args=(stranger,))
+        thread = threading.Thread(target=greet_strangely, args=(stranger, greeting))
         thread.start()
         port = stranger.getsockname()[1]
         assert ask_health(f"http://127.0.0.1:{port}/health") is Health.SILENT
         thread.join()
 
 
-def greet_strangely(stranger: socket.socket) -> None:
+def greet_strangely(stranger: socket.socket, greeting: bytes) -> None:
     connection, _ = stranger.accept()
     with connection:
         connection.recv(1024)
-        connection.sendall(b"\xff\0\0ZMTP\n\n")
+        connection.sendall(greeting)
 
 
 def test_one_cut_connection_ends_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

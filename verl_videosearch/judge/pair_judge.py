@@ -107,7 +107,7 @@ class PairJudge:
             server=", ".join(self.ready.model.source.endpoints),
             on_record=on_episode or (lambda record: None),
         )
-        if summary.stopped and not summary.done:
+        if summary.stopped and not summary.done and not summary.permanent:
             raise ServerUnusable(summary.stopped)
         return {uid: self._conclude(sample, summary, cached) for uid, sample in samples.items()}
 

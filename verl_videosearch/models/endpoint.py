@@ -18,7 +18,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -112,6 +112,8 @@ class Endpoint:
     def __init__(self, config: ClientConfig, replica: Replica | None = None) -> None:
         """`replica` is the server where it is ours; while it is started again, requests wait."""
         self.config, self.gauge, self._replica = config, ContextGauge(), replica
+        self.others: Sequence[Endpoint] = ()
+        """More servers of the same model, who take over what this one can no longer do."""
         self.usage = Usage()
         """Of all episodes together."""
         self.address = read_address(config.base_url)
@@ -174,7 +176,7 @@ class Endpoint:
     async def send(self, body: bytes, episode: str = "") -> Answer:
         """Send one chat request, at the pace of the run; whatever is no 200 is raised."""
         if self._replica is not None:
-            await self._replica.wait_until_ready()
+            await self._wait_for(self._replica, episode)
         await self._pacer.wait()
         try:
             answer = await self._transport.post("/chat/completions", body)
@@ -187,6 +189,17 @@ class Endpoint:
                     self._replica.doubt()
             raise
         return answer
+
+    async def _wait_for(self, replica: Replica, episode: str) -> None:
+        """Return when a server of ours can be asked. Once it never will be, that ends the run only
+        if nobody is left; else the episode begins anew, elsewhere."""
+        try:
+            await replica.wait_until_ready()
+        except ServerUnusable as error:
+            if all(each.is_given_up for each in self.others):
+                raise
+            words = f"{self.url} is gone for good: {error}"
+            raise EpisodeFailure(FailureKind.SERVER, words, episode, is_passing=True) from error
 
     def read(self, answer: Answer) -> Completion:
         """Read a reply; the first one says under which name this server answers."""

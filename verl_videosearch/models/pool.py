@@ -42,6 +42,8 @@ class Pool:
         """`replicas` are the servers behind the addresses where they are ours, in their order."""
         own: Sequence[Replica | None] = replicas or [None] * len(configs)
         self.endpoints = [Endpoint(*each) for each in zip(configs, own, strict=True)]
+        for endpoint in self.endpoints:
+            endpoint.others = [each for each in self.endpoints if each is not endpoint]
         self._clients = [ChatClient(endpoint, thought) for endpoint in self.endpoints]
         self._loads = [0] * len(configs)
         self._next = 0
@@ -77,7 +79,11 @@ class Pool:
         """Return the writer of one episode, on the server with the fewest of them."""
         now_s = time.monotonic()
         failed = [inf if each.is_away else each.failed_s for each in self.endpoints]
-        index = choose_least(self._loads, failed, now_s, self._next)
+        loads = [
+            inf if endpoint.is_given_up else load
+            for endpoint, load in zip(self.endpoints, self._loads, strict=True)
+        ]
+        index = choose_least(loads, failed, now_s, self._next)
         self._next = (index + 1) % len(self.endpoints)
         client = self._clients[index].for_episode(seed, name)
         self._loads[index] += 1
@@ -90,10 +96,11 @@ class Pool:
 
 
 def choose_least(
-    loads: Sequence[int], failed_s: Sequence[float], now_s: float, start: int = 0
+    loads: Sequence[float], failed_s: Sequence[float], now_s: float, start: int = 0
 ) -> int:
     """Return the index of the least loaded server that works, else of one that failed a while ago
-    (`failed_s`), else of one that is away (inf); equal ones take turns from `start`."""
+    (`failed_s`), else of one that is away (inf); equal ones take turns from `start`. One that will
+    never be back has an infinite load."""
     order = [(start + step) % len(loads) for step in range(len(loads))]
     present = [index for index in order if failed_s[index] < inf]
     working = [index for index in present if now_s - failed_s[index] >= PAUSE_S]

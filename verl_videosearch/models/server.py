@@ -116,7 +116,7 @@ def ask_health(url: str) -> Health:
         return Health.ILL if isinstance(error.reason, ConnectionError) else Health.SILENT
     except ConnectionError:
         return Health.ILL
-    except (OSError, http.client.HTTPException):  # the latter: what answers does not speak HTTP
+    except (OSError, http.client.HTTPException, ValueError):  # what answers does not speak HTTP
         return Health.SILENT
 
 
