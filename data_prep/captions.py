@@ -6,19 +6,16 @@
 
 The one idea: the truth about a pair says what its frames show, whatever a judge chooses to look at.
 So captions teach the eyes and leave the choices alone: traces that choose badly still make a model
-that sees. One row is one pair, a dialogue of up to three kinds of captions in random order::
+that sees. One row is one pair, a dialogue of two kinds of captions in random order::
 
     frame 22                  snow                                    half of them rare: hidden
                               defects, cues
     frames 10, 11, 26, 27     <Snapshot>video 1 clean; video 2 snow</Snapshot> ... <Answer>...
                               as a call shows them
-    frames 3, 8, 31, 36       video 1 clean; video 2 clean; frame 3 nothing; frame 8 marker, ...
-                              views of a few frames, as the first one is described
 
 The second kind is the template teacher's last turn: what a look shows, and the verdict that follows
 from it alone - or from all looks of the dialogue so far where notes are kept as a list, so that a
-forgotten look counts as it does in a trace. The third teaches which picture a frame number means,
-from two pictures a video on. Mix the rows with traces:
+forgotten look counts as it does in a trace. Mix the rows with traces:
 `data.train_files=[traces/sft.parquet,captions.parquet]`.
 
 Covers: pairs of `hide_and_seek` and `degrade`. Does not cover: pre-trained models, which see
@@ -73,21 +70,19 @@ class CaptionConfig:
     """Captions of one frame."""
     num_looks: int = 3
     """Captions of what one call would show."""
-    num_views: int = 0
-    """Captions of views of both videos, two frames of each up to as many as the first view has."""
+    num_marked: int = 0
+    """How many of `num_frames` show a cue at least, as far as there are so many."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        counts = (self.num_frames, self.num_looks, self.num_views)
-        none = "num_frames, num_looks and num_views must not all be 0: there is nothing to caption"
+        both = "num_frames and num_looks must not both be 0: there is nothing to caption"
+        problems = [both] if self.num_frames == self.num_looks == 0 else []
+        if self.num_marked > self.num_frames:
+            problems.append(
+                f"num_marked must be at most num_frames={self.num_frames}, got {self.num_marked}"
+            )
         least = at_least(0)
-        check(
-            self,
-            [] if any(counts) else [none],
-            num_frames=least,
-            num_looks=least,
-            num_views=least,
-        )
+        check(self, problems, num_frames=least, num_looks=least, num_marked=least)
 
 
 class PairCaptions:
@@ -112,36 +107,32 @@ class PairCaptions:
     def make_row(self, config: CaptionConfig) -> dict[str, Any]:
         """Draw frames and looks, and write them as an SFT row."""
         rng = random.Random(f"{config.seed} {self._sample.uid}")
-        looks = self.choose_looks(config.num_looks, rng)
-        groups = [
-            *([number] for number in self.choose_frames(config.num_frames, rng)),
-            *looks,
-            *self.choose_views(config.num_views, rng),
-        ]
+        frames = self.choose_frames(config.num_frames, rng, config.num_marked)
+        groups = [[number] for number in frames] + self.choose_looks(config.num_looks, rng)
         rng.shuffle(groups)
         captions, looked = [], []
         for group in groups:
             if len(group) == 1:
                 captions.append(self.caption_frame(group))
-            elif group in looks:
+            else:
                 captions.append(self.caption_look(group, rng, looked))
                 looked += group
-            else:
-                captions.append(self.caption_view(group))
         return to_row(self._sample) | {
             "replies": captions,
             "episode": json.dumps(asdict(self._episode)),
             "captioned_frames": groups,
         }
 
-    def choose_frames(self, count: int, rng: random.Random) -> list[int]:
-        """Draw frame numbers, half of them rare ones as far as there are any."""
+    def choose_frames(self, count: int, rng: random.Random, num_marked: int = 0) -> list[int]:
+        """Draw frame numbers, half of them rare ones as far as there are any; of these the first
+        `num_marked` show a cue."""
         numbers = rng.sample(range(1, len(self._candidates) + 1), len(self._candidates))
-        rare = [number for number in numbers if self._is_rare(self._candidates.locate(number))][
-            : count // 2
-        ]
-        others = [number for number in numbers if number not in rare]
-        return (rare + others)[:count]
+        places = {number: self._candidates.locate(number) for number in numbers}
+        marked = [number for number in numbers if self._is_cue(places[number])][:num_marked]
+        rare = [number for number in numbers if self._is_rare(places[number])]
+        chosen = list(dict.fromkeys(marked + rare))[: max(count // 2, len(marked))]
+        others = [number for number in numbers if number not in chosen]
+        return (chosen + others)[:count]
 
     def choose_looks(self, count: int, rng: random.Random) -> list[list[int]]:
         """Draw neighbouring frames of both videos from different gaps, a gap with a cue first."""
@@ -158,28 +149,10 @@ class PairCaptions:
             )
         return looks
 
-    def choose_views(self, count: int, rng: random.Random) -> list[list[int]]:
-        """Draw the same frames of both videos, two of each or more; a marked one as often as not."""
-        length = min(len(self._candidates.numbers_of(side)) for side in (1, 2))
-        most = max(min(self._episode.initial_frames_per_video, length), 2)
-        views = []
-        for _ in range(count):
-            indices = set(rng.sample(range(length), rng.randint(2, most)))
-            if self._cues and rng.random() < 0.5:
-                indices.add(rng.choice(self._cues).cue_index)
-            views.append(
-                [self._candidates.number_of(side, i) for side in (1, 2) for i in sorted(indices)]
-            )
-        return views
-
     def caption_frame(self, numbers: Sequence[int]) -> str:
         """Say what one frame shows in a word or two."""
         places, shown = self._find_all(numbers)
         return self._book.describe_frame(places[0], shown[places[0].video])
-
-    def caption_view(self, numbers: Sequence[int]) -> str:
-        """Describe a few frames of both videos as the first view is described."""
-        return self._book.describe_view(*self._find_all(numbers))
 
     def caption_look(
         self, numbers: Sequence[int], rng: random.Random, looked: Sequence[int] = ()
@@ -226,9 +199,9 @@ def main(
     looks: Annotated[
         int, typer.Option(help="Captions of what a call shows per row.")
     ] = CaptionConfig.num_looks,
-    views: Annotated[
-        int, typer.Option(help="Captions of views of several frames of both videos per row.")
-    ] = CaptionConfig.num_views,
+    marked: Annotated[
+        int, typer.Option(help="How many of the captions of one frame show a marker at least.")
+    ] = CaptionConfig.num_marked,
     notes: Annotated[
         Notes, typer.Option(help="How the traces beside them keep notes.")
     ] = Notes.NEWEST,
@@ -239,7 +212,8 @@ def main(
     """Write captions of frames."""
     console, frame_store, rows, failures = Console(), FrameStore(store), [], 0
     with explain_errors():
-        config, settings = CaptionConfig(frames, looks, views, seed), read_episode(recipe, episode or ())
+        config = CaptionConfig(frames, looks, marked, seed)
+        settings = read_episode(recipe, episode or ())
         for sample in track(read_pairs(pairs, limit), "captioning", console=console):
             try:
                 pair = load_pair(sample, frame_store, settings, video_root)

@@ -63,7 +63,7 @@ class NoteBook:
     notes: Notes = Notes.NEWEST
 
     def describe_view(self, places: Sequence[FrameLocation], found: Found) -> str:
-        """Say what a view of several frames of both videos shows, such as the first one."""
+        """Say what the first view shows."""
         if self.notes is Notes.NEWEST:
             return self._describe_newest(places, found)
         frames = [

@@ -224,7 +224,7 @@ def test_a_look_is_captioned_as_the_teacher_says_it(
 @pytest.mark.parametrize(("num_frames", "num_looks"), [(8, 3), (6, 0), (0, 2)])
 def test_a_row_mixes_frames_and_looks(num_frames: int, num_looks: int) -> None:
     rows = [
-        CAPTIONS.make_row(CaptionConfig(num_frames, num_looks, seed=seed)) for seed in (0, 0, 1, 2, 3, 4)
+        CAPTIONS.make_row(CaptionConfig(num_frames, num_looks, seed=n)) for n in (0, 0, 1, 2, 3, 4)
     ]
     for row in rows:
         sizes = [len(group) for group in row["captioned_frames"]]
@@ -235,6 +235,16 @@ def test_a_row_mixes_frames_and_looks(num_frames: int, num_looks: int) -> None:
     assert rows[0] == rows[1] and any(row != rows[0] for row in rows)
     orders = {tuple(len(group) for group in row["captioned_frames"]) for row in rows}
     assert len(orders) > 1 or 0 in (num_frames, num_looks)  # the two kinds come in random order
+
+
+@pytest.mark.parametrize(("num_frames", "num_marked"), [(8, 0), (8, 2), (2, 2), (12, 1), (4, 3)])
+def test_marked_frames_can_be_asked_for(num_frames: int, num_marked: int) -> None:
+    for seed in range(20):
+        chosen = CAPTIONS.choose_frames(num_frames, random.Random(seed), num_marked)
+        assert len(set(chosen)) == num_frames
+        assert len({5, 21} & set(chosen)) >= min(num_marked, 2)  # the two that show the cue
+        if not num_marked:
+            assert chosen == CAPTIONS.choose_frames(num_frames, random.Random(seed))
 
 
 def test_each_pair_draws_its_own_frames() -> None:
@@ -338,12 +348,16 @@ def test_the_program_writes_rows_and_counts_what_it_cannot_read(
             "error: CaptionConfig: num_frames must be a whole number of at least 0, got -1",
         ),
         (
+            ["--marked", "9"],
+            "error: CaptionConfig: num_marked must be at most num_frames=8, got 9",
+        ),
+        (
             ["--looks", "-1"],
             "error: CaptionConfig: num_looks must be a whole number of at least 0, got -1",
         ),
         (
             ["--frames", "0", "--looks", "0"],
-            "error: CaptionConfig: num_frames, num_looks and num_views must not all be 0",
+            "error: CaptionConfig: num_frames and num_looks must not both be 0",
         ),
         (["--episode", "max_frames_per_call=1"], "error: max_frames_per_call must be at least 2"),
         (
