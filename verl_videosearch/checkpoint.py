@@ -173,3 +173,9 @@ def _rename(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Read settings that an older package wrote under other names."""
     former = EpisodeConfig.FORMER_NAMES
     return {former.get(name, name): value for name, value in settings.items()}
+
+
+def explain_no_model(folder: Path) -> str:
+    """Say why a folder is no checkpoint, and what to give."""
+    why = "it has no config.json" if folder.is_dir() else "no such folder"
+    return f"{folder} is no model: {why}; give a Hugging Face folder"

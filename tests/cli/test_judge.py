@@ -83,7 +83,8 @@ def test_without_a_model_there_are_three_ways_to_paste(clips: Path) -> None:
         (["a.mp4", "b.mp4"], "--prompt TEXT"),
         (["a.mp4", "--pairs", "p.csv"], "--pairs names videos"),
         (["--pairs", "p.csv"], "no such file"),
-        (["a.mp4", "b.mp4", "--prompt", "x", "--set", "windows=1"], "windows"),
+        (["a.mp4", "b.mp4", "--prompt", "x"], "no such file: a.mp4, b.mp4"),
+        ([__file__, __file__, "--prompt", "x", "--set", "windows=1"], "windows"),
     ],
 )
 def test_wrong_use_is_one_line(arguments: list[str], words: str, server: ScriptedServer) -> None:
@@ -92,12 +93,12 @@ def test_wrong_use_is_one_line(arguments: list[str], words: str, server: Scripte
     assert len(result.output.splitlines()) == 1
 
 
-def test_a_missing_video_is_no_verdict(clips: Path, server: ScriptedServer) -> None:
+def test_a_missing_video_is_said_before_a_model_is_asked(clips: Path, server: ScriptedServer) -> None:
     videos = (clips / CLEAN, clips / "gone.mp4")
+    num_asked = len(server.requests)
     result = run("judge", *videos, "--prompt", "a cat", *model(server))
-    assert (
-        result.exit_code == 1 and "gone.mp4" in result.output and "Traceback" not in result.output
-    )
+    assert result.exit_code == 2 and "gone.mp4" in result.output
+    assert CLEAN not in result.output and len(server.requests) == num_asked
 
 
 def test_a_server_that_is_not_there_is_one_line(clips: Path) -> None:

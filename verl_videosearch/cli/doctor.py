@@ -45,4 +45,4 @@ def run_doctor(
     if faults:
         say(f"{faults} to mend")
         raise typer.Exit(FAULTY)
-    say("ready")
+    say("ready to train" if train else "ready to judge and evaluate; --train asks for more")

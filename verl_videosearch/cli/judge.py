@@ -183,8 +183,9 @@ def _read_episode(
     return make_episode(find_settings(recipe, folder), changes, folder)
 
 
-def _check_use(*given: Path | str | None) -> None:
-    video_1, video_2, prompt, pairs = given
+def _check_use(
+    video_1: Path | None, video_2: Path | None, prompt: str | None, pairs: Path | None
+) -> None:
     if pairs is not None and (video_1 or prompt):
         raise ValueError("--pairs names videos and prompts itself; leave out the others")
     if pairs is None and not (video_1 and video_2):
@@ -194,6 +195,9 @@ def _check_use(*given: Path | str | None) -> None:
             "give the text prompt that both videos were made from: --prompt TEXT "
             "(how well a video follows it is a part of the verdict)"
         )
+    films = [video for video in (video_1, video_2) if video is not None]
+    if missing := [str(film) for film in films if not film.exists()]:
+        raise ValueError(f"no such file: {', '.join(missing)}")
 
 
 def _judge_one(

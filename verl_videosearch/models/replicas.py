@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from verl_videosearch.checkpoint import explain_no_model
 from verl_videosearch.failures import ServerUnusable
 from verl_videosearch.models.replica import Replica, RestartPolicy
 from verl_videosearch.models.server import find_ports
@@ -40,9 +41,7 @@ def serve_replicas(
     `options` are further ones of `vllm serve`. The output of the first goes to `log`, that of the
     others beside it (`server-1.log`). Raises `ServerUnusable` for a folder that is no model."""
     if not (checkpoint / "config.json").is_file():
-        raise ServerUnusable(
-            f"{checkpoint} is no model: it has no config.json; give a Hugging Face folder"
-        )
+        raise ServerUnusable(explain_no_model(checkpoint))
     module = [sys.executable, "-m", "verl_videosearch.models.serve", str(checkpoint)]
     logs = [log] + [log.with_stem(f"{log.stem}-{index}") for index in range(1, num_replicas)]
     gpus = share_gpus(list_gpus(), num_replicas)

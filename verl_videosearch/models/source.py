@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from verl_videosearch.checkpoint import explain_no_model
 from verl_videosearch.config import NOT_EMPTY, above, at_least, between, check
 from verl_videosearch.models.address import hide_password, read_address
 from verl_videosearch.models.endpoint import ClientConfig
@@ -178,9 +179,7 @@ class ModelSource:
         if self.num_replicas is not None and self.serve is None:
             problems.append(f"--replicas is for --serve; got {self.num_replicas} without it")
         if self.folder is not None and not (self.folder / "config.json").is_file():
-            problems.append(
-                f"{self.folder} is no model: it has no config.json; give a Hugging Face folder"
-            )
+            problems.append(explain_no_model(self.folder))
         if reserved := sorted(set(_RESERVED) & set(self.extra_body)):
             problems.append(f"extra_body must not hold {reserved}: they are set by the package")
         return problems
