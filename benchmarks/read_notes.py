@@ -59,6 +59,16 @@ def read_note(reply: str) -> Note:
     return {int(first): (one, two) for first, one, two in _PLACE.findall(reply)}
 
 
+def read_counts(reply: str) -> tuple[int, int] | None:
+    """Return how bad a note says that both videos are; None if it does not say.
+
+    >>> read_counts("<Snapshot>25, 53: video 1 snow, video 2 clean; in all 3 against 0</Snapshot>")
+    (3, 0)
+    """
+    found = _COUNTS.search(reply)
+    return (int(found[1]), int(found[2])) if found else None
+
+
 def check_episode(record: EpisodeRecord) -> Iterator[Check]:
     """Yield every step of one episode with a cue."""
     truth = Truth(record)
@@ -71,13 +81,13 @@ def check_episode(record: EpisodeRecord) -> Iterator[Check]:
             yield "seen", there != CLEAN_PLACE, note.get(min(asking.shown)) == there
         forgotten = [place for place in found if place not in note]
         found |= note
-        if counts := _COUNTS.search(turn.reply):
-            is_damaged = any(found[place] != CLEAN_PLACE for place in forgotten or found)
-            is_right = (int(counts[1]), int(counts[2])) == sum_note(found)
-            yield "remembered" if forgotten else "counted", is_damaged, is_right
-    counts, verdict = (each.search(record.turns[-1].reply) for each in (_COUNTS, _VERDICT))
+        is_damaged = any(found[place] != CLEAN_PLACE for place in forgotten or found)
+        is_right = read_counts(turn.reply) == sum_note(found)
+        yield "remembered" if forgotten else "counted", is_damaged, is_right
+    last = record.turns[-1].reply
+    counts, verdict = read_counts(last), _VERDICT.search(last)
     if counts and verdict and found:
-        one, two = int(counts[1]), int(counts[2])
+        one, two = counts
         better = 0 if one == two else 1 if one < two else 2
         is_damaged = any(each != CLEAN_PLACE for each in found.values())
         yield "concluded", is_damaged, int(verdict[1]) == better

@@ -63,6 +63,7 @@ def test_each_fault_is_found_where_it_is() -> None:
     assert find_wrong(play(pair, alter=(1, "0 against", "6 against"))) == {"counted"}
     wrong = find_wrong(play(pair, alter=(2, "0 against", "6 against")))
     assert wrong - {"concluded"} == {"remembered"}
+    assert find_wrong(play(pair, alter=(1, " against ", " or "))) == {"counted"}
     assert find_wrong(play(pair, alter=(2, "OA=1", "OA=2"))) == {"concluded"}
     assert find_wrong(play(pair, alter=(2, "video 1 clean", "video 1 snow"))) == {
         *("seen", "remembered")
