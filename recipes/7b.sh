@@ -13,6 +13,7 @@ OUT=${OUT:-outputs/7b} GPUS=${GPUS:-8} REPLIES=--serve MODEL=${MODEL:-Qwen/Qwen2
 PARTS=${PARTS:-cold_start=.02,rft=.22,grpo=.76,validation=512}
 : "${PAIRS:?parquet file of pairs}" "${VIDEOS:?their folder}" "${BENCHMARKS:?folder of the benchmarks}"
 : "${TEACHER:?URL of a strong model}" "${TEACHER_MODEL:?its name}"
+announce "How long: videosearch plan."
 
 # Benchmarks first: no pair of training shares a prompt or a video with one of them
 AGAINST=()

@@ -16,6 +16,10 @@ is_asked() { # NAME: true when all stages are run, or this one by its name
   [[ $ONLY != *[a-z]* || $ONLY == *" $1 "* ]]
 }
 
+announce() { # [WORDS]: what to expect, when the whole story is asked for
+  [[ $ONLY == *[a-z]* ]] || echo "Results in $OUT, logs in $OUT/logs. Killed, the same command goes on where it was. ${1:-}" >&2
+}
+
 stage() { # NAME RESULT [OPTION OF recipes.stage ...] -- MODULE [ARGUMENT ...]
   local name=$1 result=$2 options=("${STAGE[@]}")
   shift 2

@@ -17,14 +17,15 @@ PAIRS=$OUT/pairs/train.parquet TEST=$OUT/pairs/test.parquet VIDEOS=$OUT/pairs
 PARTS=${PARTS:-cold_start=.72,rft=.11,grpo=.16,validation=.01}
 # Weak on purpose: some traces answer at first sight, others look elsewhere or not far enough
 case $MIX in
-tiny) TRACES=${TRACES:---direct .5 --cued-gap .45 --detour .05} NOTES=${NOTES:-newest} TURN=128 ;;
+tiny) TRACES=${TRACES:---direct .5 --cued-gap .45 --detour .05} NOTES=${NOTES:-newest} TURN=128 LASTS="half an hour" ;;
 looks) # measured (docs/results.md): two layers do not learn to say where each marker is, three do
-  TRACES=${TRACES:---direct .15 --cued-gap .6 --one-cue .25} NOTES=${NOTES:-list} TURN=160
+  TRACES=${TRACES:---direct .15 --cued-gap .6 --one-cue .25} NOTES=${NOTES:-list} TURN=160 LASTS="some hours"
   CAPTIONS=${CAPTIONS:---frames 12 --marked 3} # else markers are seen late, with some seeds never
   SIZE=${SIZE:---text-layers 3} COLD_START_STEPS=${COLD_START_STEPS:-3200} # 1,900: damage is missed
   ;;
 *) echo "MIX is tiny or looks, got '$MIX'" >&2 && exit 2 ;;
 esac
+announce "It takes $LASTS on two cores."
 OTHER_WINDOW=no-window OTHER=null
 if [[ -n ${WINDOW:-} ]]; then EPISODE=("window=$WINDOW"); fi
 if [[ ${WINDOW:-1} == null ]]; then OTHER_WINDOW=window-1 OTHER=1; fi
