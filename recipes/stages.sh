@@ -17,7 +17,8 @@ is_asked() { # NAME: true when all stages are run, or this one by its name
 }
 
 announce() { # [WORDS]: what to expect, when the whole story is asked for
-  [[ $ONLY == *[a-z]* ]] || echo "Results in $OUT, logs in $OUT/logs. Killed, the same command goes on where it was. ${1:-}" >&2
+  local words="Results in $OUT, logs in $OUT/logs. Killed, the same command goes on where it was."
+  [[ $ONLY == *[a-z]* ]] || echo "$words ${1:-}" >&2
 }
 
 stage() { # NAME RESULT [OPTION OF recipes.stage ...] -- MODULE [ARGUMENT ...]
