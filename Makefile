@@ -3,7 +3,7 @@
 
 VENV := .venv
 RUN := $(VENV)/bin/python
-UV := $(VENV)/bin/uv
+UV := $(if $(PIP_CERT),SSL_CERT_FILE=$(or $(SSL_CERT_FILE),$(PIP_CERT)) )$(VENV)/bin/uv
 LOCK := requirements/cpu.lock
 INSTALLED := $(VENV)/.installed
 
@@ -23,15 +23,12 @@ GPU_PYTHON := $(if $(filter command environment,$(firstword $(origin PYTHON))),$
 
 # Some ten processes import verl and vLLM in every run: without cached byte code each of them takes three times as long.
 export PYTHONDONTWRITEBYTECODE :=
-# uv reads no setting of pip: hand over what is set for pip in the environment, a package index and its certificate.
+# uv reads no setting of pip: hand over a package index that is set for pip in the environment (UV has its certificate).
 ifdef PIP_INDEX_URL
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 endif
 ifdef PIP_EXTRA_INDEX_URL
 export UV_INDEX ?= $(PIP_EXTRA_INDEX_URL)
-endif
-ifdef PIP_CERT
-export SSL_CERT_FILE ?= $(PIP_CERT)
 endif
 
 .DEFAULT_GOAL := help

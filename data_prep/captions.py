@@ -77,12 +77,10 @@ class CaptionConfig:
     def __post_init__(self) -> None:
         both = "num_frames and num_looks must not both be 0: there is nothing to caption"
         problems = [both] if self.num_frames == self.num_looks == 0 else []
-        if self.num_marked > self.num_frames:
-            problems.append(
-                f"num_marked must be at most num_frames={self.num_frames}, got {self.num_marked}"
-            )
         least = at_least(0)
         check(self, problems, num_frames=least, num_looks=least, num_marked=least)
+        most = f"num_marked must be at most num_frames={self.num_frames}, got {self.num_marked}"
+        check(self, [most] if self.num_marked > self.num_frames else [])
 
 
 class PairCaptions:

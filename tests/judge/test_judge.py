@@ -221,9 +221,12 @@ def test_a_film_that_cannot_be_read_is_said_beside_a_server_that_refuses(
     broken = clips / "broken.mp4"
     broken.write_bytes(b"no film")
     pairs = [("a dog", broken, clips / DEFECT), ("a cat", clips / CLEAN, clips / DEFECT)]
-    with serve_judge(fault="http_401") as server, make_judge(server, tmp_path) as judge:
-        film, refused = judge.compare_many(pairs)
-    assert film.kind is FailureKind.VIDEO and refused.kind is FailureKind.SERVER
+    with (
+        serve_judge(fault="http_401") as server,
+        make_judge(server, tmp_path) as judge,
+        pytest.raises(ServerUnusable, match="401.*besides, .*broken.mp4"),
+    ):
+        judge.compare_many(pairs)
 
 
 def test_a_server_that_stays_away_is_an_error_within_the_deadline(

@@ -59,11 +59,15 @@ def run(*arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_the_exit_status(cards: Path, tmp_path: Path) -> None:
+def test_the_exit_status(cards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("--store", str(tmp_path))[0] == 0
     cards.unlink()
     status, text = run("--store", str(tmp_path))
     assert status == 0 and "note  GPU: no NVIDIA driver" in text
+    assert "ready; for training ask with --train" in text.splitlines()[-1]
+    with monkeypatch.context() as patch:
+        patch.setattr(checks, "EXTRAS", {Extra.PLOTS: ("no_such_module",)})
+        assert run("--store", str(tmp_path))[1].rstrip().endswith("; without extra plots")
     status, text = run("--store", str(tmp_path), "--train")
     assert status == 1 and "FAULT GPU" in text
 

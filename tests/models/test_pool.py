@@ -59,6 +59,15 @@ def test_an_episode_of_a_server_that_is_gone_goes_on_elsewhere() -> None:
         asyncio.run(make_pool(dead, dead).endpoints[0].send(b"{}"))
 
 
+def test_servers_that_their_user_ends_end_the_run() -> None:
+    class Ending(OwnServer):
+        async def wait_until_ready(self) -> None:
+            raise ServerUnusable("ended by its user")
+
+    with pytest.raises(ServerUnusable, match="ended by its user"):
+        asyncio.run(make_pool(Ending(is_ready=False), OwnServer()).endpoints[0].send(b"{}"))
+
+
 def test_who_is_closed_while_asked_fails_for_now() -> None:
     async def ask() -> None:
         transport = Transport(read_address("http://127.0.0.1:1/v1"), None, 1.0)

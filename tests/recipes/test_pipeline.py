@@ -60,6 +60,9 @@ def list_commands(folder: Path, *stages: str, **settings: str) -> dict[str, list
     return {call[2]: call[3:] for call in named}
 
 
+PARTS = ("cold_start", "rft")
+
+
 def values_of(option: str, words: list[str]) -> list[str]:
     return [after for word, after in zip(words, words[1:], strict=False) if word == option]
 
@@ -86,6 +89,8 @@ def test_pairs_of_two_looks_run_the_same_stages(tmp_path: Path) -> None:
         found = {name: values_of("--notes", words) for name, words in made.items()}
         assert {name for name, values in found.items() if values} == with_notes
         assert all(found[name] == [notes] for name in with_notes)
+        marked = ["3"] if notes == "list" else []
+        assert all(values_of("--marked", made[f"captions_{part}"]) == marked for part in PARTS)
     assert values_of("--text-layers", commands["start"]) == ["3"]
     assert "trainer.total_training_steps=3200" in commands["cold_start"]
     assert values_of("--memory", commands["memory_grpo"]) == ["all"]

@@ -33,16 +33,19 @@ def run_doctor(
     ] = None,
 ) -> None:
     """Check this machine: Python, extras, GPU, driver, decoders, frame store, wandb, server."""
-    from verl_videosearch.machine.checks import Status, examine
+    from verl_videosearch.machine.checks import Status, examine, has_gpu_build
     from verl_videosearch.models.source import ModelSource
 
-    faults = 0
+    faults, lacking = 0, []
     with explain_errors():
         source = ModelSource(endpoints=tuple(endpoint), model=model) if endpoint else None
         for check in examine(trains=train, store=store, source=source):
             say(str(check))
             faults += check.status is Status.FAULT
+            if check.status is Status.NOTE and check.name.startswith("extra "):
+                lacking.append(check.name)
     if faults:
         say(f"{faults} to mend")
         raise typer.Exit(FAULTY)
-    say("ready to train" if train else "ready to judge and evaluate; --train asks for more")
+    words = "ready to train" if train or has_gpu_build() else "ready; for training ask with --train"
+    say(f"{words}; without {', '.join(lacking)}" if lacking else words)

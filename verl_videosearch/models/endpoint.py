@@ -196,7 +196,7 @@ class Endpoint:
         try:
             await replica.wait_until_ready()
         except ServerUnusable as error:
-            if all(each.is_given_up for each in self.others):
+            if not replica.is_given_up or all(each.is_given_up for each in self.others):
                 raise
             words = f"{self.url} is gone for good: {error}"
             raise EpisodeFailure(FailureKind.SERVER, words, episode, is_passing=True) from error

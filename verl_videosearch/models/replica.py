@@ -136,6 +136,7 @@ class Replica:
             while not self._closing.is_set():
                 self._run_again()
         except ServerUnusable as error:
+            LOG.error("the server on port %d is given up: %s", self.port, error)
             self._error = error
         except Exception as error:  # the end of a thread: whoever waits is told, whatever it was
             LOG.exception("the server on port %d cannot be kept running", self.port)

@@ -239,7 +239,9 @@ class ModelSource:
         self, log: Path | None, stack: AsyncExitStack, thought: ThoughtForm | None
     ) -> Pool:
         """Return the servers, ready to write; those of a checkpoint are started here."""
-        replicas = [] if self.serve is None else self._serve(log, stack)
+        started = [] if self.serve is None else self._serve(log, stack)
+        # of servers that are kept, one may be gone for good
+        replicas = [replica for replica in started if not replica.is_given_up] or started
         for replica in replicas:
             await replica.wait_until_ready()
         urls = [replica.url for replica in replicas] or map(self._reveal, self.endpoints)
