@@ -25,7 +25,10 @@ from benchmarks.sweep.variants import VARIANTS, Variant
 
 ROOT = Path(__file__).parents[2]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-BUDGET = ("TRAIN_PAIRS", "TEST_PAIRS", "COLD_START_STEPS", "RFT_STEPS", "GRPO_STEPS", "PARTS")
+BUDGET = (
+    *("TRAIN_PAIRS", "TEST_PAIRS", "COLD_START_STEPS", "RFT_STEPS", "GRPO_STEPS", "PARTS"),
+    *("SIZE", "NOTES", "CAPTIONS"),
+)
 """Variables of the pipeline that every row of a sweep must have in common; kept in its file."""
 NUM_AT_ONCE = 2
 """Seeds that run beside each other."""
