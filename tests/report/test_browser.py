@@ -145,6 +145,14 @@ def test_a_list_of_a_thousand_is_usable(browser: Page, long_page: Path) -> None:
     assert "2 of 1000" in browser.ask(count)
 
 
+def test_who_drags_a_list_to_its_end_gets_all_of_it(browser: Page, long_page: Path) -> None:
+    browser.resize(1600, 900)
+    browser.open(long_page)
+    stay = "list.scrollTop = list.scrollHeight; requestAnimationFrame(stay)"
+    browser.ask(f"const list = document.querySelector('#list'), stay = () => {{ {stay} }}; stay()")
+    browser.wait("document.querySelectorAll('#list a').length === 1000")
+
+
 def test_a_link_to_the_end_of_a_long_list_opens_it(browser: Page, long_page: Path) -> None:
     browser.resize(1600, 900)
     browser.open(long_page, "#copy-432%20BA")

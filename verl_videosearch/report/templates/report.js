@@ -207,9 +207,13 @@ async function begin() {
   rows.forEach((row, number) => { row.number = number; });
   known = new Map(rows.map((row) => [row.anchor, row]));
   await filter();
-  new IntersectionObserver((seen) => {
-    if (seen.some((each) => each.isIntersecting)) extendList(list.children.length - 1 + PART);
-  }).observe(end);
+  const watch = new IntersectionObserver((seen) => {
+    if (!seen.some((each) => each.isIntersecting)) return;
+    extendList(list.children.length - 1 + PART);
+    watch.unobserve(end); // an end that stays in view is told of once; asked anew, it is told again
+    watch.observe(end);
+  });
+  watch.observe(end);
   for (const each of selects) each.addEventListener("change", filter);
   search.addEventListener("input", filter);
   find("clear").addEventListener("click", clear);
