@@ -11,6 +11,7 @@ place (`data_prep/traces/notes.py`). So every step of its reasoning is checked b
     counted       the count of a turn whose looks are all in view is that of its own notes
     remembered    the same where the frames of an earlier look are gone
     concluded     the overall verdict follows from the last count
+    tied          the same where that count is equal and not 0
 
 Only for pairs of profile `looks` and judges taught with `--notes list`; other files are refused.
 Each also for those cases only in which something is damaged: who always writes `clean` is often
@@ -91,6 +92,8 @@ def check_episode(record: EpisodeRecord) -> Iterator[Check]:
         better = 0 if one == two else 1 if one < two else 2
         is_damaged = any(each != CLEAN_PLACE for each in found.values())
         yield "concluded", is_damaged, int(verdict[1]) == better
+        if one == two > 0:
+            yield "tied", True, int(verdict[1]) == 0
 
 
 def sum_note(note: Note) -> tuple[int, int]:
@@ -159,7 +162,7 @@ def tabulate(title: str, records: Sequence[EpisodeRecord]) -> Table:
                 total[step, is_damaged] += 1
                 right[step, is_damaged] += is_right
     rows = []
-    for step in ("markers", "seen", "counted", "remembered", "concluded"):
+    for step in ("markers", "seen", "counted", "remembered", "concluded", "tied"):
         damaged = (right[step, True], total[step, True])
         both = (damaged[0] + right[step, False], damaged[1] + total[step, False])
         rows.append((step, _share(*both), _share(*damaged)))

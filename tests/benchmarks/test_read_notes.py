@@ -8,7 +8,7 @@ import pytest
 from verl_videosearch.data_prep.traces.notes import Notes
 from verl_videosearch.data_prep.traces.teacher import TeacherConfig, TemplateTeacher
 
-from benchmarks.read_notes import check_episode, tabulate
+from benchmarks.read_notes import check_episode, read_counts, tabulate
 from tests.data_prep.test_notes import LOOKS, TWO_CUES
 from verl_videosearch.episode import Episode, Reply
 from verl_videosearch.frames import CandidateFrames
@@ -46,8 +46,10 @@ def find_wrong(record: EpisodeRecord) -> set[str]:
 @pytest.mark.parametrize("pair", TWO_CUES[:12], ids=lambda pair: pair.uid)
 def test_the_teacher_is_right_at_every_step(pair: PreferenceSample, order: Order) -> None:
     record = play(pair, order)
+    one, two = read_counts(record.turns[-1].reply) or (0, 0)
     assert [step for step, *_ in check_episode(record)] == [
-        *("markers", "seen", "counted", "seen", "remembered", "concluded")
+        *("markers", "seen", "counted", "seen", "remembered", "concluded"),
+        *["tied"] * (one == two > 0),
     ]
     assert find_wrong(record) == set()
 
@@ -68,6 +70,12 @@ def test_each_fault_is_found_where_it_is() -> None:
     assert find_wrong(play(pair, alter=(2, "video 1 clean", "video 1 snow"))) == {
         *("seen", "remembered")
     }
+
+
+def test_a_winner_of_equal_counts_is_found() -> None:
+    equal = "in all 3 against 3"
+    pair = next(pair for pair in TWO_CUES if equal in play(pair).turns[-1].reply)
+    assert find_wrong(play(pair, alter=(2, "OA=0", "OA=2"))) == {"concluded", "tied"}
 
 
 def test_the_table_counts_episodes_with_cues() -> None:

@@ -22,7 +22,7 @@ from verl_videosearch.cli import app  # noqa: E402
 from verl_videosearch.failures import EpisodeFailure, ServerUnusable  # noqa: E402
 from verl_videosearch.models import source as source_module  # noqa: E402
 from verl_videosearch.models.replica import Replica  # noqa: E402
-from verl_videosearch.models.source import ModelSource  # noqa: E402
+from verl_videosearch.models.source import KeptServers, ModelSource  # noqa: E402
 from verl_videosearch.runs.identity import hash_model  # noqa: E402
 from verl_videosearch.runs.play import derive_seed  # noqa: E402
 from verl_videosearch.runs.record_file import read_records  # noqa: E402
@@ -296,6 +296,37 @@ def test_a_checkpoint_is_served_for_a_run_and_for_its_probe(
     ]
     assert read(probe / "results.json")["figures"]["blank"]["changed"]["correct"] == 18
     assert serving.num_running == 0
+
+
+@dataclass
+class KeptServer:
+    """What a source asks of a server that is kept from an earlier run."""
+
+    url: str
+    is_given_up: bool = False
+    is_ready: bool = True
+
+    async def wait_until_ready(self) -> None:
+        if self.is_given_up:
+            raise ServerUnusable("no more starts")
+
+
+@pytest.mark.parametrize("num_well", [1, 2])
+def test_a_kept_server_that_is_gone_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_well: int
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    dead = KeptServer("http://127.0.0.1:1/v1", is_given_up=True, is_ready=False)
+    with serve_scripts() as a, serve_scripts() as b:
+        well = [KeptServer(each.url) for each in (a, b)][:num_well]
+        monkeypatch.setattr(KeptServers, "enter", lambda self, servers: [dead, *well])
+
+        async def count() -> int:
+            source = ModelSource(serve=tmp_path, model="tiny", kept=KeptServers(), num_replicas=3)
+            async with source.open(tmp_path / "log") as model:
+                return model.num_replicas
+
+        assert asyncio.run(count()) == num_well
 
 
 def test_a_server_that_does_not_come_up_is_one_error(
