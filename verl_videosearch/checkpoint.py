@@ -177,5 +177,5 @@ def _rename(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def explain_no_model(folder: Path) -> str:
     """Say why a folder is no checkpoint, and what to give."""
-    why = "it has no config.json" if folder.is_dir() else "no such folder"
+    why = "it has no config.json" if os.path.isdir(folder) else "no such folder"
     return f"{folder} is no model: {why}; give a Hugging Face folder"

@@ -85,6 +85,7 @@ def test_without_a_model_there_are_three_ways_to_paste(clips: Path) -> None:
         (["--pairs", "p.csv"], "no such file"),
         (["a.mp4", "b.mp4", "--prompt", "x"], "no such file: a.mp4, b.mp4"),
         (["a" * 300, __file__, "--prompt", "x"], "no such file: aaa"),
+        (["/dev/null", ".", "--prompt", "x"], "no such file: /dev/null, ."),
         ([__file__, __file__, "--prompt", "x", "--set", "windows=1"], "windows"),
     ],
 )

@@ -197,7 +197,7 @@ def _check_use(
             "(how well a video follows it is a part of the verdict)"
         )
     films = [video for video in (video_1, video_2) if video is not None]
-    if missing := [str(film) for film in films if not os.path.exists(film)]:
+    if missing := [str(film) for film in films if not os.path.isfile(film)]:
         raise ValueError(f"no such file: {', '.join(missing)}")
 
 

@@ -20,6 +20,7 @@ Opening asks each server for its models and shows it one picture: what cannot wo
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, asynccontextmanager
@@ -178,7 +179,7 @@ class ModelSource:
             )
         if self.num_replicas is not None and self.serve is None:
             problems.append(f"--replicas is for --serve; got {self.num_replicas} without it")
-        if self.folder is not None and not (self.folder / "config.json").is_file():
+        if self.folder is not None and not os.path.isfile(self.folder / "config.json"):
             problems.append(explain_no_model(self.folder))
         if reserved := sorted(set(_RESERVED) & set(self.extra_body)):
             problems.append(f"extra_body must not hold {reserved}: they are set by the package")
