@@ -8,10 +8,11 @@ place (`data_prep/traces/notes.py`). So every step of its reasoning is checked b
 
     markers       the first note names the gaps of all cues, and the side on which each lies
     seen          a note says of the place that was just asked for what is there
-    counted       the count of a turn whose looks are all in view is that of its own notes
+    counted       the score of a turn whose looks are all in view is that of its own notes
     remembered    the same where the frames of an earlier look are gone
-    concluded     the overall verdict follows from the last count
-    tied          the same where that count is equal and not 0
+    compared      the score names the video that its own sum makes better
+    concluded     the verdict of each dimension and overall follows from the last score
+    tied          the overall verdict does where that score is equal and not 0
 
 Only for pairs of profile `looks` and judges taught with `--notes list`; other files are refused.
 Each also for those cases only in which something is damaged: who always writes `clean` is often
@@ -28,8 +29,14 @@ from typing import Annotated
 
 import typer
 from verl_videosearch.data_prep.hide_and_seek.profile import gap_from_meta
-from verl_videosearch.data_prep.synthetic.defects import Defect, defect_from_meta
+from verl_videosearch.data_prep.synthetic.defects import (
+    DEFECT_TYPES,
+    Defect,
+    defect_from_meta,
+)
+from verl_videosearch.data_prep.traces.notes import SCORED
 
+from verl_videosearch.judgement import OVERALL
 from verl_videosearch.report.console import explain_errors
 from verl_videosearch.report.table import Table
 from verl_videosearch.runs.record import EpisodeRecord
@@ -41,14 +48,20 @@ SEVERITY = 3
 """Of every hidden defect in profile `looks`."""
 Note = dict[int, tuple[str, str]]
 """First frame number of a place to what video 1 and video 2 show there."""
+Score = dict[str, tuple[int, int]]
+"""Key of a dimension, or `OA` for their sum, to how bad both videos are in it."""
+STEPS = ("markers", "seen", "counted", "remembered", "compared", "concluded", "tied")
 Check = tuple[str, bool, bool]
 """What is checked, is something damaged there, is it right."""
 
 _POINTER = re.compile(r"(behind|before) it (\d+), \d+")
 _PLACE = re.compile(r"(\d+), \d+: video 1 (\w+), video 2 (\w+)")
 _FRAME = re.compile(r"; frame \d+ (nothing|marker)")
-_COUNTS = re.compile(r"(\d+) against (\d+)")
-_VERDICT = re.compile(r"<Answer>.*OA=(\d)")
+_SCORE = re.compile(r"; ((?:[\w ]+ \d+:\d+, )*in all \d+:\d+), (?:equal|video (\d) better)")
+_PART = re.compile(r"([\w ]+) (\d+):(\d+)")
+_ANSWER = re.compile(r"<Answer>(.*)</Answer>")
+_LABEL = re.compile(r"(\w+)=(\d)")
+IN_ALL = "in all"
 
 
 def read_note(reply: str) -> Note:
@@ -60,14 +73,33 @@ def read_note(reply: str) -> Note:
     return {int(first): (one, two) for first, one, two in _PLACE.findall(reply)}
 
 
-def read_counts(reply: str) -> tuple[int, int] | None:
-    """Return how bad a note says that both videos are; None if it does not say.
+def read_score(reply: str) -> tuple[Score, int] | None:
+    """Return how bad a note says that both videos are, and which one it calls better (0: equal);
+    None if it does not say.
 
-    >>> read_counts("<Snapshot>25, 53: video 1 snow, video 2 clean; in all 3 against 0</Snapshot>")
-    (3, 0)
+    >>> read_score("<Snapshot>25, 53: video 1 snow, video 2 clean; VQ 3:0, in all 3:0, video 2 better</Snapshot>")
+    ({'VQ': (3, 0), 'OA': (3, 0)}, 2)
+    """  # noqa: E501
+    found = _SCORE.search(reply)
+    if not found:
+        return None
+    parts = [_PART.fullmatch(part) for part in found[1].split(", ")]
+    score = {
+        OVERALL if part[1] == IN_ALL else part[1]: (int(part[2]), int(part[3]))
+        for part in parts
+        if part
+    }
+    return score, int(found[2] or 0)
+
+
+def read_answer(reply: str) -> dict[str, int]:
+    """Return the verdict of each dimension and overall; empty if there is none.
+
+    >>> read_answer("<Answer>TA=0, VQ=1, OA=1</Answer>")
+    {'TA': 0, 'VQ': 1, 'OA': 1}
     """
-    found = _COUNTS.search(reply)
-    return (int(found[1]), int(found[2])) if found else None
+    found = _ANSWER.search(reply)
+    return {key: int(label) for key, label in _LABEL.findall(found[1])} if found else {}
 
 
 def check_episode(record: EpisodeRecord) -> Iterator[Check]:
@@ -83,27 +115,54 @@ def check_episode(record: EpisodeRecord) -> Iterator[Check]:
         forgotten = [place for place in found if place not in note]
         found |= note
         is_damaged = any(found[place] != CLEAN_PLACE for place in forgotten or found)
-        is_right = read_counts(turn.reply) == sum_note(found)
+        said = read_score(turn.reply)
+        is_right = said is not None and said[0] == score_note(found)
         yield "remembered" if forgotten else "counted", is_damaged, is_right
-    last = record.turns[-1].reply
-    counts, verdict = read_counts(last), _VERDICT.search(last)
-    if counts and verdict and found:
-        one, two = counts
-        better = 0 if one == two else 1 if one < two else 2
-        is_damaged = any(each != CLEAN_PLACE for each in found.values())
-        yield "concluded", is_damaged, int(verdict[1]) == better
-        if one == two > 0:
-            yield "tied", True, int(verdict[1]) == 0
+        if said:
+            score, better = said
+            yield "compared", score[OVERALL] != (0, 0), better == _compare(score[OVERALL])
+    yield from _check_verdict(record.turns[-1].reply, found)
 
 
-def sum_note(note: Note) -> tuple[int, int]:
+def _check_verdict(reply: str, found: Note) -> Iterator[Check]:
+    said, verdict = read_score(reply), read_answer(reply)
+    if not (said and verdict and found):
+        return
+    score, _ = said
+    is_damaged = any(each != CLEAN_PLACE for each in found.values())
+    follows = {key: _compare(sides) for key, sides in score.items()}
+    yield "concluded", is_damaged, verdict == follows
+    one, two = score[OVERALL]
+    if one == two > 0:
+        yield "tied", True, verdict.get(OVERALL) == 0
+
+
+def score_note(note: Note) -> Score:
     """Return how bad the places of a note are in each video.
 
-    >>> sum_note({4: ("grey", "clean"), 11: ("snow", "tint")})
-    (6, 3)
+    >>> score_note({4: ("grey", "clean"), 11: ("snow", "tint")})
+    {'TA': (0, 0), 'VQ': (3, 3), 'MQ': (3, 0), 'OA': (6, 3)}
     """
-    one, two = (SEVERITY * sum(said[side] != CLEAN for said in note.values()) for side in (0, 1))
-    return one, two
+    score: Score = {}
+    for key in SCORED:
+        one, two = (
+            SEVERITY * any(_find_dimension(said[side]) == key for said in note.values())
+            for side in (0, 1)
+        )
+        score[key] = one, two
+    return score | {
+        OVERALL: (sum(one for one, _ in score.values()), sum(two for _, two in score.values()))
+    }
+
+
+def _find_dimension(name: str) -> str | None:
+    return DEFECT_TYPES[name].dimension if name in DEFECT_TYPES else None
+
+
+def _compare(sides: tuple[int, int]) -> int:
+    """Return which video is better, 1 or 2; 0 when they are equal."""
+    one, two = sides
+    return 0 if one == two else 1 if one < two else 2
 
 
 class Truth:
@@ -162,7 +221,7 @@ def tabulate(title: str, records: Sequence[EpisodeRecord]) -> Table:
                 total[step, is_damaged] += 1
                 right[step, is_damaged] += is_right
     rows = []
-    for step in ("markers", "seen", "counted", "remembered", "concluded", "tied"):
+    for step in STEPS:
         damaged = (right[step, True], total[step, True])
         both = (damaged[0] + right[step, False], damaged[1] + total[step, False])
         rows.append((step, _share(*both), _share(*damaged)))

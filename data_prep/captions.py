@@ -72,13 +72,23 @@ class CaptionConfig:
     """Captions of what one call would show."""
     num_marked: int = 0
     """How many of `num_frames` show a cue at least, as far as there are so many."""
+    num_visible: int = 1
+    """Rows of a pair whose first view shows a defect, each with frames of its own. Such a defect is
+    in every frame, so within a dialogue only the first caption of it has to be seen."""
     seed: int = 0
 
     def __post_init__(self) -> None:
         both = "num_frames and num_looks must not both be 0: there is nothing to caption"
         problems = [both] if self.num_frames == self.num_looks == 0 else []
         least = at_least(0)
-        check(self, problems, num_frames=least, num_looks=least, num_marked=least)
+        check(
+            self,
+            problems,
+            num_frames=least,
+            num_looks=least,
+            num_marked=least,
+            num_visible=at_least(1),
+        )
         most = f"num_marked must be at most num_frames={self.num_frames}, got {self.num_marked}"
         check(self, [most] if self.num_marked > self.num_frames else [])
 
@@ -102,9 +112,13 @@ class PairCaptions:
         self._cues = read_cues(sample)
         self._book = NoteBook(candidates, episode, self._cues, notes)
 
-    def make_row(self, config: CaptionConfig) -> dict[str, Any]:
-        """Draw frames and looks, and write them as an SFT row."""
-        rng = random.Random(f"{config.seed} {self._sample.uid}")
+    def make_rows(self, config: CaptionConfig) -> list[dict[str, Any]]:
+        """Make one row, or `config.num_visible` of a pair whose first view shows a defect."""
+        return [self.make_row(config, copy) for copy in range(self._count_rows(config))]
+
+    def make_row(self, config: CaptionConfig, copy: int = 0) -> dict[str, Any]:
+        """Draw frames and looks, others for each copy, and write them as an SFT row."""
+        rng = random.Random(f"{config.seed} {self._sample.uid}" + (f" {copy}" if copy else ""))
         frames = self.choose_frames(config.num_frames, rng, config.num_marked)
         groups = [[number] for number in frames] + self.choose_looks(config.num_looks, rng)
         rng.shuffle(groups)
@@ -163,6 +177,11 @@ class PairCaptions:
             _, shown = self._find_all([*looked, *numbers])
         return f"{self._book.wrap(note, shown)}\n{self._book.conclude(shown, rng)}"
 
+    def _count_rows(self, config: CaptionConfig) -> int:
+        view = self._candidates.initial_view(self._episode.initial_frames_per_video)
+        _, shown = self._find_all(view)
+        return config.num_visible if any(shown.values()) else 1
+
     def _find_all(
         self, numbers: Sequence[int]
     ) -> tuple[list[FrameLocation], dict[int, list[Defect]]]:
@@ -200,6 +219,12 @@ def main(
     marked: Annotated[
         int, typer.Option(help="How many of the captions of one frame show a marker at least.")
     ] = CaptionConfig.num_marked,
+    visible: Annotated[
+        int,
+        typer.Option(
+            help="Rows of a pair whose first view shows a defect, with other frames each."
+        ),
+    ] = CaptionConfig.num_visible,
     notes: Annotated[
         Notes, typer.Option(help="How the traces beside them keep notes.")
     ] = Notes.NEWEST,
@@ -210,7 +235,7 @@ def main(
     """Write captions of frames."""
     console, frame_store, rows, failures = Console(), FrameStore(store), [], 0
     with explain_errors():
-        config = CaptionConfig(frames, looks, marked, seed)
+        config = CaptionConfig(frames, looks, marked, visible, seed)
         settings = read_episode(recipe, episode or ())
         for sample in track(read_pairs(pairs, limit), "captioning", console=console):
             try:
@@ -219,7 +244,7 @@ def main(
                 failures += 1
                 say(f"left out: {failure}")
                 continue
-            rows.append(PairCaptions(sample, pair.candidates, settings, notes).make_row(config))
+            rows += PairCaptions(sample, pair.candidates, settings, notes).make_rows(config)
     write_rows(out, pa.Table.from_pylist(rows, schema=CAPTION_SCHEMA))
     say(f"{len(rows)} rows in {out}; {failures} pairs could not be read")
 

@@ -7,13 +7,14 @@ a judge can know. Two ways:
              video 1 clean; video 2 clean; marker on 8, 22, 36, 50, behind it 11, 25, 39, 53
              video 1 clean; video 2 grey
     list     frame by frame at first; then each place once, with what is still open; and at the
-             end a count of all that was found so far:
+             end the score: how bad all is that was found so far, and which video that makes better
              video 1 clean; video 2 clean; frame 1 nothing; frame 8 marker, behind it 11, 39; ...
-             11, 39: video 1 clean, video 2 grey; 25, 53: nothing yet; in all 0 against 3
-             25, 53: video 1 snow, video 2 clean; in all 3 against 3
+             11, 39: video 1 clean, video 2 grey; 25, 53: nothing yet; TA 0:0, VQ 0:0, MQ 0:3,
+             in all 0:3, video 1 better
+             25, 53: video 1 snow, video 2 clean; TA 0:0, VQ 3:0, MQ 0:3, in all 3:3, equal
 
 With `list` each frame has its own words, next to its number; what a forgotten look found goes on in
-the count of the Snapshot, and the verdict follows from that count.
+the score of the Snapshot, dimension by dimension, and each verdict follows from a part of it.
 
 Covers: words in both prompt styles. Does not cover: which frames are looked at (`teacher`).
 """
@@ -41,6 +42,12 @@ from verl_videosearch.prompts import PromptStyle
 BETTER_WORDS = ("video {} is better", "so video {} wins")
 TIE_WORDS = ("both equal", "no difference, a tie")
 NOTHING, OPEN = "nothing", "nothing yet"
+SCORED = tuple(
+    dimension.key
+    for dimension in DEFAULT_DIMENSIONS
+    if any(kind.dimension == dimension.key for kind in DEFECT_TYPES.values())
+)
+"""Keys of the dimensions that a defect can have."""
 
 Found = Mapping[int, Sequence[Defect]]
 """Video (1 or 2) to its defects that were seen."""
@@ -118,9 +125,9 @@ class NoteBook:
         return f"<Think>{think}</Think>\n<Answer>{write_verdict(found)}</Answer>"
 
     def wrap(self, note: str, found: Found) -> str:
-        """Make a Snapshot of a note; a list ends with how bad all that was found is."""
+        """Make a Snapshot of a note; a list ends with the score of all that was found."""
         if self.notes is Notes.LIST:
-            note += f"; in all {sum_severity(found[1])} against {sum_severity(found[2])}"
+            note += f"; {write_score(found)}"
         return f"<Snapshot>{note}</Snapshot>"
 
     def _describe_sides(self, places: Sequence[FrameLocation], found: Found) -> list[str]:
@@ -173,9 +180,19 @@ def write_verdict(found: Found, confidence: int | None = None) -> str:
     return format_judgement(Judgement(labels_from_defects(found[1], found[2]), confidence))
 
 
-def sum_severity(defects: Sequence[Defect]) -> int:
-    """Add up the worst defects of all dimensions: what the overall label compares."""
-    return sum(total_severity(defects, dimension.key) for dimension in DEFAULT_DIMENSIONS)
+def write_score(found: Found) -> str:
+    """Say how bad both videos are in each dimension that a defect can have, and in all, and which
+    one that makes better.
+
+    >>> grey = Defect("grey", severity=3, first_index=5, num_frames=2, is_hidden=True, seed=0)
+    >>> write_score({1: [], 2: [grey]}), write_score({1: [grey], 2: [grey]})
+    ('TA 0:0, VQ 0:0, MQ 0:3, in all 0:3, video 1 better', 'TA 0:0, VQ 0:0, MQ 3:3, in all 3:3, equal')
+    """  # noqa: E501
+    scores = {key: [total_severity(found[side], key) for side in (1, 2)] for key in SCORED}
+    scores["in all"] = [sum(side) for side in zip(*scores.values(), strict=True)]
+    better = labels_from_defects(found[1], found[2])[OVERALL]
+    parts = [f"{name} {one}:{two}" for name, (one, two) in scores.items()]
+    return ", ".join([*parts, f"video {better} better" if better else "equal"])
 
 
 def _where(is_after: bool) -> str:

@@ -1,6 +1,7 @@
 """Steps of reasoning are checked one by one, in both orders."""
 
 import asyncio
+import re
 from dataclasses import replace
 
 import msgspec
@@ -8,7 +9,7 @@ import pytest
 from verl_videosearch.data_prep.traces.notes import Notes
 from verl_videosearch.data_prep.traces.teacher import TeacherConfig, TemplateTeacher
 
-from benchmarks.read_notes import check_episode, read_counts, tabulate
+from benchmarks.read_notes import check_episode, read_score, tabulate
 from tests.data_prep.test_notes import LOOKS, TWO_CUES
 from verl_videosearch.episode import Episode, Reply
 from verl_videosearch.frames import CandidateFrames
@@ -46,9 +47,10 @@ def find_wrong(record: EpisodeRecord) -> set[str]:
 @pytest.mark.parametrize("pair", TWO_CUES[:12], ids=lambda pair: pair.uid)
 def test_the_teacher_is_right_at_every_step(pair: PreferenceSample, order: Order) -> None:
     record = play(pair, order)
-    one, two = read_counts(record.turns[-1].reply) or (0, 0)
+    score, _ = read_score(record.turns[-1].reply)
+    one, two = score["OA"]
     assert [step for step, *_ in check_episode(record)] == [
-        *("markers", "seen", "counted", "seen", "remembered", "concluded"),
+        *("markers", "seen", "counted", "compared", "seen", "remembered", "compared", "concluded"),
         *["tied"] * (one == two > 0),
     ]
     assert find_wrong(record) == set()
@@ -62,19 +64,24 @@ def test_each_fault_is_found_where_it_is() -> None:
     assert find_wrong(play(pair, alter=(1, "video 1 clean", "video 1 snow"))) == {
         *("seen", "counted", "remembered")
     }
-    assert find_wrong(play(pair, alter=(1, "0 against", "6 against"))) == {"counted"}
-    wrong = find_wrong(play(pair, alter=(2, "0 against", "6 against")))
-    assert wrong - {"concluded"} == {"remembered"}
-    assert find_wrong(play(pair, alter=(1, " against ", " or "))) == {"counted"}
+    assert find_wrong(play(pair, alter=(1, "VQ 0:", "VQ 6:"))) == {"counted"}
+    assert find_wrong(play(pair, alter=(2, "MQ 0:", "MQ 6:"))) - {"concluded"} == {"remembered"}
+    assert find_wrong(play(pair, alter=(1, "in all", "or"))) == {"counted"}
+    assert find_wrong(play(pair, alter=(1, "; TA", "; "))) == {"counted"}
     assert find_wrong(play(pair, alter=(2, "OA=1", "OA=2"))) == {"concluded"}
-    assert find_wrong(play(pair, alter=(2, "video 1 clean", "video 1 snow"))) == {
-        *("seen", "remembered")
+    assert find_wrong(play(pair, alter=(2, "TA=0", "TA=2"))) == {"concluded"}
+    assert find_wrong(play(pair, alter=(2, "video 1 better", "equal"))) == {"compared"}
+    assert find_wrong(play(pair, alter=(2, "video 1 clean", "video 1 snow"))) - {"remembered"} == {
+        "seen"
     }
 
 
-def test_a_winner_of_equal_counts_is_found() -> None:
-    equal = "in all 3 against 3"
-    pair = next(pair for pair in TWO_CUES if equal in play(pair).turns[-1].reply)
+def test_a_winner_of_equal_scores_is_found() -> None:
+    pair = next(
+        pair
+        for pair in TWO_CUES
+        if re.search("in all [36]:", play(pair).turns[-1].reply) and pair.labels["OA"] == 0
+    )
     assert find_wrong(play(pair, alter=(2, "OA=0", "OA=2"))) == {"concluded", "tied"}
 
 

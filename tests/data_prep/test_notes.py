@@ -1,4 +1,4 @@
-"""Notes kept as a list: every frame has its own words, and the count holds all that was found."""
+"""Notes kept as a list: every frame has its own words, and the score holds all that was found."""
 
 import random
 import re
@@ -7,8 +7,12 @@ from collections import Counter
 import pytest
 from verl_videosearch.data_prep.captions import CaptionConfig, PairCaptions
 from verl_videosearch.data_prep.hide_and_seek.profile import gap_from_meta
-from verl_videosearch.data_prep.synthetic.defects import DEFECT_TYPES, defect_from_meta
-from verl_videosearch.data_prep.traces.notes import Notes, sum_severity
+from verl_videosearch.data_prep.synthetic.defects import (
+    DEFECT_TYPES,
+    defect_from_meta,
+    total_severity,
+)
+from verl_videosearch.data_prep.traces.notes import Notes
 
 from tests.data_prep.test_teacher import is_right, judge, make_pairs
 from verl_videosearch.episode import EpisodeConfig
@@ -20,6 +24,12 @@ LOOKS = EpisodeConfig(
 )
 PAIRS = make_pairs("looks", 60)
 TWO_CUES = [pair for pair in PAIRS if pair.meta["pair_type"] == "both_hidden"]
+SCORE = r"; TA (\d):(\d), VQ (\d):(\d), MQ (\d):(\d), in all (\d):(\d), (equal|video \d better)"
+
+
+def read_score(note: str) -> list[str]:
+    """Return the numbers of TA, VQ, MQ and in all, and which video that makes better."""
+    return list(re.search(SCORE + "(?:</Snapshot>|$)", note).groups())
 
 
 def read_notes(sample: PreferenceSample, **choices: object) -> list[str]:
@@ -48,10 +58,10 @@ def test_the_first_note_says_of_each_frame_where_its_marker_points(pair: Prefere
 @pytest.mark.parametrize("pair", TWO_CUES, ids=lambda pair: pair.uid)
 def test_each_place_is_noted_once_with_its_defects(pair: PreferenceSample) -> None:
     *_, second, last = read_notes(pair)
-    assert ": nothing yet; in all " in second and last.count(":") == 1
+    assert ": nothing yet; TA " in second and re.sub(SCORE, "", last).count(":") == 1
     assert last.startswith(re.search(r"; (\d+, \d+): nothing yet", second)[1])
     for side in (1, 2):
-        named = re.findall(rf"video {side} (\w+)", second + last)
+        named = re.findall(rf"video {side} (\w+)", re.sub(SCORE, " ", second + last))
         types = [defect["type"] for defect in pair.meta[f"defects_{side}"]]
         assert Counter(named) == Counter(types) + Counter({"clean": 2 - len(types)})
 
@@ -59,20 +69,20 @@ def test_each_place_is_noted_once_with_its_defects(pair: PreferenceSample) -> No
 def test_what_was_not_looked_at_stays_open_in_words() -> None:
     for pair in TWO_CUES:
         notes = read_notes(pair, cued_gap=0.0, one_cue=1.0)
-        assert len(notes) == 2 and ": nothing yet; in all " in notes[-1]
+        assert len(notes) == 2 and ": nothing yet; TA " in notes[-1]
 
 
-def test_the_conclusion_counts_what_the_overall_label_compares() -> None:
-    for pair in TWO_CUES:
-        _, messages = judge(pair, LOOKS, notes=Notes.LIST)
-        one, two = map(
-            int, re.search(r"(\d+) against (\d+)", messages[-1]["content"][0]["text"]).groups()
-        )
-        assert (one, two) == tuple(
-            sum_severity([defect_from_meta(each) for each in pair.meta[f"defects_{side}"]])
-            for side in (1, 2)
-        )
-        assert pair.labels["OA"] == (0 if one == two else 1 if one < two else 2)
+def test_the_score_says_what_each_label_compares() -> None:
+    words = {0: "equal", 1: "video 1 better", 2: "video 2 better"}
+    for pair in PAIRS:
+        *said, better = read_score(read_notes(pair)[-1])
+        sides = [[defect_from_meta(each) for each in pair.meta[f"defects_{n}"]] for n in (1, 2)]
+        dims = [[total_severity(side, key) for side in sides] for key in ("TA", "VQ", "MQ")]
+        scores = [*dims, [sum(side) for side in zip(*dims, strict=True)]]
+        assert [int(each) for each in said] == [number for score in scores for number in score]
+        for key, (one, two) in zip(("TA", "VQ", "MQ", "OA"), scores, strict=True):
+            assert pair.labels[key] == (0 if one == two else 1 if one < two else 2)
+        assert better == words[pair.labels["OA"]]
 
 
 def test_what_was_found_is_kept_in_the_snapshot_and_nowhere_else() -> None:
@@ -80,7 +90,7 @@ def test_what_was_found_is_kept_in_the_snapshot_and_nowhere_else() -> None:
         _, messages = judge(pair, LOOKS, notes=Notes.LIST)
         for message in (m for m in messages if m["role"] == "assistant"):
             snapshot, rest = message["content"][0]["text"].split("</Snapshot>")
-            assert re.search(r"; in all \d+ against \d+$", snapshot) and "against" not in rest
+            assert re.search(SCORE + "$", snapshot) and not re.search(r"\d:\d", rest)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -91,10 +101,11 @@ def test_looks_of_one_dialogue_are_counted_together(seed: int) -> None:
         row = PairCaptions(pair, candidates, LOOKS, Notes.LIST).make_row(config)
         found = [0, 0]
         for reply in row["replies"]:
-            if count := re.search(r"(\d+) against (\d+)", reply):
+            if reply.startswith("<Snapshot>"):
+                *_, one, two, _ = read_score(reply)
                 named = re.search(r"video 1 (\w+), video 2 (\w+)", reply).groups()
                 found = [n + 3 * (name != "clean") for n, name in zip(found, named, strict=True)]
-                assert found == [int(count[1]), int(count[2])]
+                assert found == [int(one), int(two)]
         num_two += sum(found) > 3
     assert num_two
 
@@ -114,8 +125,8 @@ def test_a_call_for_one_video_is_noted_under_its_frame() -> None:
     pair = TWO_CUES[0]
     captions = PairCaptions(pair, CandidateFrames((0.0,) * 28, (0.0,) * 28), LOOKS, Notes.LIST)
     said = captions.caption_look([4, 5], random.Random(0))
-    note = r"<Snapshot>4: video 1 (clean|\w+)( on \d)?; in all \d against 0</Snapshot>"
-    assert re.match(note, said)
+    assert re.match(rf"<Snapshot>4: video 1 (clean|\w+)( on \d)?{SCORE}</Snapshot>", said)
+    assert read_score(said)[7] == "0"
     assert any(name in said for name in [*DEFECT_TYPES, "clean"])
 
 
@@ -139,3 +150,15 @@ def test_a_place_that_is_half_seen_is_named_by_what_is_left(
         assert asked.isdisjoint(number for each in left for number in each)
         num_open += len(left)
     assert num_open
+
+
+def test_pairs_whose_first_view_shows_a_defect_have_rows_with_other_frames() -> None:
+    candidates = CandidateFrames((0.0,) * 28, (0.0,) * 28)
+    num_rows = {}
+    for pair in PAIRS:
+        captions = PairCaptions(pair, candidates, LOOKS, Notes.LIST)
+        rows = captions.make_rows(CaptionConfig(num_visible=4))
+        num_rows.setdefault(pair.meta["pair_type"], set()).add(len(rows))
+        assert rows[0] == captions.make_row(CaptionConfig())
+        assert len({str(row["captioned_frames"]) for row in rows}) == len(rows)
+    assert num_rows.pop("visible") == {4} and set.union(*num_rows.values()) == {1}
