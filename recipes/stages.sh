@@ -3,7 +3,7 @@
 # A stage whose result is there is skipped, and one that fails ends the pipeline: the same command
 # goes on. Stages named on the command line are run again, from nothing, and no other:
 #
-#   recipes/tiny.sh rft judge_rft
+#   recipes/tiny.sh rft judge_rft       (LIST=1 recipes/tiny.sh names all)
 #
 # Results are in $OUT, what the programs said in $OUT/logs.
 set -euo pipefail
@@ -13,12 +13,23 @@ EPISODE=()  # name=value, what a model needs beside the settings of its recipe
 TINY=       # ends the names of the tiny recipes
 
 is_asked() { # NAME: true when all stages are run, or this one by its name
-  [[ $ONLY != *[a-z]* || $ONLY == *" $1 "* ]]
+  [[ -z ${LIST:-} ]] || { echo "$1" && return 1; }
+  [[ $ONLY != *[^\ ]* || $ONLY == *" $1 "* ]]
+}
+
+check_names() { # WORD ...: ends the pipeline before it begins when no stage has such a name
+  [[ $# -gt 0 && -z ${LIST:-} ]] || return 0
+  local word names && names=$(LIST=1 bash "$0")
+  for word; do
+    grep -qxF -- "$word" <<<"$names" && continue
+    echo "no stage is called '$word'; there are $(awk '!seen[$0]++' <<<"$names" | xargs)" >&2
+    exit 2
+  done
 }
 
 announce() { # [WORDS]: what to expect, when the whole story is asked for
   local words="Results in $OUT, logs in $OUT/logs. Killed, the same command goes on where it was."
-  [[ $ONLY == *[a-z]* ]] || echo "$words ${1:-}" >&2
+  [[ $ONLY == *[^\ ]* || -n ${LIST:-} ]] || echo "$words ${1:-}" >&2
 }
 
 stage() { # NAME RESULT [OPTION OF recipes.stage ...] -- MODULE [ARGUMENT ...]
@@ -27,7 +38,7 @@ stage() { # NAME RESULT [OPTION OF recipes.stage ...] -- MODULE [ARGUMENT ...]
   while [[ $1 != -- ]]; do options+=("$1") && shift; done
   shift
   is_asked "$name" || return 0
-  [[ $ONLY != *[a-z]* ]] || options+=(--again)
+  [[ $ONLY != *[^\ ]* ]] || options+=(--again)
   "$PYTHON" -m verl_videosearch.recipes.stage "$name" --result "$OUT/$result" --logs "$OUT/logs" \
     "${options[@]}" -- "$PYTHON" -m "$@"
 }
@@ -95,3 +106,5 @@ probe() { # RUN NAME [OPTION ...]: what a finished run owes to its search (probe
     verl_videosearch.cli probe "$OUT/runs/$1" "$REPLIES" "$OUT/models/$1" --out "$OUT/runs/$1-$2" \
     --video-root "$VIDEOS" --concurrency 64 "${@:3}"
 }
+
+check_names "$@"

@@ -177,5 +177,7 @@ def _rename(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def explain_no_model(folder: Path) -> str:
     """Say why a folder is no checkpoint, and what to give."""
-    why = "it has no config.json" if os.path.isdir(folder) else "no such folder"
+    why = "no such folder"
+    if os.path.exists(folder):
+        why = "it has no config.json" if os.path.isdir(folder) else "a file, not a folder"
     return f"{folder} is no model: {why}; give a Hugging Face folder"

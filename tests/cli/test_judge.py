@@ -83,7 +83,9 @@ def test_without_a_model_there_are_three_ways_to_paste(clips: Path) -> None:
         (["a.mp4", "b.mp4"], "--prompt TEXT"),
         (["a.mp4", "--pairs", "p.csv"], "--pairs names videos"),
         (["--pairs", "p.csv"], "no such file"),
+        (["--pairs", "p" * 300 + ".csv"], "no such file"),
         (["a.mp4", "b.mp4", "--prompt", "x"], "no such file: a.mp4, b.mp4"),
+        (["https://me:secret@host/a.mp4", __file__, "--prompt", "x"], "***@host/a.mp4 (addresses"),
         (["a" * 300, __file__, "--prompt", "x"], "no such file: aaa"),
         (["/dev/null", ".", "--prompt", "x"], "no such file: /dev/null, ."),
         ([__file__, __file__, "--prompt", "x", "--set", "windows=1"], "windows"),
@@ -101,6 +103,14 @@ def test_a_missing_video_is_said_first(clips: Path, server: ScriptedServer) -> N
     result = run("judge", *videos, "--prompt", "a cat", *model(server))
     assert result.exit_code == 2 and "gone.mp4" in result.output
     assert CLEAN not in result.output and len(server.requests) == num_asked
+
+
+def test_clips_to_rank_are_looked_for_first(clips: Path) -> None:
+    where = ("--endpoint", "http://127.0.0.1:9/v1", "--model", "tiny")
+    result = run("rank", "a cat", clips / CLEAN, clips / "gone.mp4", *where)
+    assert result.exit_code == 2 and "gone.mp4" in result.output and CLEAN not in result.output
+    result = run("rank", "a cat", clips / CLEAN, *where)
+    assert result.exit_code == 2 and "give two clips or more" in result.output
 
 
 def test_a_server_that_is_not_there_is_one_line(clips: Path) -> None:
@@ -122,6 +132,34 @@ def test_a_file_of_pairs_without_labels(clips: Path, server: ScriptedServer) -> 
     found = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["overall"] for row in found] == [1, None, 0]
     assert found[1]["error_kind"] == "video_missing" and found[0]["error"] is None
+    said = f"no such file: {clips / 'gone.mp4'}; 1 of 3 pairs will fail"
+    assert said in result.output and said not in result.stdout
+
+
+def test_what_was_judged_is_kept_beside_the_results(clips: Path, server: ScriptedServer) -> None:
+    pairs, out = clips / "pairs.csv", clips / "made" / "results.jsonl"
+    pairs.write_text(f"prompt,video_1,video_2\na,{CLEAN},{DEFECT}\nb,{CLEAN},later.mp4\n")
+    command = ("judge", "--pairs", pairs, "--out", out, *model(server))
+    first = run(*command)
+    assert first.exit_code == 1 and "the same command goes on" in first.output
+    num_first = len(server.requests)
+    (clips / "later.mp4").write_bytes((clips / OTHER).read_bytes())
+    assert run(*command).exit_code == 0
+    num_second = len(server.requests) - num_first
+    assert run(*command).exit_code == 0
+    assert num_second and len(server.requests) == num_first + num_second
+    assert [json.loads(line)["overall"] for line in out.read_text().splitlines()] == [1, 0]
+    assert {file.name for file in out.parent.iterdir()} >= {"results.jsonl", "results.sqlite"}
+
+
+def test_pairs_without_any_of_their_films_load_no_model(clips: Path) -> None:
+    pairs = clips / "pairs.csv"
+    rows = "".join(f"a,{CLEAN},gone{number}.mp4\n" for number in range(5))
+    pairs.write_text("prompt,video_1,video_2\n" + rows)
+    where = ("--endpoint", "http://127.0.0.1:9/v1", "--model", "tiny")
+    result = run("judge", "--pairs", pairs, *where)
+    assert result.exit_code == 2 and "127.0.0.1" not in result.output
+    assert "gone2.mp4 and 2 more; paths are absolute or relative" in result.output
 
 
 def test_what_a_model_says_cannot_steer_the_terminal(clips: Path) -> None:

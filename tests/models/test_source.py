@@ -361,6 +361,7 @@ def test_a_server_that_does_not_come_up_is_one_error(
         ([], "give one of --endpoint URL"),
         (["--endpoint", "http://localhost:1/v1", "--local", "."], "give one of --endpoint URL"),
         (["--local", "nowhere"], "nowhere is no model: no such folder"),
+        (["--local", __file__], "is no model: a file, not a folder"),
         (
             ["--endpoint", "http://localhost:1/v1", "--serve-option=--dtype=half"],
             "--serve-option is for --serve",

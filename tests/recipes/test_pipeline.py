@@ -153,6 +153,20 @@ def test_a_stage_alone(tmp_path: Path) -> None:
     assert all("--again" in words for words in commands.values())
 
 
+@pytest.mark.parametrize("settings", [{"PROFILE": "tiny"}, {"PROFILE": "looks"}, BIG])
+def test_an_unknown_stage_ends_the_pipeline_before_it_begins(
+    tmp_path: Path, settings: dict[str, str]
+) -> None:
+    for words in (("rft", "judge_rtf"), ("3",), ("RFT",)):
+        result = run_pipeline(tmp_path, *words, **settings)
+        assert result.returncode == 2 and not result.stdout
+        assert f"no stage is called '{words[-1]}'; there are " in result.stderr
+        assert " rft grpo judge_" in result.stderr
+    listed = run_pipeline(tmp_path, LIST="1", **settings)
+    names = list(list_commands(tmp_path, **settings))
+    assert set(listed.stdout.split()) - {"results"} == set(names) and not listed.stderr
+
+
 def test_training_pairs_are_split_against_every_benchmark_that_is_reported(tmp_path: Path) -> None:
     commands = list_commands(tmp_path, **BIG)
     built = [name for name in commands if name.startswith("benchmark_")]

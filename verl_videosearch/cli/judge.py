@@ -11,9 +11,10 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import shlex
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
     from verl_videosearch.judge.pair_judge import Outcome
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Pair = tuple[str, str, str]
+"""Prompt, video 1, video 2."""
+NUM_NAMED = 3
+"""So many missing films are named, the others counted."""
 Json = Annotated[bool, typer.Option("--json", help="Print everything as JSON, one object a line.")]
 
 
@@ -163,12 +168,19 @@ def run_judge(
     call: CallOptions,
     source: ModelSource,
 ) -> None:
-    """Judge two videos of one prompt, or a file of such pairs; no label is needed."""
+    """Judge two videos of one prompt, or a file of such pairs; no label is needed.
+
+    A file of pairs with --out is remembered beside it (FILE.sqlite), so that the same command goes
+    on where it was.
+    """
     with explain_errors():
         _check_use(video_1, video_2, prompt, pairs)
+        rows = None if pairs is None else _read_pairs(pairs)
+        if rows is not None and out is not None and call.cache is None:
+            call = replace(call, cache=out.with_suffix(".sqlite"))
         with options.make_judge(source, **asdict(call)) as judge:
-            if pairs is not None:
-                _judge_pairs(judge, pairs, out, as_json)
+            if rows is not None:
+                _judge_pairs(judge, rows, out, as_json)
             else:
                 _judge_one(judge, str(prompt), (video_1, video_2), out, as_json)
 
@@ -196,9 +208,24 @@ def _check_use(
             "give the text prompt that both videos were made from: --prompt TEXT "
             "(how well a video follows it is a part of the verdict)"
         )
-    films = [video for video in (video_1, video_2) if video is not None]
-    if missing := [str(film) for film in films if not os.path.isfile(film)]:
-        raise ValueError(f"no such file: {', '.join(missing)}")
+    refuse_missing([video for video in (video_1, video_2) if video is not None])
+
+
+def refuse_missing(films: Iterable[Path]) -> None:
+    """Raise `ValueError` when a film is no file: said before a model is loaded."""
+    if missing := [film for film in films if not os.path.isfile(film)]:
+        raise ValueError(f"no such file: {_name_films(missing)}")
+
+
+def _name_films(films: Sequence[Path | str]) -> str:
+    """Name the first films; an address, which nobody fetches, without its password."""
+    from verl_videosearch.models.address import hide_password
+
+    addresses = [film for film in films if re.match(r"\w+:/", str(film))]
+    named = [hide_password(str(f)) if f in addresses else str(f) for f in films[:NUM_NAMED]]
+    more = f" and {len(films) - NUM_NAMED} more" if len(films) > NUM_NAMED else ""
+    advice = " (addresses are not fetched: download them first)" if addresses else ""
+    return ", ".join(named) + more + advice
 
 
 def _judge_one(
@@ -268,19 +295,38 @@ def _describe_certainty(comparison: Comparison) -> list[str]:
     ]
 
 
-def _judge_pairs(judge: Judge, path: Path, out: Path | None, as_json: bool) -> None:
+def _read_pairs(path: Path) -> list[Pair]:
+    """Read a file of pairs, and say before any model is loaded which films are not there."""
     from verl_videosearch.judge.pair_file import read_pairs
-    from verl_videosearch.runs.progress import make_bar
 
     pairs = read_pairs(path)
+    films = dict.fromkeys(film for _, *videos in pairs for film in videos)
+    missing = {film for film in films if not os.path.isfile(film)}
+    if not missing:
+        return pairs
+    lost = sum(not missing.isdisjoint(videos) for _, *videos in pairs)
+    words = f"{path}: no such file: {_name_films([film for film in films if film in missing])}"
+    if lost == len(pairs):
+        raise ValueError(f"{words}; paths are absolute or relative to the folder of {path.name}")
+    typer.echo(clean_text(f"{words}; {lost} of {len(pairs)} pairs will fail"), err=True)
+    return pairs
+
+
+def _judge_pairs(judge: Judge, pairs: list[Pair], out: Path | None, as_json: bool) -> None:
+    from verl_videosearch.runs.folder import RunFolder
+    from verl_videosearch.runs.progress import make_bar
+
+    if out is not None:
+        kept = f"Killed, the same command goes on: episodes are kept in {judge.config.cache}."
+        typer.echo(clean_text(kept), err=True)
     with make_bar() as bar:
         total = len(pairs) * len(judge.config.orders)
         task = bar.add_task("episodes", total=total, figures="")
         outcomes = judge.compare_many(pairs, on_episode=lambda record: bar.advance(task))
     lines = [describe_outcome(*each) for each in zip(pairs, outcomes, strict=True)]
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        RunFolder(out.parent).write_text(out.name, text)
     for number, (line, outcome) in enumerate(zip(lines, outcomes, strict=True), start=1):
         typer.echo(json.dumps(line)) if as_json else say(f"{number}: {line['error'] or outcome}")
     failed = sum(line["error"] is not None for line in lines)

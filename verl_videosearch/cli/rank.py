@@ -18,7 +18,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from verl_videosearch.cli.console import INCOMPLETE, explain_errors, say
-from verl_videosearch.cli.judge import CallOptions, Json, JudgeOptions, offers_models
+from verl_videosearch.cli.judge import (
+    CallOptions,
+    Json,
+    JudgeOptions,
+    offers_models,
+    refuse_missing,
+)
 from verl_videosearch.models.option_groups import takes_group
 from verl_videosearch.models.options import takes_source
 from verl_videosearch.models.source import ModelSource  # takes_source looks it up
@@ -49,6 +55,9 @@ def run_rank(
     from verl_videosearch.runs.progress import make_bar
 
     with explain_errors():
+        if len(videos) < 2:
+            raise ValueError("give two clips or more: videosearch rank PROMPT A.mp4 B.mp4 ...")
+        refuse_missing(videos)
         judge = options.make_judge(source, **asdict(call))
         num_pairs = len(videos) * (len(videos) - 1) // 2
         with judge, make_bar() as bar:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ _EXAMPLE = '{"prompt": "a cat jumps", "video_1": "a.mp4", "video_2": "b.mp4"}'
 
 def read_pairs(path: Path) -> list[tuple[str, str, str]]:
     """Return (prompt, video 1, video 2) of every row; a `ValueError` names file and row."""
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises for a name that is too long
         raise ValueError(f"no such file: {str(path)!r}; give a csv, jsonl or parquet file of pairs")
     if path.suffix == ".parquet":
         samples = read_samples(path)

@@ -110,10 +110,10 @@ def is_abandoned(file: StoredFile) -> bool:
 def format_bytes(number: float) -> str:
     """Say a size in words.
 
-    >>> format_bytes(1.5e12), format_bytes(2_500_000), format_bytes(17)
-    ('1.5 TB', '2.5 MB', '17 bytes')
+    >>> format_bytes(1.5e12), format_bytes(2_500_000), format_bytes(17), format_bytes(999_700_000)
+    ('1.5 TB', '2.5 MB', '17 bytes', '1 GB')
     """
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if number >= size:
+    for unit, size in (("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= 0.9995 * size:  # three digits of less would be 1e+03 of the smaller unit
             return f"{number / size:.3g} {unit}"
     return f"{number:.0f} bytes"
