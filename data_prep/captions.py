@@ -33,8 +33,6 @@ from typing import Annotated, Any
 
 import pyarrow as pa
 import typer
-from rich.console import Console
-from rich.progress import track
 from verl_videosearch.data_prep.cold_start import read_pairs
 from verl_videosearch.data_prep.synthetic.defects import Defect, defect_from_meta
 from verl_videosearch.data_prep.traces.notes import NoteBook, Notes
@@ -53,6 +51,7 @@ from verl_videosearch.frames import CandidateFrames, FrameLocation
 from verl_videosearch.models.option_groups import Recipe, Set, Store, VideoRoot
 from verl_videosearch.recipe import read_episode
 from verl_videosearch.report.console import explain_errors, say
+from verl_videosearch.runs.progress import track
 from verl_videosearch.sample import PreferenceSample, to_row, write_rows
 from verl_videosearch.video.pair import load_pair
 from verl_videosearch.video.store import FrameStore
@@ -233,11 +232,11 @@ def main(
     seed: Annotated[int, typer.Option(help="The same seed chooses the same frames.")] = 0,
 ) -> None:
     """Write captions of frames."""
-    console, frame_store, rows, failures = Console(), FrameStore(store), [], 0
+    frame_store, rows, failures = FrameStore(store), [], 0
     with explain_errors():
         config = CaptionConfig(frames, looks, marked, visible, seed)
         settings = read_episode(recipe, episode or ())
-        for sample in track(read_pairs(pairs, limit), "captioning", console=console):
+        for sample in track(read_pairs(pairs, limit), "captioning"):
             try:
                 pair = load_pair(sample, frame_store, settings, video_root)
             except EpisodeFailure as failure:

@@ -23,7 +23,6 @@ from typing import Annotated
 import numpy as np
 import typer
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from verl_videosearch.data_prep.synthetic.clips import (
     AUTO,
@@ -44,6 +43,7 @@ from verl_videosearch.data_prep.synthetic.defects import (
 from verl_videosearch.config import NOT_EMPTY, at_least, check, fulfils
 from verl_videosearch.judgement import OVERALL
 from verl_videosearch.report.console import explain_errors, say
+from verl_videosearch.runs.progress import track
 from verl_videosearch.sample import PreferenceSample, write_samples
 from verl_videosearch.video.decode import VideoError
 from verl_videosearch.video.lossless import SUFFIX, store_lossless

@@ -31,14 +31,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from verl_videosearch.data_prep.sets.frame_filler import FrameFiller, fill_video
 
 from verl_videosearch.episode import EpisodeConfig
@@ -46,6 +38,7 @@ from verl_videosearch.extras import Extra, require
 from verl_videosearch.models.option_groups import Store, VideoRoot
 from verl_videosearch.report.console import explain_errors
 from verl_videosearch.runs.jobs import ExitStatus
+from verl_videosearch.runs.progress import make_bar
 from verl_videosearch.sample import PreferenceSample, read_samples, write_samples
 from verl_videosearch.video.decode import DECODE_TIMEOUT_S, FramePlan
 from verl_videosearch.video.pair import plan_frames
@@ -252,15 +245,8 @@ def main(
     with explain_errors():
         if not estimate(rows, fill, folder, console) and not force:
             raise ValueError("the disk is too small; free some, lower --max-pixels, or --force")
-    columns = (
-        TextColumn("videos"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("videos", total=len(rows))
+    with make_bar() as progress:
+        task = progress.add_task("videos", total=len(rows), figures="")
         fill_store(rows, fill, workers, report, on_result=lambda: progress.advance(task))
     write_report(report_file, report)
     console.print(report.describe(report_file, workers), markup=False, soft_wrap=True)

@@ -18,7 +18,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import track
 from verl_videosearch.data_prep.hide_and_seek.build import (
     OtherDataSetError,
     build_pairs,
@@ -38,6 +37,7 @@ from verl_videosearch.data_prep.hide_and_seek.sheet import write_sheet
 from verl_videosearch.data_prep.synthetic.clips import AUTO, ClipError, find_clips
 
 from verl_videosearch.report.console import REFUSED
+from verl_videosearch.runs.progress import track
 from verl_videosearch.video.decode import VideoError
 
 
@@ -62,9 +62,7 @@ def make_data_set(
     start = time.perf_counter()
     split = prepare(clips, out, config)
     total = sum(config.num_pairs(name) for name in SPLITS)
-    pairs = track(
-        build_pairs(split, out, config, num_workers), "making pairs", total, console=console
-    )
+    pairs = track(build_pairs(split, out, config, num_workers), "making pairs", total)
     results = list(pairs)
     build_s = time.perf_counter() - start
     write_splits(results, out)

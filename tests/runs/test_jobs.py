@@ -3,6 +3,7 @@ exit status says which it was."""
 
 import asyncio
 import os
+import re
 import time
 from io import StringIO
 from pathlib import Path
@@ -24,7 +25,7 @@ from verl_videosearch.runs.jobs import (
     read_summary,
     run_jobs,
 )
-from verl_videosearch.runs.progress import show_progress
+from verl_videosearch.runs.progress import LoggedProgress, show_progress, track
 from verl_videosearch.runs.record import EpisodeRecord, RecordKind, record_episode
 from verl_videosearch.sample import Order, PreferenceSample
 
@@ -293,6 +294,27 @@ def test_a_full_disk_is_said_and_costs_no_finished_episode(tmp_path: Path, monke
 def test_wrong_limits_are_refused(wrong: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         RunLimits(**wrong)
+
+
+def test_a_log_gets_a_line_now_and_then() -> None:
+    clock = iter(range(0, 10_000, 25))
+    console = Console(file=StringIO(), width=40)
+    with LoggedProgress(console=console, get_time=lambda: next(clock)) as bar:
+        task = bar.add_task("[episodes]", total=1200, figures="right 50.0 % (1/2)")
+        for _ in range(6):
+            bar.update(task, advance=200)
+    lines = console.file.getvalue().splitlines()
+    assert 1 < len(lines) <= 7, lines
+    time = r"0:\d\d:\d\d"
+    line = rf"\[episodes\]: \d+ of 1,200 done, {time} gone(, {time} left)?, right 50.0 % \(1/2\)"
+    assert re.fullmatch(line, lines[0])
+
+
+def test_items_are_tracked_and_a_terminal_gets_a_bar_alone() -> None:
+    console = Console(file=StringIO(), force_terminal=True, width=80)
+    assert list(track([1, 2, 3], "pairs", console=console)) == [1, 2, 3]
+    assert "3/3" in console.file.getvalue() and "done" not in console.file.getvalue()
+    assert list(track(iter("ab"), "pairs", 2, Console(file=StringIO()))) == ["a", "b"]
 
 
 def test_the_bar_shows_how_many_are_right(tmp_path: Path) -> None:

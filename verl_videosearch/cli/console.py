@@ -1,4 +1,4 @@
-"""What every verb shares: how it refuses, how it shows progress, how `name=value` is read."""
+"""What every verb shares: how it refuses, how `name=value` is read."""
 
 from __future__ import annotations
 
@@ -6,33 +6,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-
 from verl_videosearch.report.console import REFUSED, explain_errors, say
 
 __all__ = ["REFUSED", "explain_errors", "say"]
 INCOMPLETE = 1
-
-
-def make_progress() -> Progress:
-    """Return a bar that tells how many are done and how long the rest will take."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
 
 
 def read_assignments(assignments: Sequence[str]) -> dict[str, Any]:

@@ -1,22 +1,28 @@
-"""A progress bar for a run: episodes done, time left, failures, and how many verdicts are right.
+"""How far a program is: a bar on a terminal, and a line a minute in a log.
 
     with show_progress("episodes", summary) as on_record:
         summary = asyncio.run(run_jobs(jobs, play, journal, on_record=on_record))
+    for pair in track(pairs, "writing pairs"):
+        ...
 
-The one idea: it watches records and knows nothing else, so every program has the same bar. It goes
-to stderr; where that is no terminal, rich prints its last state only."""
+The one idea: long runs end in the log of a batch system, where no bar can be drawn; there the same
+bar says now and then how many are done and how long the rest will take. It goes to stderr. A bar of
+episodes watches records and knows nothing else, so every program has the same one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -24,6 +30,10 @@ from rich.progress import (
 
 from verl_videosearch.runs.jobs import RunSummary
 from verl_videosearch.runs.record import EpisodeRecord
+
+T = TypeVar("T")
+LINE_EVERY_S = 60.0
+"""Between two lines of a bar that is no bar, in seconds."""
 
 
 @dataclass
@@ -76,10 +86,45 @@ def show_progress(
         yield on_record
 
 
-def make_bar(console: Console | None = None) -> Progress:
+class LoggedProgress(Progress):
+    """Progress that is written line by line where there is no terminal; its tasks have a field
+    `figures`."""
+
+    def __init__(self, *columns: Any, line_every_s: float = LINE_EVERY_S, **options: Any) -> None:
+        super().__init__(*columns, **options)
+        self._line_every_s, self._said_s = line_every_s, self.get_time()
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:  # type: ignore[override]
+        """Change a task, see `rich.progress.Progress`."""
+        super().update(task_id, **changes)
+        self._say_now_and_then(task_id)
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        """Count steps of a task."""
+        super().advance(task_id, advance)
+        self._say_now_and_then(task_id)
+
+    def _say_now_and_then(self, task_id: TaskID) -> None:
+        now = self.get_time()
+        if self.console.is_terminal or now - self._said_s < self._line_every_s:
+            return
+        self._said_s = now
+        task = self._tasks[task_id]
+        words = [f"{task.completed:,.0f} of {task.total or 0:,.0f} done"]
+        if task.elapsed is not None:
+            words.append(f"{_in_words(task.elapsed)} gone")
+        if task.time_remaining is not None:
+            words.append(f"{_in_words(task.time_remaining)} left")
+        if figures := task.fields.get("figures"):
+            words.append(str(figures))
+        line = f"{task.description}: {', '.join(words)}"
+        self.console.print(line, markup=False, soft_wrap=True, highlight=False)
+
+
+def make_bar(console: Console | None = None) -> LoggedProgress:
     """Return a bar that tells how many are done and how long the rest will take; its tasks have a
     field `figures`."""
-    return Progress(
+    return LoggedProgress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -91,6 +136,23 @@ def make_bar(console: Console | None = None) -> Progress:
     )
 
 
+def track(
+    items: Iterable[T], what: str, total: int | None = None, console: Console | None = None
+) -> Iterator[T]:
+    """Yield items and show how many are done; `total` for those that do not know their number."""
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    with make_bar(console) as bar:
+        task = bar.add_task(what, total=total, figures="")
+        for item in items:
+            yield item
+            bar.advance(task)
+
+
 def _add_all(figures: RunningFigures, records: Iterable[EpisodeRecord]) -> None:
     for record in records:
         figures.add(record)
+
+
+def _in_words(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
