@@ -131,7 +131,7 @@ def _check_verdict(reply: str, found: Note) -> Iterator[Check]:
     score, _ = said
     is_damaged = any(each != CLEAN_PLACE for each in found.values())
     follows = {key: _compare(sides) for key, sides in score.items()}
-    yield "concluded", is_damaged, verdict == follows
+    yield "concluded", is_damaged, {key: verdict.get(key) for key in follows} == follows
     one, two = score[OVERALL]
     if one == two > 0:
         yield "tied", True, verdict.get(OVERALL) == 0
@@ -206,6 +206,11 @@ def check_file(title: str, records: Sequence[EpisodeRecord]) -> None:
         raise ValueError(
             f"{title}: no first note goes frame by frame; give episodes of a judge taught with "
             "--notes list (PROFILE=looks recipes/pipeline.sh)"
+        )
+    if not any(read_score(turn.reply) for record in records for turn in record.turns):
+        raise ValueError(
+            f"{title}: no note ends with a score (`in all 3:0, video 2 better`); judges that were "
+            "taught before it are read by the commit that taught them (docs/results.md)"
         )
 
 

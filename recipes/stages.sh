@@ -13,23 +13,23 @@ EPISODE=()  # name=value, what a model needs beside the settings of its recipe
 TINY=       # ends the names of the tiny recipes
 
 is_asked() { # NAME: true when all stages are run, or this one by its name
-  [[ -z ${LIST:-} ]] || { echo "$1" && return 1; }
+  [[ ${LIST:-} != 1 ]] || { echo "$1" && return 1; }
   [[ $ONLY != *[^\ ]* || $ONLY == *" $1 "* ]]
 }
 
 check_names() { # WORD ...: ends the pipeline before it begins when no stage has such a name
-  [[ $# -gt 0 && -z ${LIST:-} ]] || return 0
+  [[ $# -gt 0 && ${LIST:-} != 1 ]] || return 0
   local word names && names=$(LIST=1 bash "$0")
   for word; do
     grep -qxF -- "$word" <<<"$names" && continue
-    echo "no stage is called '$word'; there are $(awk '!seen[$0]++' <<<"$names" | xargs)" >&2
+    echo "no stage is called '$word'; there are $(xargs <<<"$names")" >&2
     exit 2
   done
 }
 
 announce() { # [WORDS]: what to expect, when the whole story is asked for
   local words="Results in $OUT, logs in $OUT/logs. Killed, the same command goes on where it was."
-  [[ $ONLY == *[^\ ]* || -n ${LIST:-} ]] || echo "$words ${1:-}" >&2
+  [[ $ONLY == *[^\ ]* || ${LIST:-} == 1 ]] || echo "$words ${1:-}" >&2
 }
 
 stage() { # NAME RESULT [OPTION OF recipes.stage ...] -- MODULE [ARGUMENT ...]
@@ -55,7 +55,7 @@ split_pairs() { # [OPTION ...]: parts that share no prompt and no video, with ea
   stage splits splits --work "$OUT/splits.work" -- verl_videosearch.data_prep.split "$PAIRS" \
     --out "$OUT/splits.work" --video-root "$VIDEOS" --fractions "$PARTS" --seed "$SEED" \
     --both-orders validation "$@"
-  ! is_asked splits || grep -hsE '^against |removed as overlap' "$OUT/logs/splits.log" || true
+  [[ ${LIST:-} == 1 ]] || ! is_asked splits || grep -hsE '^against |removed as overlap' "$OUT/logs/splits.log" || true
 }
 
 make_traces() { # [OPTION ...]: a teacher judges pairs; what is right is taught first

@@ -70,6 +70,7 @@ def test_each_fault_is_found_where_it_is() -> None:
     assert find_wrong(play(pair, alter=(1, "; TA", "; "))) == {"counted"}
     assert find_wrong(play(pair, alter=(2, "OA=1", "OA=2"))) == {"concluded"}
     assert find_wrong(play(pair, alter=(2, "TA=0", "TA=2"))) == {"concluded"}
+    assert find_wrong(play(pair, alter=(2, "TA=0", "CF=1, TA=0"))) == set()
     assert find_wrong(play(pair, alter=(2, "video 1 better", "equal"))) == {"compared"}
     assert find_wrong(play(pair, alter=(2, "video 1 clean", "video 1 snow"))) - {"remembered"} == {
         "seen"
@@ -97,6 +98,10 @@ def test_files_of_other_pairs_or_notes_are_refused() -> None:
         tabulate("newest", [newest])
     with pytest.raises(ValueError, match="no first note"):
         tabulate("empty", [])
+    before = replace_turn(record, "<Snapshot>video 1 clean; frame 1 nothing; in all 3 against 0")
+    before = msgspec.structs.replace(before, turns=before.turns[:1])
+    with pytest.raises(ValueError, match="no note ends with a score"):
+        tabulate("before", [before])
     other = replace(record.sample, meta={**record.sample.meta, "profile": "tiny"})
     with pytest.raises(ValueError, match="profile looks are read here, got tiny"):
         tabulate("tiny", [msgspec.structs.replace(record, sample=other)])

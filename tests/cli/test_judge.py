@@ -1,6 +1,7 @@
 """`videosearch judge` and `rank`: a verdict that can be read, a list of ways without a model."""
 
 import json
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations
@@ -142,6 +143,7 @@ def test_what_was_judged_is_kept_beside_the_results(clips: Path, server: Scripte
     command = ("judge", "--pairs", pairs, "--out", out, *model(server))
     first = run(*command)
     assert first.exit_code == 1 and "the same command goes on" in first.output
+    assert "1 of 2 pairs judged, 1 failed; 0 of 4 episodes remembered" in first.output
     num_first = len(server.requests)
     (clips / "later.mp4").write_bytes((clips / OTHER).read_bytes())
     assert run(*command).exit_code == 0
@@ -149,7 +151,48 @@ def test_what_was_judged_is_kept_beside_the_results(clips: Path, server: Scripte
     assert run(*command).exit_code == 0
     assert num_second and len(server.requests) == num_first + num_second
     assert [json.loads(line)["overall"] for line in out.read_text().splitlines()] == [1, 0]
-    assert {file.name for file in out.parent.iterdir()} >= {"results.jsonl", "results.sqlite"}
+    assert {file.name for file in out.parent.iterdir()} >= {"results.jsonl", "results.jsonl.sqlite"}
+
+
+def test_results_that_cannot_be_written_are_said_first(clips: Path, server: ScriptedServer) -> None:
+    pairs = clips / "pairs.csv"
+    pairs.write_text(f"prompt,video_1,video_2\na,{CLEAN},{DEFECT}\n")
+    (clips / "taken.jsonl.sqlite").mkdir()
+    sqlite3.connect(clips / "foreign.jsonl.sqlite").execute("CREATE TABLE episodes (a TEXT)")
+    num_asked = len(server.requests)
+    for out, words in (
+        (clips, "--out names a file"),
+        ("..", "--out names a file"),
+        (pairs, "which is read"),
+        (pairs / "r.jsonl", "cannot write"),
+        ("/proc/nope/r.jsonl", "cannot write"),
+        (clips / "taken.jsonl", "cannot use"),
+        (clips / "foreign.jsonl", "is no cache of episodes"),
+    ):
+        result = run("judge", "--pairs", pairs, "--out", out, *model(server))
+        assert result.exit_code == 2 and words in result.output, result.output
+        assert len(result.output.splitlines()) == 1 and len(server.requests) == num_asked
+    both = (clips / CLEAN, clips / DEFECT, "--prompt", "a", "--out", "/proc/nope/x.html")
+    assert "cannot write" in run("judge", *both, *model(server)).output
+    assert pairs.read_text().startswith("prompt,") and len(server.requests) == num_asked
+
+
+def test_a_deadline_of_pairs_is_one_line(clips: Path, server: ScriptedServer) -> None:
+    pairs, out = clips / "pairs.csv", clips / "results.jsonl"
+    pairs.write_text(f"prompt,video_1,video_2\na,{CLEAN},{DEFECT}\n")
+    command = ("judge", "--pairs", pairs, "--out", out, *model(server))
+    result = run(*command, "--deadline-s", "0.000001")
+    assert result.exit_code == 2 and "not all pairs were judged: no result after" in result.output
+    assert "the same command goes on" in result.output.splitlines()[-1]
+
+
+def test_an_address_in_a_file_of_pairs_keeps_its_password(clips: Path) -> None:
+    pairs = clips / "pairs.csv"
+    pairs.write_text(f"prompt,video_1,video_2\na,{CLEAN},https://me:secret@host/b.mp4\n")
+    where = ("--endpoint", "http://127.0.0.1:9/v1", "--model", "tiny")
+    result = run("judge", "--pairs", pairs, *where)
+    assert result.exit_code == 2 and "secret" not in result.output
+    assert "https://***@host/b.mp4 (addresses are not fetched" in result.output
 
 
 def test_pairs_without_any_of_their_films_load_no_model(clips: Path) -> None:

@@ -306,8 +306,29 @@ def test_a_log_gets_a_line_now_and_then() -> None:
     lines = console.file.getvalue().splitlines()
     assert 1 < len(lines) <= 7, lines
     time = r"0:\d\d:\d\d"
-    line = rf"\[episodes\]: \d+ of 1,200 done, {time} gone(, {time} left)?, right 50.0 % \(1/2\)"
-    assert re.fullmatch(line, lines[0])
+    line = rf"\[episodes\]: [\d,]+ of 1,200 done, {time} gone, {time} left, right 50.0 % \(1/2\)"
+    assert re.fullmatch(line, lines[1])
+
+
+@pytest.mark.parametrize(("num_at_once", "every_s"), [(1, 40), (8, 61), (1, 700)])
+def test_the_time_left_is_told_of_slow_and_of_bursty_runs(num_at_once: int, every_s: int) -> None:
+    now = [0.0]
+    console = Console(file=StringIO(), width=200)
+    with LoggedProgress(console=console, get_time=lambda: now[0]) as bar:
+        task = bar.add_task("pairs", total=80, figures="")
+        for step in range(1, 7):
+            now[0] = step * every_s
+            for _ in range(num_at_once):
+                bar.advance(task)
+                now[0] += 0.1
+    assert " left" in console.file.getvalue().splitlines()[2]
+
+
+def test_a_bar_that_knows_no_total_counts() -> None:
+    console = Console(file=StringIO(), width=200)
+    with LoggedProgress(console=console, line_every_s=0) as bar:
+        bar.advance(bar.add_task("pairs", total=None, figures=""))
+    assert console.file.getvalue().startswith("pairs: 1 done")
 
 
 def test_items_are_tracked_and_a_terminal_gets_a_bar_alone() -> None:

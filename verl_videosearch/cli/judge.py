@@ -8,6 +8,7 @@ The one idea: without a model it lists the three ways to get one, each with a li
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
@@ -101,7 +102,7 @@ class CallOptions:
     cache: Annotated[
         Path | None, typer.Option(help="SQLite file that remembers episodes between commands.")
     ] = None
-    """Null: nothing is remembered."""
+    """Null: nothing is remembered, but for `judge --pairs --out`, which keeps it beside `--out`."""
     deadline_s: Annotated[
         float | None, typer.Option(help="Most seconds of all of it, retries included.")
     ] = None
@@ -170,14 +171,16 @@ def run_judge(
 ) -> None:
     """Judge two videos of one prompt, or a file of such pairs; no label is needed.
 
-    A file of pairs with --out is remembered beside it (FILE.sqlite), so that the same command goes
-    on where it was.
+    What --pairs has judged is remembered beside its results (--out RESULTS: RESULTS.sqlite), so
+    that the same command goes on where it was.
     """
     with explain_errors():
         _check_use(video_1, video_2, prompt, pairs)
         rows = None if pairs is None else _read_pairs(pairs)
         if rows is not None and out is not None and call.cache is None:
-            call = replace(call, cache=out.with_suffix(".sqlite"))
+            call = replace(call, cache=out.with_name(f"{out.name}.sqlite"))
+        if out is not None:
+            _check_out(out, [pairs, call.cache, video_1, video_2])
         with options.make_judge(source, **asdict(call)) as judge:
             if rows is not None:
                 _judge_pairs(judge, rows, out, as_json)
@@ -209,6 +212,20 @@ def _check_use(
             "(how well a video follows it is a part of the verdict)"
         )
     refuse_missing([video for video in (video_1, video_2) if video is not None])
+
+
+def _check_out(out: Path, others: Iterable[Path | None]) -> None:
+    """Raise `ValueError` unless `out` can be written: before a model is loaded, not after."""
+    from verl_videosearch.runs.folder import explain_disk
+
+    if not out.name or out.name == ".." or os.path.isdir(out):
+        raise ValueError(f"--out names a file, got {str(out)!r}")
+    if same := [each for each in others if each and os.path.abspath(each) == os.path.abspath(out)]:
+        raise ValueError(f"--out would replace {same[0]}, which is read; name another file")
+    with explain_disk(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(out.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def refuse_missing(films: Iterable[Path]) -> None:
@@ -313,16 +330,22 @@ def _read_pairs(path: Path) -> list[Pair]:
 
 
 def _judge_pairs(judge: Judge, pairs: list[Pair], out: Path | None, as_json: bool) -> None:
+    from verl_videosearch.failures import EpisodeFailure
     from verl_videosearch.runs.folder import RunFolder
     from verl_videosearch.runs.progress import make_bar
 
     if out is not None:
         kept = f"Killed, the same command goes on: episodes are kept in {judge.config.cache}."
         typer.echo(clean_text(kept), err=True)
+    total = len(pairs) * len(judge.config.orders)
+    judge.cache.make_room(total)
     with make_bar() as bar:
-        total = len(pairs) * len(judge.config.orders)
         task = bar.add_task("episodes", total=total, figures="")
-        outcomes = judge.compare_many(pairs, on_episode=lambda record: bar.advance(task))
+        try:
+            outcomes = judge.compare_many(pairs, on_episode=lambda record: bar.advance(task))
+        except EpisodeFailure as failure:  # the deadline
+            advice = "" if judge.config.cache is None else "; the same command goes on"
+            raise ValueError(f"not all pairs were judged: {failure.detail}{advice}") from failure
     lines = [describe_outcome(*each) for each in zip(pairs, outcomes, strict=True)]
     if out is not None:
         text = "".join(json.dumps(line) + "\n" for line in lines)
@@ -330,7 +353,13 @@ def _judge_pairs(judge: Judge, pairs: list[Pair], out: Path | None, as_json: boo
     for number, (line, outcome) in enumerate(zip(lines, outcomes, strict=True), start=1):
         typer.echo(json.dumps(line)) if as_json else say(f"{number}: {line['error'] or outcome}")
     failed = sum(line["error"] is not None for line in lines)
-    typer.echo(f"{len(lines) - failed} of {len(lines)} pairs judged, {failed} failed", err=True)
+    remembered = (
+        ""
+        if judge.config.cache is None
+        else f"; {judge.cache.num_hits} of {total} episodes remembered"
+    )
+    words = f"{len(lines) - failed} of {len(lines)} pairs judged, {failed} failed{remembered}"
+    typer.echo(words, err=True)
     if failed:
         raise typer.Exit(INCOMPLETE)
 

@@ -31,6 +31,8 @@ MAX_EPISODES = 100_000
 """Default of `max_episodes`; about 10 kB each."""
 _CHUNK = 1 << 20
 _WAIT_S = 30.0
+NAMES = ["key", "line", "number"]
+_COLUMNS = "PRAGMA table_info(episodes)"
 _TABLE = """
 CREATE TABLE IF NOT EXISTS episodes (
     key TEXT PRIMARY KEY,
@@ -45,20 +47,37 @@ class EpisodeCache:
     def __init__(self, path: Path | None = None, max_episodes: int = MAX_EPISODES) -> None:
         if max_episodes < 1:
             raise ValueError(f"max_episodes must be at least 1, got {max_episodes!r}")
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
         self.max_episodes = max_episodes
         self.num_hits = self.num_misses = 0
         self._lock = Lock()
         self._hashes: dict[tuple[str, int, int, int], str] = {}
+        self._database = self._open(path)
+
+    def _open(self, path: Path | None) -> sqlite3.Connection:
         target = ":memory:" if path is None else str(path)
-        self._database = sqlite3.connect(target, timeout=_WAIT_S, check_same_thread=False)
         try:
-            with self._database:
-                self._database.execute("PRAGMA journal_mode = WAL")
-                self._database.execute(_TABLE)
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            database = sqlite3.connect(target, timeout=_WAIT_S, check_same_thread=False)
+            with database:
+                names = [row[1] for row in database.execute(_COLUMNS)]
+                if names not in ([], NAMES):
+                    raise sqlite3.DatabaseError(f"the columns of its episodes are {names}")
+                database.execute("PRAGMA journal_mode = WAL")
+                database.execute(_TABLE)
+        except (OSError, sqlite3.OperationalError) as error:  # no folder, no right, locked
+            raise ValueError(
+                f"cannot use {path} as cache of episodes: {error}; mend that or name another file"
+            ) from error
         except sqlite3.DatabaseError as error:
-            raise ValueError(f"{path} is no cache of episodes ({error}); delete it") from error
+            raise ValueError(
+                f"{path} is no cache of episodes ({error}); name another file"
+            ) from error
+        return database
+
+    def make_room(self, num_episodes: int) -> None:
+        """Keep at least so many: a call that plays more than fit would forget its own."""
+        self.max_episodes = max(self.max_episodes, num_episodes)
 
     def __len__(self) -> int:
         with self._lock:

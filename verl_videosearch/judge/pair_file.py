@@ -14,13 +14,16 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from verl_videosearch.models.address import hide_password
 from verl_videosearch.sample import read_samples
 
 COLUMNS = ("prompt", "video_1", "video_2")
+_ADDRESS = re.compile(r"\w+://")
 _EXAMPLE = '{"prompt": "a cat jumps", "video_1": "a.mp4", "video_2": "b.mp4"}'
 
 
@@ -72,5 +75,9 @@ def _read_row(path: Path, number: int, row: Mapping[str, Any]) -> tuple[str, str
 
 
 def _locate(path: Path, pair: tuple[str, str, str]) -> tuple[str, str, str]:
-    prompt, video_1, video_2 = pair
-    return prompt, str(path.parent / video_1), str(path.parent / video_2)
+    prompt, *videos = pair
+    video_1, video_2 = (
+        hide_password(video) if _ADDRESS.match(video) else str(path.parent / video)
+        for video in videos  # an address, which nobody fetches, stays one
+    )
+    return prompt, video_1, video_2

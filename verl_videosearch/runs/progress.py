@@ -34,6 +34,8 @@ from verl_videosearch.runs.record import EpisodeRecord
 T = TypeVar("T")
 LINE_EVERY_S = 60.0
 """Between two lines of a bar that is no bar, in seconds."""
+PACE_S = 1800.0
+"""The time left is told from the steps of so many seconds."""
 
 
 @dataclass
@@ -91,7 +93,8 @@ class LoggedProgress(Progress):
     `figures`."""
 
     def __init__(self, *columns: Any, line_every_s: float = LINE_EVERY_S, **options: Any) -> None:
-        super().__init__(*columns, **options)
+        # rich forgets steps of more than so many seconds ago: a slow run would never have a pace
+        super().__init__(*columns, **{"speed_estimate_period": PACE_S, **options})
         self._line_every_s, self._said_s = line_every_s, self.get_time()
 
     def update(self, task_id: TaskID, **changes: Any) -> None:  # type: ignore[override]
@@ -106,11 +109,16 @@ class LoggedProgress(Progress):
 
     def _say_now_and_then(self, task_id: TaskID) -> None:
         now = self.get_time()
-        if self.console.is_terminal or now - self._said_s < self._line_every_s:
+        if (
+            self.console.is_interactive
+            or self.console.is_jupyter
+            or now - self._said_s < self._line_every_s
+        ):
             return
         self._said_s = now
         task = self._tasks[task_id]
-        words = [f"{task.completed:,.0f} of {task.total or 0:,.0f} done"]
+        total = "" if task.total is None else f" of {task.total:,.0f}"
+        words = [f"{task.completed:,.0f}{total} done"]
         if task.elapsed is not None:
             words.append(f"{_in_words(task.elapsed)} gone")
         if task.time_remaining is not None:
