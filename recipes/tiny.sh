@@ -40,10 +40,11 @@ split_pairs
 
 # A model that starts from nothing learns to see from captions, and keeps seeing by them
 read -ra captions <<<"${CAPTIONS:-}"
+prefix_each --episode "${EPISODE[@]}"
 for part in cold_start rft; do
   stage "captions_$part" "captions/$part.parquet" -- verl_videosearch.data_prep.captions \
     --pairs "$OUT/splits/$part.parquet" --video-root "$VIDEOS" --seed "$SEED" \
-    --notes "$NOTES" "${captions[@]}" \
+    --notes "$NOTES" "${captions[@]}" "${WITH[@]}" \
     --out "$OUT/captions/$part.parquet" --recipe "videosearch_cold_start$TINY"
 done
 

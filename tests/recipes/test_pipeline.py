@@ -105,8 +105,9 @@ def test_pairs_of_two_looks_run_the_same_stages(tmp_path: Path) -> None:
 
 def test_a_policy_can_be_trained_without_a_window(tmp_path: Path) -> None:
     commands = list_commands(tmp_path, PROFILE="looks", WINDOW="null")
-    for name, option in (("traces", "--episode"), ("samples", "--episode"), ("judge_rft", "--set")):
-        assert values_of(option, commands[name]) == ["window=null"]
+    for name in ("captions_cold_start", "captions_rft", "traces", "samples"):
+        assert values_of("--episode", commands[name]) == ["window=null"]
+    assert values_of("--set", commands["judge_rft"]) == ["window=null"]
     for name, main in (
         ("cold_start", "sft_trainer_engine"),
         ("rft", "sft_trainer_engine"),
