@@ -10,7 +10,7 @@ place (`data_prep/traces/notes.py`). So every step of its reasoning is checked b
     seen          a note says of the place that was just asked for what is there
     counted       the score of a turn whose looks are all in view is that of its own notes
     remembered    the same where the frames of an earlier look are gone
-    compared      the score names the video that its own sum makes better
+    compared      the score names the video that its own totals make better
     concluded     the verdict of each dimension and overall follows from the last score
     tied          the overall verdict does where that score is equal and not 0
 
@@ -23,7 +23,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -48,8 +49,18 @@ SEVERITY = 3
 """Of every hidden defect in profile `looks`."""
 Note = dict[int, tuple[str, str]]
 """First frame number of a place to what video 1 and video 2 show there."""
-Score = dict[str, tuple[int, int]]
-"""Key of a dimension, or `OA` for their sum, to how bad both videos are in it."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How the words at the end of a note sum up all that was found."""
+
+    verdicts: Mapping[str, int]
+    """Key of a dimension to the better video in it, 0 when they are equal."""
+    totals: tuple[int, int]
+    """How bad both videos are in all."""
+
+
 STEPS = ("markers", "seen", "counted", "remembered", "compared", "concluded", "tied")
 Check = tuple[str, bool, bool]
 """What is checked, is something damaged there, is it right."""
@@ -57,11 +68,13 @@ Check = tuple[str, bool, bool]
 _POINTER = re.compile(r"(behind|before) it (\d+), \d+")
 _PLACE = re.compile(r"(\d+), \d+: video 1 (\w+), video 2 (\w+)")
 _FRAME = re.compile(r"; frame \d+ (nothing|marker)")
-_SCORE = re.compile(r"; ((?:[\w ]+ \d+:\d+, )*in all \d+:\d+), (?:equal|video (\d) better)")
-_PART = re.compile(r"([\w ]+) (\d+):(\d+)")
+_SCORE = re.compile(
+    r"; ((?:\w+ (?:equal|video \d better), )*)"
+    r"in all (\d+) against (\d+), (?:equal|video (\d) better)"
+)
+_VERDICT = re.compile(r"(\w+) (?:equal|video (\d) better), ")
 _ANSWER = re.compile(r"<Answer>(.*)</Answer>")
 _LABEL = re.compile(r"(\w+)=(\d)")
-IN_ALL = "in all"
 
 
 def read_note(reply: str) -> Note:
@@ -74,22 +87,16 @@ def read_note(reply: str) -> Note:
 
 
 def read_score(reply: str) -> tuple[Score, int] | None:
-    """Return how bad a note says that both videos are, and which one it calls better (0: equal);
-    None if it does not say.
+    """Return the score of a note, and which video it calls better (0: equal); None if it has none.
 
-    >>> read_score("<Snapshot>25, 53: video 1 snow, video 2 clean; VQ 3:0, in all 3:0, video 2 better</Snapshot>")
-    ({'VQ': (3, 0), 'OA': (3, 0)}, 2)
+    >>> read_score("<Snapshot>4, 32: video 1 snow; VQ video 2 better, in all 3 against 0, video 2 better")
+    (Score(verdicts={'VQ': 2}, totals=(3, 0)), 2)
     """  # noqa: E501
     found = _SCORE.search(reply)
     if not found:
         return None
-    parts = [_PART.fullmatch(part) for part in found[1].split(", ")]
-    score = {
-        OVERALL if part[1] == IN_ALL else part[1]: (int(part[2]), int(part[3]))
-        for part in parts
-        if part
-    }
-    return score, int(found[2] or 0)
+    verdicts = {key: int(better or 0) for key, better in _VERDICT.findall(found[1])}
+    return Score(verdicts, (int(found[2]), int(found[3]))), int(found[4] or 0)
 
 
 def read_answer(reply: str) -> dict[str, int]:
@@ -120,7 +127,7 @@ def check_episode(record: EpisodeRecord) -> Iterator[Check]:
         yield "remembered" if forgotten else "counted", is_damaged, is_right
         if said:
             score, better = said
-            yield "compared", score[OVERALL] != (0, 0), better == _compare(score[OVERALL])
+            yield "compared", score.totals != (0, 0), better == _compare(score.totals)
     yield from _check_verdict(record.turns[-1].reply, found)
 
 
@@ -130,29 +137,30 @@ def _check_verdict(reply: str, found: Note) -> Iterator[Check]:
         return
     score, _ = said
     is_damaged = any(each != CLEAN_PLACE for each in found.values())
-    follows = {key: _compare(sides) for key, sides in score.items()}
+    follows = {**score.verdicts, OVERALL: _compare(score.totals)}
     yield "concluded", is_damaged, {key: verdict.get(key) for key in follows} == follows
-    one, two = score[OVERALL]
+    one, two = score.totals
     if one == two > 0:
         yield "tied", True, verdict.get(OVERALL) == 0
 
 
 def score_note(note: Note) -> Score:
-    """Return how bad the places of a note are in each video.
+    """Sum up the places of a note.
 
     >>> score_note({4: ("grey", "clean"), 11: ("snow", "tint")})
-    {'TA': (0, 0), 'VQ': (3, 3), 'MQ': (3, 0), 'OA': (6, 3)}
+    Score(verdicts={'TA': 0, 'VQ': 0, 'MQ': 2}, totals=(6, 3))
     """
-    score: Score = {}
-    for key in SCORED:
-        one, two = (
-            SEVERITY * any(_find_dimension(said[side]) == key for said in note.values())
-            for side in (0, 1)
-        )
-        score[key] = one, two
-    return score | {
-        OVERALL: (sum(one for one, _ in score.values()), sum(two for _, two in score.values()))
-    }
+    worst = {key: _find_worst(note, key) for key in SCORED}
+    one, two = (sum(sides) for sides in zip(*worst.values(), strict=True))
+    return Score({key: _compare(sides) for key, sides in worst.items()}, (one, two))
+
+
+def _find_worst(note: Note, key: str) -> tuple[int, int]:
+    one, two = (
+        SEVERITY * any(_find_dimension(said[side]) == key for said in note.values())
+        for side in (0, 1)
+    )
+    return one, two
 
 
 def _find_dimension(name: str) -> str | None:
@@ -209,8 +217,8 @@ def check_file(title: str, records: Sequence[EpisodeRecord]) -> None:
         )
     if not any(read_score(turn.reply) for record in records for turn in record.turns):
         raise ValueError(
-            f"{title}: no note ends with a score (`in all 3:0, video 2 better`); judges that were "
-            "taught before it are read by the commit that taught them (docs/results.md)"
+            f"{title}: no note ends with a score (`in all 3 against 0, video 2 better`); judges "
+            "that were taught before it are read by the commit that taught them (docs/results.md)"
         )
 
 

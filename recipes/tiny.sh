@@ -21,7 +21,7 @@ tiny) TRACES=${TRACES:---direct .5 --cued-gap .45 --detour .05} NOTES=${NOTES:-n
 looks) # measured (docs/results.md): two layers do not learn to say where each marker is, three do
   TRACES=${TRACES:---direct .15 --cued-gap .6 --one-cue .25} NOTES=${NOTES:-list} TURN=176 LASTS="some hours"
   CAPTIONS=${CAPTIONS:---frames 12 --marked 3 --visible 4} # else markers are seen late, mild defects never
-  SIZE=${SIZE:---text-layers 3} COLD_START_STEPS=${COLD_START_STEPS:-3200} # 1,900: damage is missed
+  SIZE=${SIZE:---text-layers 3} COLD_START_STEPS=${COLD_START_STEPS:-4000} # 1,900: damage is missed
   ;;
 *) echo "MIX is tiny or looks, got '$MIX'" >&2 && exit 2 ;;
 esac

@@ -7,14 +7,15 @@ a judge can know. Two ways:
              video 1 clean; video 2 clean; marker on 8, 22, 36, 50, behind it 11, 25, 39, 53
              video 1 clean; video 2 grey
     list     frame by frame at first; then each place once, with what is still open; and at the
-             end the score: how bad all is that was found so far, and which video that makes better
+             end the score of all that was found so far: by dimension, in all, and who leads
              video 1 clean; video 2 clean; frame 1 nothing; frame 8 marker, behind it 11, 39; ...
-             11, 39: video 1 clean, video 2 grey; 25, 53: nothing yet; TA 0:0, VQ 0:0, MQ 0:3,
-             in all 0:3, video 1 better
-             25, 53: video 1 snow, video 2 clean; TA 0:0, VQ 3:0, MQ 0:3, in all 3:3, equal
+             11, 39: video 1 clean, video 2 grey; 25, 53: nothing yet; TA equal, VQ equal,
+             MQ video 1 better, in all 0 against 3, video 1 better
+             25, 53: video 1 snow, video 2 clean; TA equal, VQ video 2 better, MQ video 1 better,
+             in all 3 against 3, equal
 
 With `list` each frame has its own words, next to its number; what a forgotten look found goes on in
-the score of the Snapshot, dimension by dimension, and each verdict follows from a part of it.
+the score of the Snapshot, and each verdict follows from a part of it.
 
 Covers: words in both prompt styles. Does not cover: which frames are looked at (`teacher`).
 """
@@ -181,18 +182,19 @@ def write_verdict(found: Found, confidence: int | None = None) -> str:
 
 
 def write_score(found: Found) -> str:
-    """Say how bad both videos are in each dimension that a defect can have, and in all, and which
-    one that makes better.
+    """Say which video is better in each dimension that a defect can have, how bad both are in all,
+    and which one that makes better. A model copies the words of a dimension more surely than two
+    numbers (docs/results.md).
 
     >>> grey = Defect("grey", severity=3, first_index=5, num_frames=2, is_hidden=True, seed=0)
-    >>> write_score({1: [], 2: [grey]}), write_score({1: [grey], 2: [grey]})
-    ('TA 0:0, VQ 0:0, MQ 0:3, in all 0:3, video 1 better', 'TA 0:0, VQ 0:0, MQ 3:3, in all 3:3, equal')
-    """  # noqa: E501
-    scores = {key: [total_severity(found[side], key) for side in (1, 2)] for key in SCORED}
-    scores["in all"] = [sum(side) for side in zip(*scores.values(), strict=True)]
-    better = labels_from_defects(found[1], found[2])[OVERALL]
-    parts = [f"{name} {one}:{two}" for name, (one, two) in scores.items()]
-    return ", ".join([*parts, f"video {better} better" if better else "equal"])
+    >>> write_score({1: [], 2: [grey]})
+    'TA equal, VQ equal, MQ video 1 better, in all 0 against 3, video 1 better'
+    """
+    labels = labels_from_defects(found[1], found[2])
+    words = {key: f"video {label} better" if label else "equal" for key, label in labels.items()}
+    one, two = (sum(total_severity(found[side], key) for key in SCORED) for side in (1, 2))
+    parts = [f"{key} {words[key]}" for key in SCORED]
+    return ", ".join([*parts, f"in all {one} against {two}", words[OVERALL]])
 
 
 def _where(is_after: bool) -> str:

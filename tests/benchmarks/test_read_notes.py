@@ -48,7 +48,7 @@ def find_wrong(record: EpisodeRecord) -> set[str]:
 def test_the_teacher_is_right_at_every_step(pair: PreferenceSample, order: Order) -> None:
     record = play(pair, order)
     score, _ = read_score(record.turns[-1].reply)
-    one, two = score["OA"]
+    one, two = score.totals
     assert [step for step, *_ in check_episode(record)] == [
         *("markers", "seen", "counted", "compared", "seen", "remembered", "compared", "concluded"),
         *["tied"] * (one == two > 0),
@@ -64,14 +64,16 @@ def test_each_fault_is_found_where_it_is() -> None:
     assert find_wrong(play(pair, alter=(1, "video 1 clean", "video 1 snow"))) == {
         *("seen", "counted", "remembered")
     }
-    assert find_wrong(play(pair, alter=(1, "VQ 0:", "VQ 6:"))) == {"counted"}
-    assert find_wrong(play(pair, alter=(2, "MQ 0:", "MQ 6:"))) - {"concluded"} == {"remembered"}
+    wrong = find_wrong(play(pair, alter=(1, "in all 0", "in all 6")))
+    assert wrong - {"compared"} == {"counted"}
+    wrong = find_wrong(play(pair, alter=(2, "MQ equal", "MQ video 2 better")))
+    assert wrong - {"concluded"} == {"remembered"}
     assert find_wrong(play(pair, alter=(1, "in all", "or"))) == {"counted"}
-    assert find_wrong(play(pair, alter=(1, "; TA", "; "))) == {"counted"}
+    assert find_wrong(play(pair, alter=(1, "; TA ", ": TA "))) == {"counted"}
     assert find_wrong(play(pair, alter=(2, "OA=1", "OA=2"))) == {"concluded"}
     assert find_wrong(play(pair, alter=(2, "TA=0", "TA=2"))) == {"concluded"}
     assert find_wrong(play(pair, alter=(2, "TA=0", "CF=1, TA=0"))) == set()
-    assert find_wrong(play(pair, alter=(2, "video 1 better", "equal"))) == {"compared"}
+    assert find_wrong(play(pair, alter=(2, ", video 1 better</", ", equal</"))) == {"compared"}
     assert find_wrong(play(pair, alter=(2, "video 1 clean", "video 1 snow"))) - {"remembered"} == {
         "seen"
     }
@@ -81,7 +83,7 @@ def test_a_winner_of_equal_scores_is_found() -> None:
     pair = next(
         pair
         for pair in TWO_CUES
-        if re.search("in all [36]:", play(pair).turns[-1].reply) and pair.labels["OA"] == 0
+        if re.search("in all [36] against", play(pair).turns[-1].reply) and pair.labels["OA"] == 0
     )
     assert find_wrong(play(pair, alter=(2, "OA=0", "OA=2"))) == {"concluded", "tied"}
 

@@ -387,4 +387,8 @@ def test_the_program_keeps_notes_as_it_is_told(run: Callable[..., Result], tmp_p
     said = dict(zip(map(tuple, row["captioned_frames"]), row["replies"], strict=True))
     assert said[5,].endswith("marker, behind it 6, 22") and said[1,] == "lines"
     (look,) = (reply for numbers, reply in said.items() if len(numbers) > 1)
-    assert ", in all 1:1, equal" in look and look.startswith("<Snapshot>") and ": video 1 " in look
+    assert (
+        ", in all 1 against 1, equal" in look
+        and look.startswith("<Snapshot>")
+        and ": video 1 " in look
+    )
