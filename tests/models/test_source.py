@@ -5,7 +5,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -305,18 +305,20 @@ class KeptServer:
     url: str
     is_given_up: bool = False
     is_ready: bool = True
+    will_be_given_up: bool = False
 
     async def wait_until_ready(self) -> None:
-        if self.is_given_up:
+        if self.is_given_up or self.will_be_given_up:
             raise ServerUnusable("no more starts")
 
 
 @pytest.mark.parametrize("num_well", [1, 2])
+@pytest.mark.parametrize("when", ["is_given_up", "will_be_given_up"])
 def test_a_kept_server_that_is_gone_is_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_well: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_well: int, when: str
 ) -> None:
     (tmp_path / "config.json").write_text("{}")
-    dead = KeptServer("http://127.0.0.1:1/v1", is_given_up=True, is_ready=False)
+    dead = KeptServer("http://127.0.0.1:1/v1", is_ready=False, **{when: True})
     with serve_scripts() as a, serve_scripts() as b:
         well = [KeptServer(each.url) for each in (a, b)][:num_well]
         monkeypatch.setattr(KeptServers, "enter", lambda self, servers: [dead, *well])
@@ -327,6 +329,24 @@ def test_a_kept_server_that_is_gone_is_left_out(
                 return model.num_replicas
 
         assert asyncio.run(count()) == num_well
+
+
+@pytest.mark.parametrize("kept", [None, KeptServers()])
+def test_a_run_without_any_server_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: KeptServers | None
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    well = [KeptServer("http://127.0.0.1:2/v1")] if kept is None else []
+    servers = [KeptServer("http://127.0.0.1:1/v1", will_be_given_up=True), *well]
+    monkeypatch.setattr(KeptServers, "enter", lambda self, started: servers)
+    monkeypatch.setattr(source_module, "serve_replicas", lambda *_: nullcontext(servers))
+
+    async def open_it() -> None:
+        async with ModelSource(serve=tmp_path, model="tiny", kept=kept).open(tmp_path / "log"):
+            pass
+
+    with pytest.raises(ServerUnusable, match="no more starts"):
+        asyncio.run(open_it())
 
 
 def test_a_server_that_does_not_come_up_is_one_error(

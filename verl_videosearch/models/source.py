@@ -30,6 +30,7 @@ from typing import Any, Protocol
 
 from verl_videosearch.checkpoint import explain_no_model
 from verl_videosearch.config import NOT_EMPTY, above, at_least, between, check
+from verl_videosearch.failures import ServerUnusable
 from verl_videosearch.models.address import hide_password, read_address
 from verl_videosearch.models.endpoint import ClientConfig
 from verl_videosearch.models.local import LocalConfig, LocalModel, find_thought
@@ -240,16 +241,28 @@ class ModelSource:
         self, log: Path | None, stack: AsyncExitStack, thought: ThoughtForm | None
     ) -> Pool:
         """Return the servers, ready to write; those of a checkpoint are started here."""
-        started = [] if self.serve is None else self._serve(log, stack)
-        # of servers that are kept, one may be gone for good
-        replicas = [replica for replica in started if not replica.is_given_up] or started
-        for replica in replicas:
-            await replica.wait_until_ready()
+        replicas = [] if self.serve is None else await self._await(self._serve(log, stack))
         urls = [replica.url for replica in replicas] or map(self._reveal, self.endpoints)
         pool = Pool([self._configure(url) for url in urls], thought, replicas)
         await stack.enter_async_context(pool)
         await pool.meet()
         return pool
+
+    async def _await(self, started: Sequence[Replica]) -> list[Replica]:
+        """Return the servers that are ready. A new one that does not come up ends the run; of those
+        that are kept, one may be gone for good."""
+        ready, lost = [], None
+        for replica in started:
+            try:
+                await replica.wait_until_ready()
+                ready.append(replica)
+            except ServerUnusable as error:
+                lost = error
+                if self.kept is None:
+                    break
+        if lost is not None and (self.kept is None or not ready):
+            raise lost
+        return ready
 
     def _serve(self, log: Path | None, stack: AsyncExitStack) -> Sequence[Replica]:
         """Start the servers of a checkpoint, unless they run already."""
