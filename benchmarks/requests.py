@@ -42,7 +42,8 @@ from verl_videosearch.models.endpoint import Endpoint
 from verl_videosearch.models.pictures import Album
 
 FIRST_SIZE, TOOL_SIZE = (840, 476), (756, 420)
-"""What a 720p frame becomes under the default pixel budgets, width and height."""
+"""Width and height: what a 720p frame of the first view becomes under the default pixel budget, and
+a little more than what one of a call becomes (728 x 420)."""
 WAYS = ("every turn", "once", "by key")
 REPLY = "<Snapshot>grey</Snapshot><Think>look</Think><Answer>TA=0, VQ=1, MQ=0, OA=1</Answer>"
 

@@ -260,6 +260,21 @@ def describe_contexts(
     return Table("Context of each turn", columns, rows + bounds)
 
 
+def describe_limits(
+    renderer: ContextRenderer, config: EpisodeConfig, reply_tokens: int, sample: PreferenceSample
+) -> Table:
+    """Show what the longest episode needs: a call too many is refused, and answered once more."""
+    rows = []
+    for window in WINDOWS:
+        settings = replace(config, window=window)
+        size = measure_episode(
+            renderer, settings, (720, 1280), config.max_tool_calls + 1, reply_tokens, sample
+        )
+        needed = max(bound_tokens(context, config) for context in size.contexts) + reply_tokens
+        rows.append((name_window(window), f"{needed:,}"))
+    return Table("Longest context with its reply, any shape", ("window", "tokens"), rows)
+
+
 def bound_tokens(context: TurnSize, config: EpisodeConfig) -> int:
     """Return the most tokens this context can have: every frame at its full pixel budget."""
     num_first = 2 * config.initial_frames_per_video
@@ -358,6 +373,7 @@ def main(
         describe_text(renderer, config, sample),
         describe_shapes(renderer, config, {name: windows[None] for name, windows in sizes.items()}),
         describe_contexts(sizes, config),
+        describe_limits(renderer, config, reply_tokens, sample),
         describe_sequences(renderer, config, shape, reply_tokens, sample),
     )
     for table in tables:

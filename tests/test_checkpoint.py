@@ -16,6 +16,7 @@ from verl_videosearch.checkpoint import (
 )
 from verl_videosearch.episode import EpisodeConfig
 from verl_videosearch.judgement import DEFAULT_DIMENSIONS, Dimension
+from verl_videosearch.prompts import load_pack
 
 CONFIG = EpisodeConfig(window=2, prompt_pack="brief")
 OTHER = (Dimension("FIN", "Fineness", "detail"),)
@@ -71,6 +72,24 @@ def test_a_pack_of_the_same_words_under_another_name_is_no_difference(tmp_path: 
     other.write_text('extends: brief\nframes_opening: "Look: {frames}"\n')
     (difference,) = compare_settings(trained, replace(CONFIG, prompt_pack=str(other)))
     assert "(frames_opening)" in difference
+
+
+def test_a_pack_of_the_users_own_goes_with_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "mine.yaml").write_text("extends: full\nframe_label: 'Picture {number}:'\n")
+    monkeypatch.chdir(tmp_path)
+    write_checkpoint_settings("model", EpisodeConfig(prompt_pack="mine.yaml"), DEFAULT_DIMENSIONS)
+    (tmp_path / "mine.yaml").unlink()
+    (tmp_path / "model").rename(tmp_path / "moved")
+    monkeypatch.chdir("/")
+    settings = read_checkpoint_settings(tmp_path / "moved")
+    pack = load_pack(settings.config.prompt_pack)
+    assert pack.words["frame_label"] == "Picture {number}:"
+    assert check_checkpoint(tmp_path / "moved", settings.config) == settings
+    again = write_checkpoint_settings(tmp_path / "moved", settings.config, DEFAULT_DIMENSIONS)
+    assert read_checkpoint_settings(again.parent) == settings
 
 
 def test_settings_of_an_older_package_are_read(tmp_path: Path) -> None:

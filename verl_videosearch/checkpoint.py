@@ -7,7 +7,10 @@ opens the folder compares::
     write_checkpoint_settings(folder, config, sample.dimensions)       # SFT, RFT, GRPO
     check_checkpoint(folder, config, sample.dimensions)                # every program that plays it
 
-A difference is an error that names every setting; `is_overridden=True` accepts it on purpose.
+A difference is an error that names every setting; `is_overridden=True` accepts it on purpose. A
+prompt pack of the user's own is copied beside it, so the folder can be moved and asked from
+anywhere.
+
 Covers: what the model reads and may do. Does not cover: how it was optimised (the recipe)."""
 
 from __future__ import annotations
@@ -22,10 +25,12 @@ from typing import Any
 
 from verl_videosearch.episode import EpisodeConfig
 from verl_videosearch.judgement import Dimension
-from verl_videosearch.prompts import PromptPack, load_pack
+from verl_videosearch.prompts import BUILT_IN, PromptPack, load_pack
 from verl_videosearch.sample import PreferenceSample
 
 FILE_NAME = "videosearch.json"
+PACK_NAME = "prompt_pack.yaml"
+"""The copy of a prompt pack that is a file."""
 FORMAT = 1
 """Version of the file."""
 OVERRIDE = "--accept-other-settings"
@@ -71,11 +76,19 @@ def describe_settings(config: EpisodeConfig, dimensions: Sequence[Dimension]) ->
 def write_checkpoint_settings(
     folder: str | Path, config: EpisodeConfig, dimensions: Sequence[Dimension]
 ) -> Path:
-    """Write `videosearch.json` into a checkpoint's folder, whole or not at all."""
+    """Write `videosearch.json` into a checkpoint's folder, whole or not at all; a prompt pack of
+    the user's own first."""
     content = {"format": FORMAT, **asdict(describe_settings(config, dimensions))}
-    path = Path(folder) / FILE_NAME
-    draft = path.with_name(f".{FILE_NAME}.{os.getpid()}")
-    draft.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
+    if config.prompt_pack not in BUILT_IN:
+        _write(Path(folder) / PACK_NAME, Path(config.prompt_pack).read_text("utf-8"))
+        content["episode"]["prompt_pack"] = PACK_NAME
+    text = json.dumps(content, indent=1, sort_keys=True) + "\n"
+    return _write(Path(folder) / FILE_NAME, text)
+
+
+def _write(path: Path, text: str) -> Path:
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(text, "utf-8")
     draft.replace(path)
     return path
 
@@ -92,6 +105,8 @@ def read_checkpoint_settings(folder: str | Path) -> CheckpointSettings | None:
         if content.pop("format") != FORMAT:
             raise ValueError(f"its format is not {FORMAT}; read it with the package that wrote it")
         content["dimensions"] = tuple(Dimension(**each) for each in content["dimensions"])
+        if content["episode"].get("prompt_pack") == PACK_NAME:
+            content["episode"]["prompt_pack"] = str(path.with_name(PACK_NAME))
         return CheckpointSettings(**content)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} cannot be read: {type(error).__name__}: {error}") from error

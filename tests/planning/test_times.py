@@ -101,5 +101,21 @@ def test_hours_grow_with_the_work() -> None:
     fewer = {stage.name: stage.seconds for stage in plan_pipeline(half, name, 180_000)}
     assert hours["grpo"] > hours["rft"] > hours["cold_start"] > 0
     assert 1.9 < fewer["grpo"] / hours["grpo"] < 2
+    more = read_setup(compose_config("videosearch_grpo", ("trainer.total_training_steps=300",)))
+    longer = {stage.name: stage for stage in plan_pipeline(more, name, 180_000)}
+    assert 3.8 < longer["grpo"].seconds / hours["grpo"] < 4.1
+    assert longer["grpo"].work.startswith("300 steps")
     small = {stage.name: stage.seconds for stage in plan_pipeline(setup, name, 18_000)}
     assert small["samples"] < hours["samples"] and small["grpo"] == hours["grpo"]
+
+
+def test_every_recipe_can_be_planned() -> None:
+    pytest.importorskip("verl")
+    from verl_videosearch.planning.setup import compose_config, read_setup
+    from verl_videosearch.recipe import find_recipes
+
+    names = [path.stem for path in find_recipes().glob("*.yaml")]
+    assert len(names) > 8
+    for name in names:
+        is_sft = read_setup(compose_config(name)).engine is None
+        assert is_sft == ("cold_start" in name or "rft" in name), name

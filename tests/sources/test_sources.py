@@ -35,6 +35,7 @@ from verl_videosearch.sources.source import (
 )
 from verl_videosearch.sources.tables import find_files, read_rows
 from verl_videosearch.sources.video_finder import VideoFinder
+from verl_videosearch.sources.videogen_reward import BENCHMARK_COLUMNS
 
 
 def real_labels(name: str) -> Path:
@@ -244,6 +245,8 @@ OWN_ROW = {
     "model_a": "x",
 }
 
+REWARD_ROW = {key: BENCH_ROW[key] for key in BENCH_ROW if key not in BENCHMARK_COLUMNS}
+
 # source, split, file, rows -> labels of the first sample
 GOOD = [
     (
@@ -253,7 +256,7 @@ GOOD = [
         [BENCH_ROW],
         {"TA": 2, "VQ": 1, "MQ": 0, "OA": 1},
     ),
-    ("videogen_reward", None, "train.csv", [BENCH_ROW], {"TA": 2, "VQ": 1, "MQ": 0, "OA": 0}),
+    ("videogen_reward", None, "train.csv", [REWARD_ROW], {"TA": 2, "VQ": 1, "MQ": 0, "OA": 0}),
     ("mj_bench_video", "train", "train.json", [MJ_ROW], {"TA": 1, "VQ": 0, "MQ": None, "OA": 2}),
     (
         "genai_bench",
@@ -294,6 +297,13 @@ def test_published_schema(
         name,
         split or next(iter(SOURCES[name].splits)),
     )
+
+
+@pytest.mark.parametrize("file", ["videogen-rewardbench.csv", "train.csv"])
+def test_the_benchmark_is_not_read_as_training_pairs(file: str, tmp_path: Path) -> None:
+    write_table(tmp_path / file, [BENCH_ROW])
+    with pytest.raises(SourceError, match="another set's file; is it the right --source"):
+        read("videogen_reward", tmp_path)
 
 
 def test_details_that_are_kept(tmp_path: Path) -> None:

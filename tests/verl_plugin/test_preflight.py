@@ -157,7 +157,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"videosearch.rollout.max_turn_tokens": 500},
-        "a context may take 336 tokens of images and 1500 of replies, but",
+        "a context may take 336 tokens of images and 2000 of replies, but",
     ),
     (
         {"actor_rollout_ref.model.lora_rank": 8},

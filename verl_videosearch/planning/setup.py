@@ -15,6 +15,8 @@ from verl_videosearch.verl_plugin.settings import Settings
 
 GIB = 2**30
 BYTES = {"fp32": 4, "float32": 4, "bf16": 2, "bfloat16": 2}
+NUM_STEPS = 75
+"""Of GRPO, where a recipe counts epochs instead (videosearch_grpo)."""
 IMAGE_CACHE_GIB = 4.0
 """Of one process of a vLLM server, where a recipe sets no limit (vLLM 0.24)."""
 
@@ -44,6 +46,9 @@ class Engine:
     """Processes that run episodes."""
     image_cache_gib: float
     """Processed images that each process of a vLLM server may keep."""
+    num_steps: int
+    validate_every: int
+    """Steps."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,8 @@ class Setup:
 
 def compose_config(recipe: str, overrides: tuple[str, ...] = ()) -> DictConfig:
     """Compose a recipe as verl's programs do."""
-    main_config = "ppo_trainer" if "grpo" in recipe else "sft_trainer_engine"
+    is_sft = "cold_start" in recipe or "rft" in recipe
+    main_config = "sft_trainer_engine" if is_sft else "ppo_trainer"
     with initialize_config_module("verl.trainer.config", version_base=None):
         return compose(main_config, overrides=[f"+recipe={recipe}", *overrides])
 
@@ -124,4 +130,6 @@ def read_engine(config: DictConfig) -> Engine:
         num_running=min(running, num_episodes),
         num_workers=rollout.agent.num_workers,
         image_cache_gib=IMAGE_CACHE_GIB if cache is None else float(cache),
+        num_steps=config.trainer.total_training_steps or NUM_STEPS,
+        validate_every=max(config.trainer.test_freq, 0) or NUM_STEPS,
     )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from verl_videosearch.planning.setup import Setup
+from verl_videosearch.planning.setup import NUM_STEPS, Setup
 from verl_videosearch.planning.shapes import ModelName, build_model, measure_model
 from verl_videosearch.report.table import Table
 
@@ -54,8 +54,6 @@ VALIDATION_PAIRS = 512
 """Drawn once (`recipes/7b.sh`)."""
 BENCHMARK_EPISODES = 59_000
 """Both orders of three benchmarks, for each of three models."""
-NUM_STEPS, VALIDATE_EVERY = 75, 10
-"""Of GRPO (the recipe)."""
 COLD_START_EPOCHS = 2
 SAMPLED_TOKENS = (NUM_CALLS + 1) * REPLY_TOKENS
 
@@ -106,14 +104,16 @@ def plan_pipeline(setup: Setup, name: ModelName, num_pairs: int) -> list[StageTi
     """Return the stages of `recipes/7b.sh` with their seconds."""
     costs = count_costs(setup, name)
     batch = setup.engine.num_episodes if setup.engine else 2048
+    num_steps = setup.engine.num_steps if setup.engine else NUM_STEPS
+    validate_every = setup.engine.validate_every if setup.engine else NUM_STEPS
     num_taught = num_pairs * PARTS["cold_start"]
     traces = num_taught * RIGHT_SHARE
     sampled = min(TARGET, num_pairs * PARTS["rft"]) * SAMPLES_PER_PAIR
     step = costs.play(batch * SAMPLED_SHARE, siblings=8) + batch * TRAINED_TOKENS * (
         2 * costs.look + costs.train
     )  # two: of the policy itself, and of the reference
-    num_saved = NUM_STEPS // VALIDATE_EVERY
-    grpo = NUM_STEPS * step + num_saved * (costs.play(VALIDATION_PAIRS) + SAVE_S)
+    num_saved = num_steps // validate_every
+    grpo = num_steps * step + num_saved * (costs.play(VALIDATION_PAIRS) + SAVE_S)
     judged = 3 * BENCHMARK_EPISODES
     return [
         StageTime("traces", f"{num_taught:,.0f} episodes of a teacher", num_taught / TEACHER_PER_S),
@@ -128,7 +128,7 @@ def plan_pipeline(setup: Setup, name: ModelName, num_pairs: int) -> list[StageTi
             f"{TARGET:,} traces",
             START_S + SAVE_S + TARGET * TRAINED_TOKENS * costs.train,
         ),
-        StageTime("grpo", f"{NUM_STEPS} steps of {batch:,} episodes", START_S + grpo),
+        StageTime("grpo", f"{num_steps} steps of {batch:,} episodes", START_S + grpo),
         StageTime("judges", f"{judged:,} episodes", 9 * START_S + costs.play(judged)),
     ]
 

@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 
 from verl_videosearch.frames import CandidateFrames, ImageReference
 from verl_videosearch.judgement import CONFIDENCE, OVERALL, Dimension
-from verl_videosearch.prompts.pack import PackReport, PromptPack, check_pack, load_pack
+from verl_videosearch.prompts.pack import BUILT_IN, PackReport, PromptPack, check_pack, load_pack
 
-__all__ = ["PackReport", "PromptPack", "check_pack", "load_pack"]
+__all__ = ["BUILT_IN", "PackReport", "PromptPack", "check_pack", "load_pack"]
 
 Content = list[dict[str, Any]]
 """The items of one message."""

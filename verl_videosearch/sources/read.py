@@ -83,7 +83,8 @@ def _read_pairs(
     """Yield (number, pair); the number is the row's for a table of pairs, else that of the pair."""
     table = source.splits[split]
     files = find_files(root, table.patterns)
-    rows = enumerate(read_rows(files, table.columns, is_own=source.is_own), 1)
+    foreign = table.foreign_columns if isinstance(table, PairTable) else ()
+    rows = enumerate(read_rows(files, table.columns, foreign, is_own=source.is_own), 1)
     if isinstance(table, PairTable):
         yield from _convert(rows, root, lambda row: table.to_pair(row, options), report)
         return

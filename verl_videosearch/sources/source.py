@@ -109,6 +109,8 @@ class PairTable:
     columns: tuple[str, ...]
     """What a row must have: a file without them is the wrong file."""
     to_pair: Callable[[Row, ReadOptions], Pair]
+    foreign_columns: tuple[str, ...] = ()
+    """What only another set's rows have: a file with one of them is the wrong file, too."""
 
 
 @dataclass(frozen=True)

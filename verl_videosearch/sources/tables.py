@@ -53,14 +53,24 @@ def find_files(root: Path, patterns: Sequence[str]) -> list[Path]:
 
 
 def read_rows(
-    paths: Sequence[Path], columns: Sequence[str], *, is_own: bool = False
+    paths: Sequence[Path],
+    columns: Sequence[str],
+    foreign: Sequence[str] = (),
+    *,
+    is_own: bool = False,
 ) -> Iterator[Any]:
-    """Yield the rows of all files in order; raises `SourceError` for a file that cannot be read or
-    lacks a column. `is_own`: the user made the file, so the advice is about how to write it."""
+    """Yield the rows of all files in order; raises `SourceError` for a file that cannot be read,
+    lacks a column or has one of another set (`foreign`). `is_own`: the user made the file, so the
+    advice is about how to write it."""
     for path in paths:
         rows = _read_file(path, is_own)
         head = list(islice(rows, _NUM_CHECKED))
         _check_columns(path, head, columns, is_own)
+        if found := [name for name in foreign if any(name in row for row in head)]:
+            raise SourceError(
+                f"{path} has the columns {found}, which this set has not: another set's file; "
+                "is it the right --source?"
+            )
         yield from chain(head, rows)
 
 

@@ -14,6 +14,8 @@ from verl_videosearch.sources.fields import read_label, read_meta, read_prompt, 
 from verl_videosearch.sources.source import Pair, PairTable, ReadOptions, Row, Source
 
 COLUMNS = ("path_A", "path_B", "prompt", "VQ", "MQ", "TA")
+BENCHMARK_COLUMNS = ("Overall", "A_model", "B_model")
+"""Of VideoGen-RewardBench, which must not be trained on by mistake."""
 WORDS = {"a": 1, "b": 2, "same": 0}
 NUMBERS = {
     "fps_1": "fps_A",
@@ -38,5 +40,5 @@ def to_pair(row: Row, options: ReadOptions) -> Pair:
 SOURCE = Source(
     name="videogen_reward",
     title="VideoGen-Reward training csv (KwaiVGI/VideoAlign, MIT)",
-    splits={"train": PairTable(("train.csv", "*.csv"), COLUMNS, to_pair)},
+    splits={"train": PairTable(("train.csv", "*.csv"), COLUMNS, to_pair, BENCHMARK_COLUMNS)},
 )

@@ -15,7 +15,7 @@ from verl_videosearch.sources import videogen_reward
 from verl_videosearch.sources.fields import read_label, read_meta
 from verl_videosearch.sources.source import Pair, PairTable, ReadOptions, Row, Source
 
-COLUMNS = (*videogen_reward.COLUMNS, "Overall", "A_model", "B_model")
+COLUMNS = (*videogen_reward.COLUMNS, *videogen_reward.BENCHMARK_COLUMNS)
 
 
 def to_pair(row: Row, options: ReadOptions) -> Pair:

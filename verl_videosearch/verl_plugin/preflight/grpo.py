@@ -185,9 +185,8 @@ def _check_lengths(config: DictConfig, settings: Settings) -> Iterator[str]:
         * episode.max_frames_per_call
         * count_image_tokens(episode.tool_max_pixels, episode.patch_multiple)
     )
-    replies = (
-        episode.max_tool_calls + 1
-    ) * settings.rollout.max_turn_tokens  # no window forgets text
+    # no window forgets text; a call too many is refused, and answered once more
+    replies = episode.max_turns * settings.rollout.max_turn_tokens
     total = rollout.prompt_length + rollout.response_length
     if first > rollout.prompt_length:
         yield (
