@@ -18,12 +18,14 @@ from benchmarks.sequence_lengths import (
     WINDOWS,
     bound_tokens,
     describe_contexts,
+    describe_limits,
     describe_sequences,
     describe_shapes,
     describe_text,
     load_renderer,
     measure_episode,
     measure_shapes,
+    name_window,
 )
 from tests.engine import compose_recipe
 from verl_videosearch.episode import EpisodeConfig
@@ -72,18 +74,21 @@ def test_sequences_hold_every_turn_once(window: int | None) -> None:
     assert all(context.num_tokens <= bound_tokens(context, CONFIG) for context in size.contexts)
 
 
-@pytest.mark.parametrize(("window", "max_response_length"), [(1, 8192), (2, 8192), (None, 12288)])
+@pytest.mark.parametrize(("window", "max_response_length"), [(1, 8192), (2, 9216), (None, 12288)])
 def test_the_recipe_holds_the_longest_context(window: int | None, max_response_length: int) -> None:
-    """With replies as long as the recipe allows, and every frame at its full pixel budget."""
+    """With replies as long as the recipe allows, every frame at its full pixel budget, and a call
+    too many, which is refused and answered."""
     data = compose_recipe("videosearch_grpo").data
     reply_tokens = RolloutConfig().max_turn_tokens
     size = measure_episode(
-        renderer(), replace(CONFIG, window=window), SHAPES["1280 x 720"], 3, reply_tokens, PAIR
+        renderer(), replace(CONFIG, window=window), SHAPES["1280 x 720"], 4, reply_tokens, PAIR
     )
     bounds = [bound_tokens(context, CONFIG) for context in size.contexts]
     assert bounds[0] + 2048 < data.max_prompt_length  # room for a long prompt
     assert bounds[-1] + reply_tokens <= data.max_prompt_length + max_response_length
-    assert f"{bounds[-1] + reply_tokens:,}" in TEXT
+    printed = describe_limits(renderer(), CONFIG, reply_tokens, PAIR).rows
+    needed = f"{bounds[-1] + reply_tokens:,}"
+    assert needed in TEXT and (name_window(window), needed) in printed
 
 
 def test_the_page_shows_these_figures() -> None:
