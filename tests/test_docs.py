@@ -260,5 +260,7 @@ def test_released_weights_get_their_settings(folder: Path) -> None:
     found["judge"].close()
     commands = "".join(read_blocks(text))
     said = re.findall(r"(?:--set |videosearch\.episode\.)(\w+)=(\S+)", commands)
-    assert said == [("prompt_pack", "my_pack.yaml")] * len(said) and len(said) == 2
-    assert settings.config == read_episode("vr_thinker", ["prompt_pack=my_pack.yaml"])
+    assert said == [("prompt_pack", "my_pack.yaml")] * len(said) and len(said) == 1
+    copy = settings.config.prompt_pack
+    assert Path(copy).read_text("utf-8") == (folder / "my_pack.yaml").read_text("utf-8")
+    assert settings.config == read_episode("vr_thinker", [f"prompt_pack={copy}"])
