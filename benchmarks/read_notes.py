@@ -7,6 +7,8 @@ The pairs of hide_and_seek know what each frame shows, and such a judge says wha
 place (`data_prep/traces/notes.py`). So every step of its reasoning is checked by itself:
 
     markers       the first note names the gaps of all cues, and the side on which each lies
+    aimed         a call asks for a place that the note of its own turn says waits for a look
+    finished      an answer leaves no such place
     seen          a note says of the place that was just asked for what is there
     counted       the score of a turn whose looks are all in view is that of its own notes
     remembered    the same where the frames of an earlier look are gone
@@ -61,12 +63,23 @@ class Score:
     """How bad both videos are in all."""
 
 
-STEPS = ("markers", "seen", "counted", "remembered", "compared", "concluded", "tied")
+STEPS = (
+    "markers",
+    "aimed",
+    "finished",
+    "seen",
+    "counted",
+    "remembered",
+    "compared",
+    "concluded",
+    "tied",
+)
 Check = tuple[str, bool, bool]
 """What is checked, is something damaged there, is it right."""
 
 _POINTER = re.compile(r"(behind|before) it (\d+), \d+")
 _PLACE = re.compile(r"(\d+), \d+: video 1 (\w+), video 2 (\w+)")
+_OPEN = re.compile(r"(\d+), \d+: nothing yet")
 _FRAME = re.compile(r"; frame \d+ (nothing|marker)")
 _SCORE = re.compile(
     r"; ((?:\w+ (?:equal|video \d better), )*)"
@@ -113,6 +126,13 @@ def check_episode(record: EpisodeRecord) -> Iterator[Check]:
     """Yield every step of one episode with a cue."""
     truth = Truth(record)
     yield "markers", True, sorted(_POINTER.findall(record.turns[0].reply)) == truth.pointers
+    for turn in record.turns:
+        waiting = {int(first) for _, first in _POINTER.findall(turn.reply)}
+        waiting |= set(map(int, _OPEN.findall(turn.reply)))
+        if turn.shown:
+            yield "aimed", True, min(turn.shown) in waiting
+        elif read_answer(turn.reply):
+            yield "finished", True, not waiting
     found: Note = {}
     for asking, turn in zip(record.turns, record.turns[1:], strict=False):
         note = read_note(turn.reply)

@@ -20,14 +20,17 @@ CANDIDATES = CandidateFrames((0.0,) * 28, (0.0,) * 28)
 
 
 def play(
-    pair: PreferenceSample, order: Order = Order.AB, alter: tuple[int, str, str] | None = None
+    pair: PreferenceSample,
+    order: Order = Order.AB,
+    alter: tuple[int, str, str] | None = None,
+    **choices: float,
 ) -> EpisodeRecord:
     """Let the teacher judge a pair; `alter` changes its words at one turn."""
     shown = show_in_order(pair, order)
     if order is Order.BA:
         one, two = pair.meta["defects_1"], pair.meta["defects_2"]
         shown = replace(shown, meta={**pair.meta, "defects_1": two, "defects_2": one})
-    teacher = TemplateTeacher(shown, CANDIDATES, LOOKS, TeacherConfig(notes=Notes.LIST))
+    teacher = TemplateTeacher(shown, CANDIDATES, LOOKS, TeacherConfig(notes=Notes.LIST, **choices))
     episode = Episode(shown, CANDIDATES, LOOKS)
     for turn in range(4):
         if not episode.is_done:
@@ -50,7 +53,8 @@ def test_the_teacher_is_right_at_every_step(pair: PreferenceSample, order: Order
     score, _ = read_score(record.turns[-1].reply)
     one, two = score.totals
     assert [step for step, *_ in check_episode(record)] == [
-        *("markers", "seen", "counted", "compared", "seen", "remembered", "compared", "concluded"),
+        *("markers", "aimed", "aimed", "finished"),
+        *("seen", "counted", "compared", "seen", "remembered", "compared", "concluded"),
         *["tied"] * (one == two > 0),
     ]
     assert find_wrong(record) == set()
@@ -77,6 +81,17 @@ def test_each_fault_is_found_where_it_is() -> None:
     assert find_wrong(play(pair, alter=(2, "video 1 clean", "video 1 snow"))) - {"remembered"} == {
         "seen"
     }
+
+
+def test_a_call_for_another_place_and_an_early_end_are_found() -> None:
+    pair = TWO_CUES[0]
+    asked = [turn.shown for turn in play(pair).turns if turn.shown]
+    other = next(n for n in (4, 11, 18, 25) if n not in {min(each) for each in asked})
+    said = '"target_frames": [{}, {}]'
+    record = play(pair, alter=(0, said.format(*asked[0]), said.format(other, other + 28)))
+    assert find_wrong(record) >= {"aimed"}
+    assert find_wrong(play(pair, cued_gap=0.0, one_cue=1.0)) == {"finished"}
+    assert find_wrong(play(pair, cued_gap=0.0, direct=1.0)) == {"finished"}
 
 
 def test_a_winner_of_equal_scores_is_found() -> None:
