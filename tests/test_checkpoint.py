@@ -92,6 +92,31 @@ def test_a_pack_of_the_users_own_goes_with_the_checkpoint(
     assert read_checkpoint_settings(again.parent) == settings
 
 
+def test_a_pack_that_changes_during_a_training_is_kept_as_it_was(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(
+        "extends: brief\nframe_label: 'Picture {number}:'\nallowed_faults: [no_think]\n"
+    )
+    config = EpisodeConfig(prompt_pack=str(mine))
+    trained = config.pack
+    for change in (lambda: mine.write_text("extends: full\n"), mine.unlink):
+        change()
+        write_checkpoint_settings(tmp_path, config, DEFAULT_DIMENSIONS)
+        settings = check_checkpoint(tmp_path, read_checkpoint_settings(tmp_path).config)
+        assert settings.words_hash == trained.words_hash
+        again = load_pack(settings.config.prompt_pack)
+        assert (again.words, again.allowed_faults) == (trained.words, trained.allowed_faults)
+
+
+def test_a_pack_of_that_name_elsewhere_is_looked_for_there(tmp_path: Path) -> None:
+    write_checkpoint_settings(tmp_path, EpisodeConfig(), DEFAULT_DIMENSIONS)
+    file = tmp_path / FILE_NAME
+    content = json.loads(file.read_text())
+    content["episode"]["prompt_pack"] = "prompt_pack.yaml"
+    file.write_text(json.dumps(content))
+    assert read_checkpoint_settings(tmp_path).config.prompt_pack == "prompt_pack.yaml"
+
+
 def test_settings_of_an_older_package_are_read(tmp_path: Path) -> None:
     path = write_checkpoint_settings(tmp_path, CONFIG, DEFAULT_DIMENSIONS)
     content = json.loads(path.read_text())

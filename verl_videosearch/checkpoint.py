@@ -80,7 +80,8 @@ def write_checkpoint_settings(
     the user's own first."""
     content = {"format": FORMAT, **asdict(describe_settings(config, dimensions))}
     if config.prompt_pack not in BUILT_IN:
-        _write(Path(folder) / PACK_NAME, Path(config.prompt_pack).read_text("utf-8"))
+        # as it was read when the training began: the file may be another one by now
+        _write(Path(folder) / PACK_NAME, config.pack.to_yaml())
         content["episode"]["prompt_pack"] = PACK_NAME
     text = json.dumps(content, indent=1, sort_keys=True) + "\n"
     return _write(Path(folder) / FILE_NAME, text)
@@ -105,8 +106,9 @@ def read_checkpoint_settings(folder: str | Path) -> CheckpointSettings | None:
         if content.pop("format") != FORMAT:
             raise ValueError(f"its format is not {FORMAT}; read it with the package that wrote it")
         content["dimensions"] = tuple(Dimension(**each) for each in content["dimensions"])
-        if content["episode"].get("prompt_pack") == PACK_NAME:
-            content["episode"]["prompt_pack"] = str(path.with_name(PACK_NAME))
+        pack = path.with_name(PACK_NAME)
+        if content["episode"].get("prompt_pack") == PACK_NAME and pack.is_file():
+            content["episode"]["prompt_pack"] = str(pack)
         return CheckpointSettings(**content)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} cannot be read: {type(error).__name__}: {error}") from error

@@ -322,6 +322,7 @@ def test_a_kept_server_that_is_gone_is_left_out(
     with serve_scripts() as a, serve_scripts() as b:
         well = [KeptServer(each.url) for each in (a, b)][:num_well]
         monkeypatch.setattr(KeptServers, "enter", lambda self, servers: [dead, *well])
+        monkeypatch.setattr(KeptServers, "is_running", True)
 
         async def count() -> int:
             source = ModelSource(serve=tmp_path, model="tiny", kept=KeptServers(), num_replicas=3)
@@ -331,14 +332,16 @@ def test_a_kept_server_that_is_gone_is_left_out(
         assert asyncio.run(count()) == num_well
 
 
-@pytest.mark.parametrize("kept", [None, KeptServers()])
-def test_a_run_without_any_server_ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: KeptServers | None
+@pytest.mark.parametrize("how", ["not kept", "kept and new", "kept and all gone"])
+def test_a_new_server_that_does_not_come_up_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     (tmp_path / "config.json").write_text("{}")
-    well = [KeptServer("http://127.0.0.1:2/v1")] if kept is None else []
+    kept = None if how == "not kept" else KeptServers()
+    well = [] if how == "kept and all gone" else [KeptServer("http://127.0.0.1:2/v1")]
     servers = [KeptServer("http://127.0.0.1:1/v1", will_be_given_up=True), *well]
-    monkeypatch.setattr(KeptServers, "enter", lambda self, started: servers)
+    if kept and how == "kept and all gone":
+        kept.enter(nullcontext(servers))
     monkeypatch.setattr(source_module, "serve_replicas", lambda *_: nullcontext(servers))
 
     async def open_it() -> None:

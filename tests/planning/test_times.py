@@ -92,7 +92,7 @@ def test_hours_grow_with_the_work() -> None:
     pytest.importorskip("verl")
     from verl_videosearch.planning.setup import compose_config, read_setup
     from verl_videosearch.planning.shapes import ModelName
-    from verl_videosearch.planning.times import plan_pipeline
+    from verl_videosearch.planning.times import count_steps, plan_pipeline
 
     setup = read_setup(compose_config("videosearch_grpo"))
     half = read_setup(compose_config("videosearch_grpo", ("trainer.n_gpus_per_node=4",)))
@@ -105,6 +105,9 @@ def test_hours_grow_with_the_work() -> None:
     longer = {stage.name: stage for stage in plan_pipeline(more, name, 180_000)}
     assert 3.8 < longer["grpo"].seconds / hours["grpo"] < 4.1
     assert longer["grpo"].work.startswith("300 steps")
+    never = ("trainer.test_freq=-1", "trainer.save_freq=-1", "trainer.total_training_steps=300")
+    assert count_steps(read_setup(compose_config("videosearch_grpo", never))) == (300, 0, 0)
+    assert count_steps(setup)[:2] == (75, 7)
     small = {stage.name: stage.seconds for stage in plan_pipeline(setup, name, 18_000)}
     assert small["samples"] < hours["samples"] and small["grpo"] == hours["grpo"]
 

@@ -120,3 +120,14 @@ def test_records_of_a_finished_run_are_read_back(tmp_path: Path) -> None:
     assert folder.read_records().records == tuple(RECORDS)
     with pytest.raises(RunFolderError, match="is no finished run: it has no episodes.jsonl"):
         RunFolder(tmp_path / "absent").read_records()
+
+
+def test_a_pack_of_the_same_words_is_the_same_setting(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    begun = {"episode": {"window": 1, "prompt_pack": "a/prompt_pack.yaml"}, "words_hash": "x"}
+    folder.check_settings(begun)
+    moved = {"episode": {"window": 1, "prompt_pack": "/b/prompt_pack.yaml"}, "words_hash": "x"}
+    folder.check_settings(moved)
+    for other in ({"words_hash": "y"}, {"words_hash": None}, {"episode": {"window": 2}}):
+        with pytest.raises(RunFolderError, match="was begun with other settings"):
+            folder.check_settings({**moved, **other})

@@ -65,6 +65,8 @@ class EpisodeCache:
                     raise sqlite3.DatabaseError(f"the columns of its episodes are {names}")
                 database.execute("PRAGMA journal_mode = WAL")
                 database.execute(_TABLE)
+            database.execute("BEGIN IMMEDIATE")  # a file that is read only is refused now
+            database.rollback()
         except (OSError, sqlite3.OperationalError) as error:  # no folder, no right, locked
             raise ValueError(
                 f"cannot use {path} as cache of episodes: {error}; mend that or name another file"

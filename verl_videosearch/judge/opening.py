@@ -121,7 +121,7 @@ class Opening:
             "source": self.source.describe(),
             "servers": list(self.source.endpoints),
             "model": describe_files(folder),
-            "episode": msgspec.to_builtins(config),
+            "episode": msgspec.to_builtins(config) | {"prompt_pack": None},  # its words decide
             "words": config.pack.words_hash,
         }
         identity = Identity(

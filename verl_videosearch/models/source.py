@@ -20,6 +20,7 @@ Opening asks each server for its models and shows it one picture: what cannot wo
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -42,6 +43,7 @@ from verl_videosearch.reply import NativeThought, ThoughtForm
 from verl_videosearch.rollout import GenerateFn
 from verl_videosearch.runs.play import derive_seed
 
+LOG = logging.getLogger(__name__)
 _RESERVED = ("messages", "model", "n", "stream", "stop", "include_stop_str_in_output")
 """Fields of a request that are no option."""
 
@@ -78,6 +80,11 @@ class KeptServers:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
         self._replicas = None
+
+    @property
+    def is_running(self) -> bool:
+        """True once the first run has started them."""
+        return self._replicas is not None
 
     def enter(self, servers: AbstractContextManager[Sequence[Replica]]) -> Sequence[Replica]:
         """Return the running servers; `servers` starts them where none run."""
@@ -241,14 +248,16 @@ class ModelSource:
         self, log: Path | None, stack: AsyncExitStack, thought: ThoughtForm | None
     ) -> Pool:
         """Return the servers, ready to write; those of a checkpoint are started here."""
-        replicas = [] if self.serve is None else await self._await(self._serve(log, stack))
+        is_new = self.kept is None or not self.kept.is_running
+        started = [] if self.serve is None else self._serve(log, stack)
+        replicas = await self._await(started, is_new=is_new)
         urls = [replica.url for replica in replicas] or map(self._reveal, self.endpoints)
         pool = Pool([self._configure(url) for url in urls], thought, replicas)
         await stack.enter_async_context(pool)
         await pool.meet()
         return pool
 
-    async def _await(self, started: Sequence[Replica]) -> list[Replica]:
+    async def _await(self, started: Sequence[Replica], *, is_new: bool) -> list[Replica]:
         """Return the servers that are ready. A new one that does not come up ends the run; of those
         that are kept, one may be gone for good."""
         ready, lost = [], None
@@ -257,10 +266,11 @@ class ModelSource:
                 await replica.wait_until_ready()
                 ready.append(replica)
             except ServerUnusable as error:
+                if is_new:
+                    raise
                 lost = error
-                if self.kept is None:
-                    break
-        if lost is not None and (self.kept is None or not ready):
+                LOG.warning("the run goes on without the server at %s", replica.url)
+        if lost is not None and not ready:
             raise lost
         return ready
 

@@ -16,7 +16,7 @@ from verl_videosearch.verl_plugin.settings import Settings
 GIB = 2**30
 BYTES = {"fp32": 4, "float32": 4, "bf16": 2, "bfloat16": 2}
 NUM_STEPS = 75
-"""Of GRPO, where a recipe counts epochs instead (videosearch_grpo)."""
+"""Of GRPO, where a command counts epochs instead: those of videosearch_grpo."""
 IMAGE_CACHE_GIB = 4.0
 """Of one process of a vLLM server, where a recipe sets no limit (vLLM 0.24)."""
 
@@ -48,7 +48,9 @@ class Engine:
     """Processed images that each process of a vLLM server may keep."""
     num_steps: int
     validate_every: int
-    """Steps."""
+    """Steps; 0: never."""
+    save_every: int
+    """Steps; 0: never."""
 
 
 @dataclass(frozen=True)
@@ -131,5 +133,6 @@ def read_engine(config: DictConfig) -> Engine:
         num_workers=rollout.agent.num_workers,
         image_cache_gib=IMAGE_CACHE_GIB if cache is None else float(cache),
         num_steps=config.trainer.total_training_steps or NUM_STEPS,
-        validate_every=max(config.trainer.test_freq, 0) or NUM_STEPS,
+        validate_every=max(config.trainer.test_freq, 0),
+        save_every=max(config.trainer.save_freq, 0),
     )

@@ -100,20 +100,28 @@ def count_costs(setup: Setup, name: ModelName) -> Costs:
     )
 
 
+def count_steps(setup: Setup) -> tuple[int, int, int]:
+    """Return how often GRPO steps, validates and saves."""
+    engine = setup.engine
+    if engine is None:
+        return NUM_STEPS, 0, 0
+    every = (engine.validate_every, engine.save_every)
+    validated, saved = (engine.num_steps // each if each else 0 for each in every)
+    return engine.num_steps, validated, saved
+
+
 def plan_pipeline(setup: Setup, name: ModelName, num_pairs: int) -> list[StageTime]:
     """Return the stages of `recipes/7b.sh` with their seconds."""
     costs = count_costs(setup, name)
     batch = setup.engine.num_episodes if setup.engine else 2048
-    num_steps = setup.engine.num_steps if setup.engine else NUM_STEPS
-    validate_every = setup.engine.validate_every if setup.engine else NUM_STEPS
     num_taught = num_pairs * PARTS["cold_start"]
     traces = num_taught * RIGHT_SHARE
     sampled = min(TARGET, num_pairs * PARTS["rft"]) * SAMPLES_PER_PAIR
     step = costs.play(batch * SAMPLED_SHARE, siblings=8) + batch * TRAINED_TOKENS * (
         2 * costs.look + costs.train
     )  # two: of the policy itself, and of the reference
-    num_saved = num_steps // validate_every
-    grpo = num_steps * step + num_saved * (costs.play(VALIDATION_PAIRS) + SAVE_S)
+    num_steps, num_validated, num_saved = count_steps(setup)
+    grpo = num_steps * step + num_validated * costs.play(VALIDATION_PAIRS) + num_saved * SAVE_S
     judged = 3 * BENCHMARK_EPISODES
     return [
         StageTime("traces", f"{num_taught:,.0f} episodes of a teacher", num_taught / TEACHER_PER_S),

@@ -106,6 +106,16 @@ class PromptPack:
     allowed_faults: frozenset[Fault]
     """What is no fault of form under this pack."""
 
+    def to_yaml(self) -> str:
+        """Write the pack whole, as a file that reads as the same pack."""
+        content = {
+            "extends": self.base,
+            **self.words,
+            "answer_words": dict(self.answer_words),
+            "allowed_faults": sorted(fault.value for fault in self.allowed_faults),
+        }
+        return yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
+
     @property
     def has_tool(self) -> bool:
         """False for a pack that only knows judges that answer at once."""

@@ -145,6 +145,8 @@ class RunFolder:
             self.write_json(SETTINGS, settings)
             return
         found, given = self.read_settings(), json.loads(json.dumps(settings))
+        if found.get("words_hash") and given.get("words_hash"):  # then a pack's name says nothing
+            found, given = _forget_pack(found), _forget_pack(given)
         different = list_differences(found, given)
         if different:
             raise RunFolderError(
@@ -221,6 +223,11 @@ class RunFolder:
                 "eval`"
             )
         return path
+
+
+def _forget_pack(settings: Mapping[str, Any]) -> dict[str, Any]:
+    episode = settings.get("episode")
+    return {**settings, "episode": {**episode, "prompt_pack": None}} if episode else {**settings}
 
 
 def list_differences(found: Any, given: Any, name: str = "") -> list[str]:
