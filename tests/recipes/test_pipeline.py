@@ -90,9 +90,12 @@ def test_pairs_of_two_looks_run_the_same_stages(tmp_path: Path) -> None:
         assert {name for name, values in found.items() if values} == with_notes
         assert all(found[name] == [notes] for name in with_notes)
         marked = ["3"] if notes == "list" else []
-        assert all(values_of("--marked", made[f"captions_{part}"]) == marked for part in PARTS)
+        visible = ["4"] if notes == "list" else []
+        for part in PARTS:
+            assert values_of("--marked", made[f"captions_{part}"]) == marked
+            assert values_of("--visible", made[f"captions_{part}"]) == visible
     assert values_of("--text-layers", commands["start"]) == ["3"]
-    assert "trainer.total_training_steps=3200" in commands["cold_start"]
+    assert "trainer.total_training_steps=4000" in commands["cold_start"]
     assert values_of("--memory", commands["memory_grpo"]) == ["all"]
     recipes = {name: values_of("--recipe", words) for name, words in commands.items()}
     assert all(found[0].endswith("_looks") for found in recipes.values() if found)
