@@ -19,6 +19,8 @@ from verl_videosearch.checkpoint import write_checkpoint_settings
 from verl_videosearch.cli import app
 from verl_videosearch.cli.judge import JudgeOptions, list_ways
 from verl_videosearch.episode import EpisodeConfig
+from verl_videosearch.judge import cache as cache_module
+from verl_videosearch.judge.cache import EpisodeCache
 from verl_videosearch.judge.comparison import Comparison
 from verl_videosearch.judgement import DEFAULT_DIMENSIONS
 from verl_videosearch.models.source import ModelSource
@@ -152,6 +154,46 @@ def test_what_was_judged_is_kept_beside_the_results(clips: Path, server: Scripte
     assert num_second and len(server.requests) == num_first + num_second
     assert [json.loads(line)["overall"] for line in out.read_text().splitlines()] == [1, 0]
     assert {file.name for file in out.parent.iterdir()} >= {"results.jsonl", "results.jsonl.sqlite"}
+
+
+def test_a_cache_in_use_is_refused_first(
+    clips: Path, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_module, "_WAIT_S", 0.01)
+    EpisodeCache(clips / "c.sqlite").close()
+    other = sqlite3.connect(clips / "c.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    both = (clips / CLEAN, clips / DEFECT, "--prompt", "a", "--cache", clips / "c.sqlite")
+    num_asked = len(server.requests)
+    result = run("judge", *both, *model(server))
+    assert result.exit_code == 2 and "cannot use" in result.output
+    assert "locked" in result.output and len(server.requests) == num_asked
+    other.close()
+
+
+def test_a_cache_holds_all_of_a_call(
+    clips: Path, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(EpisodeCache.__init__, "__defaults__", (None, 1))
+    pairs = clips / "pairs.csv"
+    pairs.write_text(f"prompt,video_1,video_2\na,{CLEAN},{DEFECT}\nb,{CLEAN},{OTHER}\n")
+    command = ("judge", "--pairs", pairs, "--out", clips / "r.jsonl", *model(server))
+    run(*command)
+    assert "4 of 4 episodes remembered" in run(*command).output
+
+
+def test_a_pack_of_the_same_words_elsewhere_is_remembered(
+    clips: Path, server: ScriptedServer
+) -> None:
+    both = (clips / CLEAN, clips / DEFECT, "--prompt", "a", "--cache", clips / "c.sqlite")
+    num_asked = [len(server.requests)]
+    for name, label in (("a", "Picture"), ("b", "Picture"), ("c", "Image")):
+        (clips / f"{name}.yaml").write_text(f"extends: brief\nframe_label: '{label} {{number}}:'\n")
+        pack = ("--set", f"prompt_pack={clips / name}.yaml")
+        run("judge", *both, *model(server), *pack)
+        num_asked.append(len(server.requests))
+    start, first, moved, changed = num_asked
+    assert start < first == moved < changed
 
 
 def test_results_that_cannot_be_written_are_said_first(clips: Path, server: ScriptedServer) -> None:
