@@ -16,7 +16,8 @@ SMALL = {
     "TRAIN_PAIRS": "200",
     "TEST_PAIRS": "20",
     "TRACES": "--direct .1 --cued-gap .9",  # so few steps must be enough to search at times
-    "COLD_START_STEPS": "260",
+    "COLD_START_STEPS": "400",
+    "SAMPLES": "--temperature 0.3",  # hot, such a young model is right as good as never
     "RFT_STEPS": "2",
     "GRPO_STEPS": "2",
     "PROFILE": "tiny",
