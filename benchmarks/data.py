@@ -160,7 +160,7 @@ def write_episodes(path: Path, num_episodes: int) -> None:
 
 def list_tasks(folder: Path, pairs: int, films: int, rows: int, episodes: int) -> list[Task]:
     """Prepare what the tasks read."""
-    from benchmarks.frames import make_clip
+    from benchmarks.frames.clips import make_clip
 
     make_pairs(folder, pairs, 0, range(pairs))
     tiny = sorted(str(path) for path in (folder / "pairs-0").rglob("*.mkv"))
