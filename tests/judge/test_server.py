@@ -4,7 +4,7 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,18 +50,30 @@ def client(clips: Path, tmp_path: Path) -> Iterator[TestClient]:
 
 
 class Waiting:
-    """A judge that answers when it is told to."""
+    """A judge that fails when it is told to."""
 
     is_away = False
 
-    def __init__(self) -> None:
+    def __init__(self, failures: Sequence[Exception] = ()) -> None:
         self.go = asyncio.Event()
+        self.failures = list(failures)
         self.num_asked = 0
 
     async def compare_async(self, *_: str) -> Any:
         self.num_asked += 1
         await self.go.wait()
+        if self.failures:
+            raise self.failures.pop(0)
         raise EpisodeFailure(FailureKind.SERVER, "the model is away")
+
+
+REFUSED = EpisodeFailure(FailureKind.SERVER, "400: not this prompt", is_passing=False)
+FOR_GOOD = {
+    "model_refused": (422, REFUSED),
+    "invalid": (422, ValueError("the calibration is for another model")),
+    "internal": (500, KeyError("a bug")),
+}
+"""Reason to its status and a failure that no other try cures."""
 
 
 def reason_of(answer: Any) -> tuple[int, str]:
@@ -171,6 +183,7 @@ def test_limits_of_a_video(clips: Path, limits: dict, words: str) -> None:
 
 def test_limits_of_a_body(clips: Path) -> None:
     limits = {"max_upload_bytes": 2000, "max_body_bytes": 500, "max_clips": 3, "max_pairs": 1}
+    limits["max_batch_bytes"] = 1000
     with serve(Waiting(), clips, max_prompt_chars=20, **limits) as client:
 
         def chunks() -> Iterator[bytes]:  # no Content-Length
@@ -181,6 +194,11 @@ def test_limits_of_a_body(clips: Path) -> None:
             assert reason_of(client.post("/v1/videos", content=body)) == (413, "too_large")
         long = PAIR | {"prompt": "x" * 600}
         assert reason_of(client.post("/v1/compare", json=long)) == (413, "too_large")
+        form = {"Content-Type": "multipart/form-data; boundary=x"}  # no route reads one
+        answer = client.post("/v1/compare", content=b"\0" * 600, headers=form)
+        assert reason_of(answer) == (413, "too_large")
+        many = {"pairs": [PAIR] * 20}
+        assert reason_of(client.post("/v1/batches", json=many)) == (413, "too_large")
         for route, body in {
             "compare": PAIR | {"prompt": "x" * 21},
             "rank": {"prompt": "x", "videos": list("abcd")},
@@ -230,6 +248,18 @@ def test_a_web_page_cannot_reach_a_server_on_loopback(clips: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("names", "status"), [(None, 200), (("judge",), 200), (("other.example",), 400)]
+)
+def test_a_server_for_other_machines_has_their_name_for_it(
+    clips: Path, names: tuple[str, ...] | None, status: int
+) -> None:
+    open_to_all = {"host": "0.0.0.0", "token": "correct horse battery", "allowed_hosts": names}
+    with serve(Waiting(), clips, **open_to_all) as client:
+        answer = client.get("/healthz", headers={"Host": "judge:8080"})
+    assert answer.status_code == status
+
+
+@pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"host": "0.0.0.0"}, "set a token"),
@@ -257,6 +287,30 @@ def test_a_model_that_is_away_is_503(clips: Path) -> None:
     with serve(judge, clips) as client:
         answer = client.post("/v1/compare", json=PAIR)
     assert reason_of(answer) == (503, "model_away") and answer.headers["Retry-After"]
+
+
+@pytest.mark.parametrize("reason", FOR_GOOD)
+def test_what_no_other_try_cures_is_said_so_and_holds_nobody_up(clips: Path, reason: str) -> None:
+    status, failure = FOR_GOOD[reason]
+    judge = Waiting([failure] * 6)
+    judge.go.set()
+    with serve(judge, clips) as client:
+        assert reason_of(client.post("/v1/compare", json=PAIR)) == (status, reason)
+        name = client.post("/v1/batches", json={"pairs": [PAIR] * 5}).json()["id"]
+        wait_for(lambda: client.get(f"/v1/batches/{name}").json()["num_failed"] == 5)
+        results = client.get(f"/v1/batches/{name}/results").json()["results"]
+    assert {each["result"]["error"]["reason"] for each in results} == {reason}
+    assert judge.num_asked == 6
+
+
+def test_a_pair_that_is_given_back_lets_others_go_first(clips: Path) -> None:
+    judge = Waiting([EpisodeFailure(FailureKind.SERVER, "busy"), *[REFUSED] * 4])
+    judge.go.set()
+    with serve(judge, clips, max_batch_running=1) as client:
+        name = client.post("/v1/batches", json={"pairs": [PAIR] * 5}).json()["id"]
+        wait_for(lambda: client.get(f"/v1/batches/{name}").json()["num_failed"] == 4)
+        results = client.get(f"/v1/batches/{name}/results").json()["results"]
+    assert [each["state"] for each in results] == ["waiting", *["failed"] * 4]
 
 
 def test_figures_for_prometheus(client: TestClient) -> None:
@@ -297,6 +351,12 @@ def test_a_batch_can_be_cancelled(clips: Path) -> None:
         state = client.post(f"/v1/batches/{name}/cancel").json()
         assert state["state"] == "cancelled" and state["num_cancelled"] == 5
         assert reason_of(client.post("/v1/batches/nothing/cancel")) == (404, "not_found")
+
+
+def test_what_is_done_cannot_be_cancelled(client: TestClient) -> None:
+    name = client.post("/v1/batches", json={"pairs": [PAIR]}).json()["id"]
+    wait_for(lambda: client.get(f"/v1/batches/{name}").json()["state"] == "done")
+    assert client.post(f"/v1/batches/{name}/cancel").json()["state"] == "done"
 
 
 def test_a_pair_outlives_a_model_that_is_started_again(clips: Path) -> None:

@@ -233,14 +233,22 @@ def slow_upload(server: ServerProcess) -> int:
     raise AssertionError("the server waits for ever")
 
 
-def test_a_second_server_on_the_same_folder_is_refused(folder: Path) -> None:
-    with serve_judge() as model, run_server(folder, model):
+@pytest.mark.parametrize(
+    ("shares", "words"),
+    [("state", "in use by another server"), ("port", "Address already in use; choose another")],
+)
+def test_a_second_server_in_the_same_place_is_refused(
+    folder: Path, shares: str, words: str
+) -> None:
+    with serve_judge() as model, run_server(folder, model) as server:
+        state = folder / ("state" if shares == "state" else "other")
+        port = 0 if shares == "state" else server.client.base_url.port
         second = subprocess.run(
-            [sys.executable, "-m", "verl_videosearch.cli", "serve", "--port=0"]
-            + ["--state", str(folder / "state"), "--endpoint", model.url, "--model", "tiny"],
+            [sys.executable, "-m", "verl_videosearch.cli", "serve", f"--port={port}"]
+            + ["--state", str(state), "--endpoint", model.url, "--model", "tiny"],
             capture_output=True,
             text=True,
             timeout=START_S,
         )
-    assert second.returncode == 2 and "in use by another server" in second.stderr
-    assert json.dumps(second.stderr).count("error") == 1
+    assert second.returncode == 2 and words in second.stderr
+    assert json.dumps(second.stderr).count("error") == 1 and "serving" not in second.stdout

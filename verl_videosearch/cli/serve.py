@@ -39,7 +39,8 @@ def run_serve(
         str | None, typer.Option(help="Environment variable that holds the bearer token.")
     ] = None,
     allowed_host: Annotated[
-        list[str] | None, typer.Option(help="Name by which clients call it; * for any; repeatable.")
+        list[str] | None,
+        typer.Option(help="Name by which clients call it, or *; default: any with a token."),
     ] = None,
     limit: Annotated[
         list[str] | None,
@@ -52,8 +53,7 @@ def run_serve(
     """Serve the judge over HTTP until SIGTERM."""
     from verl_videosearch.config import read_config
     from verl_videosearch.judge.server.run import run_server
-    from verl_videosearch.judge.server.settings import LOOPBACK_NAMES, ServerConfig
-    from verl_videosearch.models.server import find_ports
+    from verl_videosearch.judge.server.settings import ServerConfig
 
     with explain_errors():
         token = None
@@ -65,9 +65,9 @@ def run_serve(
             "state": state.absolute(),
             "roots": tuple(root or ()),
             "host": host,
-            "port": port or find_ports(1)[0],
+            "port": port,
             "token": token,
-            "allowed_hosts": tuple(allowed_host or (*LOOPBACK_NAMES, host)),
+            "allowed_hosts": tuple(allowed_host) if allowed_host else None,
         }
         if clash := sorted(set(given) & set(settings) & known):
             raise ValueError(f"--limit must not set {clash}; they have options of their own")

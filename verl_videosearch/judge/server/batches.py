@@ -2,7 +2,8 @@
 
 The one idea: every pair is a row with a state and a lease. Whoever works on it takes it in one
 statement; a server that was killed leaves rows whose lease has run out, and the next one takes them
-again. A result is written once.
+again. One that is given back is not taken again at once, so that others come before it. A result is
+written once.
 
     waiting -> running (leased) -> done | failed
     waiting -> cancelled
@@ -44,7 +45,7 @@ _TAKE = """
 UPDATE pairs SET state = 'running', lease_until_s = :until
 WHERE (batch, number) = (
     SELECT batch, number FROM pairs JOIN batches ON batches.id = pairs.batch
-    WHERE (state = 'waiting' OR (state = 'running' AND lease_until_s < :now)) AND NOT is_cancelled
+    WHERE state IN ('waiting', 'running') AND lease_until_s < :now AND NOT is_cancelled
     ORDER BY created_s, batch, number LIMIT 1
 )
 RETURNING batch, number, pair
@@ -91,7 +92,7 @@ class BatchStore:
         many."""
         with self._lock, self._database:
             return self._database.execute(
-                "UPDATE pairs SET state = 'waiting' WHERE state = 'running'"
+                "UPDATE pairs SET state = 'waiting', lease_until_s = 0 WHERE state = 'running'"
             ).rowcount
 
     def take(self, lease_s: float) -> TakenPair | None:
@@ -101,9 +102,9 @@ class BatchStore:
             rows = self._database.execute(_TAKE, {"now": now, "until": now + lease_s}).fetchall()
         return TakenPair(rows[0][0], rows[0][1], json.loads(rows[0][2])) if rows else None
 
-    def give_back(self, taken: TakenPair) -> None:
-        """Let somebody else do it."""
-        self._set_state(taken, "waiting", None)
+    def give_back(self, taken: TakenPair, wait_s: float) -> None:
+        """Let somebody do it later: after `wait_s` seconds, and others before."""
+        self._set_state(taken, "waiting", None, time.time() + wait_s)
 
     def finish(self, taken: TakenPair, result: Mapping[str, Any], is_failed: bool = False) -> None:
         """Write the result of a pair, once."""
@@ -135,7 +136,8 @@ class BatchStore:
             return None
         counts = {state: count for state, count in rows}
         num_open = counts.get("waiting", 0) + counts.get("running", 0)
-        state = "cancelled" if batch["is_cancelled"] else "running" if num_open else "done"
+        is_cut = batch["is_cancelled"] and counts.get("cancelled", 0)
+        state = "cancelled" if is_cut else "running" if num_open else "done"
         return {
             "id": name,
             "state": state,
@@ -179,11 +181,13 @@ class BatchStore:
         with self._lock:
             self._database.close()
 
-    def _set_state(self, taken: TakenPair, state: str, result: str | None) -> None:
+    def _set_state(
+        self, taken: TakenPair, state: str, result: str | None, until_s: float = 0.0
+    ) -> None:
         """Move a running pair on; one that was cancelled meanwhile stays so."""
         with self._lock, self._database:
             self._database.execute(
-                "UPDATE pairs SET state = ?, result = ? "
+                "UPDATE pairs SET state = ?, result = ?, lease_until_s = ? "
                 "WHERE batch = ? AND number = ? AND state = 'running'",
-                (state, result, taken.batch, taken.number),
+                (state, result, until_s, taken.batch, taken.number),
             )

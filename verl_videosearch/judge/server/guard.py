@@ -23,7 +23,8 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 OPEN_PATHS = ("/healthz",)
 """Paths that need no token: a load balancer asks them."""
-UPLOAD_PATH = "/v1/videos"
+UPLOAD_PATH, BATCH_PATH = "/v1/videos", "/v1/batches"
+"""Paths whose bodies may be larger than others'."""
 
 
 class Guard:
@@ -51,7 +52,7 @@ class Guard:
             headers = {name.lower(): value for name, value in scope["headers"]}
             self._check_host(headers)
             self._check_token(scope["path"], headers)
-            limit = self._find_limit(scope, headers)
+            limit = self._find_limit(scope["path"], headers)
             await self.app(scope, self._bound(receive, limit), watch)
         except Refusal as refusal:
             answer = JSONResponse(refusal.to_json(), refusal.status_code, refusal.headers)
@@ -61,7 +62,7 @@ class Guard:
             self.on_answer(route, status, time.monotonic() - start)
 
     def _check_host(self, headers: dict[bytes, bytes]) -> None:
-        allowed = self.config.allowed_hosts
+        allowed = self.config.host_names
         if "*" in allowed:
             return
         host = headers.get(b"host", b"").decode("latin-1")
@@ -77,13 +78,10 @@ class Guard:
         if scheme.lower() != b"bearer" or not compare_digest(shown.strip(), token.encode()):
             raise Refusal(Reason.UNAUTHORIZED, "show the token: Authorization: Bearer TOKEN")
 
-    def _find_limit(self, scope: Message, headers: dict[bytes, bytes]) -> int:
+    def _find_limit(self, path: str, headers: dict[bytes, bytes]) -> int:
         """Return the most bytes of the body; refuse one that announces more."""
-        brings_videos = scope["path"] == UPLOAD_PATH or headers.get(
-            b"content-type", b""
-        ).lower().startswith(b"multipart/")
-        limits = self.config
-        limit = limits.max_upload_bytes if brings_videos else limits.max_body_bytes
+        own = {UPLOAD_PATH: self.config.max_upload_bytes, BATCH_PATH: self.config.max_batch_bytes}
+        limit = own.get(path, self.config.max_body_bytes)
         announced = headers.get(b"content-length", b"0")
         if not announced.isdigit() or len(announced) > 18:
             raise Refusal(Reason.BAD_REQUEST, "Content-Length is no number")

@@ -17,10 +17,12 @@ class Reason(str, Enum):
     TOO_LARGE = "too_large"
     BAD_VIDEO = "bad_video"
     INVALID = "invalid"
+    MODEL_REFUSED = "model_refused"
     BUSY = "busy"
     MODEL_AWAY = "model_away"
     DRAINING = "draining"
     DEADLINE = "deadline"
+    INTERNAL = "internal"
 
 
 STATUSES = {
@@ -31,7 +33,9 @@ STATUSES = {
     Reason.TOO_LARGE: 413,
     Reason.BAD_VIDEO: 422,
     Reason.INVALID: 422,
+    Reason.MODEL_REFUSED: 422,
     Reason.BUSY: 429,
+    Reason.INTERNAL: 500,
     Reason.MODEL_AWAY: 503,
     Reason.DRAINING: 503,
     Reason.DEADLINE: 504,

@@ -32,9 +32,12 @@ _REASONS = {
     FailureKind.VIDEO: Reason.BAD_VIDEO,
     FailureKind.PROMPT_TOO_LONG: Reason.INVALID,
     FailureKind.TIMEOUT: Reason.DEADLINE,
+    FailureKind.SERVER: Reason.MODEL_AWAY,
 }
-_IDLE_S = 0.5
-"""How long a worker of batches waits when nothing is to do, or when the model is away."""
+_PAUSE_S = 0.5
+"""How long a worker of batches rests after a pair that it gave back."""
+_IDLE_S = 2.0
+"""How long it waits when nothing is to do, and how long that pair does."""
 _LEASE_SLACK_S = 60.0
 
 
@@ -192,7 +195,9 @@ class JudgeService:
             return await asyncio.wait_for(self._run(work), limit_s)
         except (asyncio.TimeoutError, TimeoutError) as error:
             raise Refusal(Reason.DEADLINE, f"no result after {limit_s:g} s") from error
-        except (EpisodeFailure, ServerUnusable) as error:
+        except Refusal:
+            raise
+        except Exception as error:
             raise self._translate(error, names) from error
 
     async def _run(self, work: Callable[[], Awaitable[T]]) -> T:
@@ -219,15 +224,18 @@ class JudgeService:
             self._free.release()
 
     def _translate(self, error: Exception, names: Sequence[str]) -> Refusal:
-        """Say to a client why there is no result, without this machine's paths."""
+        """Say to a client why there is no result, without this machine's paths.
+
+        What nobody foresaw is for the log."""
+        if not isinstance(error, (EpisodeFailure, ValueError)):
+            _LOG.error("a pair could not be judged", exc_info=error)
+            return Refusal(Reason.INTERNAL, "the server failed; its log says how")
         paths: list[tuple[Path | str, str]] = []
         for name in names:
             with suppress(Refusal):
                 paths.append((self.shelf.resolve(name), name))
-        if isinstance(error, EpisodeFailure):
-            reason = _REASONS.get(error.kind, Reason.MODEL_AWAY)
-            return Refusal(reason, hide_paths(error.detail, paths))
-        return Refusal(Reason.MODEL_AWAY, hide_paths(str(error), paths))
+        words = error.detail if isinstance(error, EpisodeFailure) else str(error)
+        return Refusal(_find_reason(error), hide_paths(words, paths))
 
     async def _work(self) -> None:
         """Judge pairs of batches, one after another, for as long as the server runs."""
@@ -237,15 +245,15 @@ class JudgeService:
             if taken is None:
                 self._new_batch.clear()
                 with suppress(asyncio.TimeoutError, TimeoutError):
-                    await asyncio.wait_for(self._new_batch.wait(), 10 * _IDLE_S)
+                    await asyncio.wait_for(self._new_batch.wait(), _IDLE_S)
                 continue
             try:
                 is_done = await self._judge_taken(taken)
             except asyncio.CancelledError:
-                self.batches.give_back(taken)
+                self.batches.give_back(taken, wait_s=0.0)
                 raise
             if not is_done:
-                await asyncio.sleep(_IDLE_S)
+                await asyncio.sleep(_PAUSE_S)
 
     async def _judge_taken(self, taken: TakenPair) -> bool:
         """Judge one pair of a batch; False if the model is away and it was given back."""
@@ -260,18 +268,29 @@ class JudgeService:
             # of a server that is being started again it says nothing about the pair
             reason = Reason.MODEL_AWAY if self.judge.is_away else Reason.DEADLINE
             failure = Refusal(reason, f"no result after {time.monotonic() - start:.0f} s")
-        except (EpisodeFailure, ServerUnusable) as error:
-            failure = self._translate(error, names)
         except Refusal as error:
             failure = error
+        except Exception as error:  # whatever fails must not end the work on all other pairs
+            failure = self._translate(error, names)
         else:
             self.batches.finish(taken, describe_comparison(comparison, names))
             return True
         if failure.reason is Reason.MODEL_AWAY:
-            self.batches.give_back(taken)
+            self.batches.give_back(taken, wait_s=_IDLE_S)
             return False
         self.batches.finish(taken, failure.to_json(), is_failed=True)
         return True
+
+
+def _find_reason(error: EpisodeFailure | ValueError) -> Reason:
+    """Say whose fault it is; a model that is away is the only one that passes."""
+    if isinstance(error, ServerUnusable):
+        return Reason.MODEL_AWAY
+    if not isinstance(error, EpisodeFailure):
+        return Reason.INVALID
+    if error.kind is FailureKind.SERVER and not error.is_passing:
+        return Reason.MODEL_REFUSED
+    return _REASONS.get(error.kind, Reason.INTERNAL)
 
 
 def describe_comparison(comparison: Comparison, names: Sequence[str]) -> dict[str, Any]:

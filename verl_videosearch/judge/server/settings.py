@@ -24,9 +24,9 @@ class ServerConfig:
     port: int = 8080
     token: str | None = None
     """Bearer token that every request must show; null asks for none."""
-    allowed_hosts: tuple[str, ...] = LOOPBACK_NAMES
-    """Names by which clients may call the server; `*` allows any. Keeps web pages from reaching a
-    server on loopback under a name of their own."""
+    allowed_hosts: tuple[str, ...] | None = None
+    """Names by which clients may call the server; `*` allows any. Null: those of loopback, which
+    keeps web pages from reaching it under a name of their own; any where a token is asked for."""
     max_running: int = 4
     """Requests that are judged at a time."""
     max_queued: int = 64
@@ -40,9 +40,11 @@ class ServerConfig:
     body_timeout_s: float = 60.0
     """Most seconds for a request's body to arrive."""
     max_body_bytes: int = 1 << 20
-    """Of a request without videos."""
+    """Of any other request."""
+    max_batch_bytes: int = 4 << 20
+    """Of one request that brings a batch."""
     max_upload_bytes: int = 256 << 20
-    """Of one request that brings videos."""
+    """Of one request that brings a video."""
     max_uploads: int = 8
     """Uploads that arrive at a time; more are answered 429."""
     max_stored_bytes: int = 8 << 30
@@ -71,6 +73,7 @@ class ServerConfig:
             drain_s=above(0),
             body_timeout_s=above(0),
             max_body_bytes=at_least(1),
+            max_batch_bytes=at_least(1),
             max_upload_bytes=at_least(1),
             max_uploads=at_least(1),
             max_stored_bytes=at_least(1),
@@ -81,6 +84,13 @@ class ServerConfig:
             max_pairs=at_least(1),
             max_prompt_chars=at_least(1),
         )
+
+    @property
+    def host_names(self) -> tuple[str, ...]:
+        """Names by which clients may call the server; `*` is any."""
+        if self.allowed_hosts is not None:
+            return self.allowed_hosts
+        return ("*",) if self.token is not None else (*LOOPBACK_NAMES, self.host)
 
     def _find_problems(self) -> list[str]:
         problems = [
