@@ -135,8 +135,39 @@ def test_a_file_of_pairs_without_labels(clips: Path, server: ScriptedServer) -> 
     found = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["overall"] for row in found] == [1, None, 0]
     assert found[1]["error_kind"] == "video_missing" and found[0]["error"] is None
+    assert found[1]["video_1"] == str(clips / "gone.mp4") and found[1]["video_2"] == str(
+        clips / CLEAN
+    )
     said = f"no such file: {clips / 'gone.mp4'}; 1 of 3 pairs will fail"
     assert said in result.output and said not in result.stdout
+    page = run("report", out, "-o", clips / "looked.html")
+    assert page.exit_code == 0 and "4 episodes" in page.output and "damaged" not in page.output
+
+
+def test_a_pair_that_is_named_twice_is_counted_once(clips: Path, server: ScriptedServer) -> None:
+    pairs = clips / "pairs.csv"
+    row = f"a,{CLEAN},{DEFECT}\n"
+    pairs.write_text("prompt,video_1,video_2\n" + 3 * row)
+    result = run("judge", "--pairs", pairs, "--out", clips / "results.jsonl", *model(server))
+    assert "3 of 3 pairs judged, 0 failed; 0 of 2 episodes remembered" in result.output
+
+
+def test_a_page_never_replaces_episodes(clips: Path, server: ScriptedServer) -> None:
+    pairs, out = clips / "pairs.csv", clips / "results.jsonl"
+    pairs.write_text(f"prompt,video_1,video_2\na,{CLEAN},{DEFECT}\n")
+    assert run("judge", "--pairs", pairs, "--out", out, *model(server)).exit_code == 0
+    before, asked = out.read_bytes(), len(server.requests)
+    pair = ("judge", clips / CLEAN, clips / DEFECT, "--prompt", "a cat", *model(server))
+    for command in (
+        ("report", out, "-o", out),
+        ("report", clips / "gone.jsonl", "-o", out),  # a shell's pattern, taken for the page
+        (*pair, "--out", out),
+        ("episodes", out, "--out", out),
+    ):
+        result = run(*command)
+        assert result.exit_code == 2 and "error: " in result.output
+        assert "a page is a file .html" in result.output or "would replace" in result.output
+    assert out.read_bytes() == before and len(server.requests) == asked
 
 
 def test_what_was_judged_is_kept_beside_the_results(clips: Path, server: ScriptedServer) -> None:

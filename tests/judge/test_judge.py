@@ -307,28 +307,6 @@ def test_the_package_exports_it_lazily() -> None:
         verl_videosearch.Jugde  # noqa: B018
 
 
-def test_a_calibration_gives_probabilities_and_abstains(tmp_path: Path, clips: Path) -> None:
-    from verl_videosearch.evaluation.calibration import Calibration, to_json
-
-    fitted = Calibration(
-        tie_threshold=0.5,
-        decided=[(1.0, 0.6), (3.0, 0.9)],
-        tied=[(0.0, 0.5)],
-        max_risk=0.2,
-        min_confidence=0.8,
-        coverage=0.5,
-        pair_hashes=(),
-        model_hash="unknown",
-    )
-    path = tmp_path / "calibration.json"
-    path.write_text(json.dumps(to_json(fitted)))
-    with serve_judge() as server, make_judge(server, tmp_path, calibration=path) as judge:
-        sure = judge.compare("a cat", clips / CLEAN, clips / DEFECT)
-        tie = judge.compare("a cat", clips / CLEAN, clips / OTHER)
-    assert (sure.confidence, sure.abstains, sure.overall) == (0.9, False, 1)
-    assert (tie.confidence, tie.abstains) == (0.5, True) and "abstains" in str(tie)
-
-
 def test_a_checkpoint_of_ours_needs_no_settings(tmp_path: Path) -> None:
     from verl_videosearch.checkpoint import write_checkpoint_settings
     from verl_videosearch.judge.opening import read_model_settings

@@ -1,9 +1,12 @@
-"""What every verb shares: how it refuses, how `name=value` is read."""
+"""What every verb shares: how it refuses, how `name=value` is read, where it may write."""
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from verl_videosearch.report.console import REFUSED, explain_errors, say
@@ -30,3 +33,27 @@ def read_assignments(assignments: Sequence[str]) -> dict[str, Any]:
         except json.JSONDecodeError:
             values[name] = value
     return values
+
+
+def check_out(out: Path, others: Iterable[Path | None]) -> None:
+    """Raise `ValueError` unless `out` can be written: before a model is loaded, not after."""
+    from verl_videosearch.runs.folder import explain_disk
+
+    if not out.name or out.name == ".." or os.path.isdir(out):
+        raise ValueError(f"--out names a file, got {str(out)!r}")
+    if same := [
+        each for each in others if each and os.path.realpath(each) == os.path.realpath(out)
+    ]:
+        raise ValueError(f"--out would replace {same[0]}, which is read; name another file")
+    with explain_disk(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(out.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def check_page(out: Path, others: Iterable[Path | None] = ()) -> None:
+    """Raise `ValueError` unless a page can be written to `out`, which is no file of another kind:
+    a page in the place of episodes would be their end."""
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"a page is a file .html, got {str(out)!r}")
+    check_out(out, others)

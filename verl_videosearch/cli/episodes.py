@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from verl_videosearch.cli.console import explain_errors, say
+from verl_videosearch.cli.console import check_out, explain_errors, say
 from verl_videosearch.episode import Ending
 from verl_videosearch.runs.record import RecordKind
 from verl_videosearch.sample import Order
@@ -57,6 +57,8 @@ def run_episodes(
             raise ValueError("name at least one file of episodes, for example episodes.jsonl")
         if outcome is not None and outcome not in _OUTCOMES:
             raise ValueError(f"--outcome must be one of {', '.join(_OUTCOMES)}, got {outcome!r}")
+        if out is not None:
+            check_out(out, files)
         wanted = RecordFilter(kind, outcome, failure, order, searched, right, uid)
         read = [read_records(path) for path in files]
         records = [record for file in read for record in file.records]

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from verl_videosearch.cli.console import explain_errors, say
+from verl_videosearch.cli.console import check_out, explain_errors, say
 
 
 def run_compare(
@@ -93,6 +93,7 @@ def run_calibrate(
     from verl_videosearch.runs.identity import hash_pair
 
     with explain_errors():
+        check_out(out, not_on or ())
         found = read_run(run)
         by_uid = {sample.uid: sample for sample in found.samples}
         reported = [sample for path in not_on or [] for sample in read_labels(path)]

@@ -8,7 +8,6 @@ The one idea: without a model it lists the three ways to get one, each with a li
 
 from __future__ import annotations
 
-import errno
 import functools
 import json
 import os
@@ -21,7 +20,14 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from verl_videosearch.cli.console import INCOMPLETE, REFUSED, explain_errors, say
+from verl_videosearch.cli.console import (
+    INCOMPLETE,
+    REFUSED,
+    check_out,
+    check_page,
+    explain_errors,
+    say,
+)
 from verl_videosearch.models.option_groups import (
     Concurrency,
     EpisodeTimeout,
@@ -180,7 +186,8 @@ def run_judge(
         if rows is not None and out is not None and call.cache is None:
             call = replace(call, cache=out.with_name(f"{out.name}.sqlite"))
         if out is not None:
-            _check_out(out, [pairs, call.cache, video_1, video_2])
+            films = [video for video in (video_1, video_2) if video is not None]
+            (check_out if rows is not None else check_page)(out, [*films, pairs, call.cache])
         with options.make_judge(source, **asdict(call)) as judge:
             if rows is not None:
                 _judge_pairs(judge, rows, out, as_json)
@@ -212,20 +219,6 @@ def _check_use(
             "(how well a video follows it is a part of the verdict)"
         )
     refuse_missing([video for video in (video_1, video_2) if video is not None])
-
-
-def _check_out(out: Path, others: Iterable[Path | None]) -> None:
-    """Raise `ValueError` unless `out` can be written: before a model is loaded, not after."""
-    from verl_videosearch.runs.folder import explain_disk
-
-    if not out.name or out.name == ".." or os.path.isdir(out):
-        raise ValueError(f"--out names a file, got {str(out)!r}")
-    if same := [each for each in others if each and os.path.abspath(each) == os.path.abspath(out)]:
-        raise ValueError(f"--out would replace {same[0]}, which is read; name another file")
-    with explain_disk(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(out.parent, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def refuse_missing(films: Iterable[Path]) -> None:
@@ -337,7 +330,7 @@ def _judge_pairs(judge: Judge, pairs: list[Pair], out: Path | None, as_json: boo
     if out is not None:
         kept = f"Killed, the same command goes on: episodes are kept in {judge.config.cache}."
         typer.echo(clean_text(kept), err=True)
-    total = len(pairs) * len(judge.config.orders)
+    total = len(set(pairs)) * len(judge.config.orders)
     judge.cache.make_room(total)
     with make_bar() as bar:
         task = bar.add_task("episodes", total=total, figures="")
@@ -370,6 +363,7 @@ def describe_outcome(pair: tuple[str, Any, Any], outcome: Outcome) -> dict[str, 
 
     if isinstance(outcome, EpisodeFailure):
         prompt, video_1, video_2 = pair
-        given = {"prompt": prompt, "video_1": str(video_1), "video_2": str(video_2)}
+        paths = [os.path.abspath(video) for video in (video_1, video_2)]  # as in a comparison
+        given = {"prompt": prompt, "video_1": paths[0], "video_2": paths[1]}
         return given | {"overall": None, "error": outcome.detail, "error_kind": outcome.label}
     return outcome.to_json() | {"error": None}

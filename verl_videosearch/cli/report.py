@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from verl_videosearch.cli.console import explain_errors, say
+from verl_videosearch.cli.console import check_page, explain_errors, say
 from verl_videosearch.models.option_groups import Store, VideoRoot
 
 
@@ -34,6 +34,7 @@ def run_report(
     from verl_videosearch.video.store import FrameStore
 
     with explain_errors():
+        check_page(out, files)
         sources, damaged = read_sources(files)
         if not any(source.records for source in sources):
             raise ValueError("there is no episode in " + ", ".join(map(str, files)))

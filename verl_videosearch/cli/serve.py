@@ -40,7 +40,7 @@ def run_serve(
     ] = None,
     allowed_host: Annotated[
         list[str] | None,
-        typer.Option(help="Name by which clients call it, or *; default: any with a token."),
+        typer.Option(help="Name by which clients call it; repeatable. With a token: any."),
     ] = None,
     limit: Annotated[
         list[str] | None,

@@ -64,9 +64,13 @@ class Calibration:
     """The pairs that it was fitted on."""
     model_hash: str
 
+    def judge(self, pair: PairVerdicts) -> int | None:
+        """Return the overall verdict by the fitted tie threshold, None where none can be read."""
+        return _grade(pair, self.tie_threshold)[0]
+
     def map_confidence(self, pair: PairVerdicts) -> float | None:
-        """Return the expected share of right verdicts among pairs like this one, None without a
-        verdict."""
+        """Return the share of right ones to expect among such verdicts of `judge`, None without
+        a verdict."""
         verdict, confidence = _grade(pair, self.tie_threshold)
         return (
             None

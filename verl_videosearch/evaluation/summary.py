@@ -166,9 +166,7 @@ def predict(pairs: Sequence[PairVerdicts], calibration: Calibration | None) -> l
     """Return the overall verdict of each pair, by the calibrated tie threshold if there is one."""
     if calibration is None:
         return [pair.verdict() for pair in pairs]
-    return metrics.verdicts_from_margins(
-        [pair.margin for pair in pairs], threshold=calibration.tie_threshold
-    )
+    return [calibration.judge(pair) for pair in pairs]
 
 
 def _abstain(

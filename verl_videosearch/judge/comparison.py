@@ -1,14 +1,15 @@
 """Comparison: which of two videos is better, why, and what was looked at.
 
 The one idea: a comparison is the episodes that were played - one an order - and everything else is
-read out of them: the verdict is what both orders say (a tie where they disagree), the reasons are
-the model's own words turn by turn, and every frame that it asked for has its number and its time.
+read out of them: the verdict is what both orders say (a tie where they disagree; with a calibration
+its tie threshold decides the overall one), the reasons are the model's own words turn by turn, and
+every frame that it asked for has its number and its time.
 
 Three things that are easily mixed up stay apart:
 
 | field | is |
 |---|---|
-| `confidence` | share of right verdicts among pairs like this one, by a calibration; null without |
+| `confidence` | share of right ones among such overall verdicts, by a calibration; null without |
 | `stated_confidence` | what the model wrote (`CF`), 1 high to 3 low, an order |
 | `orders_agree` | whether both orders prefer the same video |
 
@@ -71,6 +72,8 @@ class Comparison:
     """The episodes, one an order; all have a result."""
     confidence: float | None = None
     """Calibrated probability that the overall verdict is right; null without a calibration."""
+    calibrated: int | None = None
+    """The overall verdict by a calibration's tie threshold; null without one."""
     abstains: bool = False
     """The calibration says that pairs like this one are not to be answered."""
     num_cached: int = 0
@@ -92,14 +95,15 @@ class Comparison:
 
     @property
     def verdicts(self) -> dict[str, int] | None:
-        """Verdict per dimension and overall (`OA`): what the orders agree on, else a tie; None when
-        an order has no readable verdict."""
+        """Verdict per dimension and overall (`OA`): what the orders agree on, else a tie, overall
+        what a calibration says; None when an order has no readable verdict."""
         by_order = self.verdicts_by_order
         if any(verdicts is None for verdicts in by_order.values()):
             return None
         found = [dict(verdicts or {}) for verdicts in by_order.values()]
         shared = [key for key in found[0] if all(key in each for each in found)]
-        return {key: _agree([each[key] for each in found]) for key in shared}
+        agreed = {key: _agree([each[key] for each in found]) for key in shared}
+        return agreed if self.calibrated is None else agreed | {OVERALL: self.calibrated}
 
     @property
     def verdicts_by_order(self) -> dict[Order, dict[str, int] | None]:
@@ -182,6 +186,7 @@ class Comparison:
             "verdicts": self.verdicts,
             "winner": self.winner,
             "confidence": self.confidence,
+            "calibrated": self.calibrated,
             "abstains": self.abstains,
             "orders_agree": self.orders_agree,
             "stated_confidence": {o.value: cf for o, cf in self.stated_confidence.items()},
@@ -200,7 +205,8 @@ class Comparison:
         """Read what `to_json` wrote; only the episodes and the calibration's part are needed."""
         records = msgspec.convert(content["episodes"], tuple[EpisodeRecord, ...])
         names = ("prompt", "video_1", "video_2", "confidence", "abstains", "num_cached")
-        return cls(records=records, **{name: content[name] for name in names})
+        given = {name: content[name] for name in names}
+        return cls(records=records, calibrated=content.get("calibrated"), **given)
 
     def describe(self) -> str:
         """Say the verdict in one sentence.
@@ -214,7 +220,8 @@ class Comparison:
                 f"order {order.value}: {words}" for order, words in self.problems.items()
             )
         if overall:
-            return f"video {overall} is better: {names[overall - 1]}"
+            doubt = ", though the two orders disagree" if self.orders_agree is False else ""
+            return f"video {overall} is better: {names[overall - 1]}{doubt}"
         if self.orders_agree is False:
             return "a tie: the two orders disagree"
         return "a tie"

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Collection
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -27,7 +28,12 @@ from verl_videosearch.evaluation.calibration import Calibration, read_calibratio
 from verl_videosearch.judge.settings import JudgeConfig
 from verl_videosearch.judgement import DEFAULT_DIMENSIONS, Dimension
 from verl_videosearch.models.source import ModelSource, OpenModel
-from verl_videosearch.runs.identity import CALIBRATION_NAME, hash_model
+from verl_videosearch.runs.identity import (
+    CALIBRATION_NAME,
+    UNKNOWN_MODEL,
+    hash_model,
+    list_model_files,
+)
 from verl_videosearch.runs.record import Identity
 
 
@@ -42,6 +48,22 @@ class ReadyModel:
     identity: Identity
     decided_by: dict[str, Any] = field(default_factory=dict)
     """What decides an episode besides its pair, for the cache."""
+
+    def check_calibration(self, pair_hashes: Collection[str]) -> None:
+        """Raise `CalibrationError` when the calibration was fitted on one of these pairs, or for
+        another model."""
+        if self.calibration is not None:
+            self.calibration.check_use(pair_hashes, self.identity.model_hash or UNKNOWN_MODEL)
+
+
+class _Beside(NamedTuple):
+    """What lies beside a model."""
+
+    config: EpisodeConfig
+    dimensions: tuple[Dimension, ...]
+    calibration: Calibration | None
+    model_hash: str | None
+    """Null: not needed, or the folder is not known."""
 
 
 class Opening:
@@ -86,12 +108,12 @@ class Opening:
         if self.ready is not None:
             await self.close()
         # refused before a server is started, where the folder is known by now
-        config, _ = self._choose_settings(self.source.folder)
+        beside = await asyncio.to_thread(self._look_beside, self.source.folder)
         # null: a log of its own each time, so that the one that an error names stays
-        opening = self.source.open(None, config.native_thought)
+        opening = self.source.open(None, beside.config.native_thought)
         model = await self._stack.enter_async_context(opening)
         try:
-            self.ready = await asyncio.to_thread(self._prepare, model)
+            self.ready = await asyncio.to_thread(self._prepare, model, beside)
         except BaseException:
             await self._stack.aclose()  # the next try opens it anew
             raise
@@ -110,13 +132,21 @@ class Opening:
             check_checkpoint(folder, config, dimensions, is_overridden=accepted)
         return config, dimensions
 
-    def _prepare(self, model: OpenModel) -> ReadyModel:
-        """Find what lies beside the model: its settings, its calibration."""
-        folder = self.source.folder or _find_folder(model.model_root)
+    def _look_beside(self, folder: Path | None) -> _Beside:
+        """Read what lies beside a model; raises `ValueError` when it does not go with it."""
         config, dimensions = self._choose_settings(folder)
         calibration, model_hash = self._read_calibration(folder), None
         if calibration is not None and folder is not None:
             model_hash = hash_model(folder)
+            calibration.check_use((), model_hash)
+        return _Beside(config, dimensions, calibration, model_hash)
+
+    def _prepare(self, model: OpenModel, beside: _Beside) -> ReadyModel:
+        """Describe an open model; the folder of a server's is known only now."""
+        folder = self.source.folder or _find_folder(model.model_root)
+        if folder != self.source.folder:
+            beside = self._look_beside(folder)
+        config, dimensions, calibration, model_hash = beside
         decided_by = {
             "source": self.source.describe(),
             "servers": list(self.source.endpoints),
@@ -147,10 +177,11 @@ def read_model_settings(
 
 
 def describe_files(folder: Path | None) -> list[list[Any]] | None:
-    """Name the state of a model's files without reading them: (name, size, time of change)."""
+    """Name the state of the files that decide what a model writes, without reading them: (name,
+    size, time of change)."""
     if folder is None:
         return None
-    files = sorted(path for path in folder.iterdir() if path.is_file())
+    files = list_model_files(folder)
     return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
 
 

@@ -14,7 +14,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -27,7 +27,7 @@ from verl_videosearch.judge.memory_journal import MemoryJournal
 from verl_videosearch.judge.opening import ReadyModel
 from verl_videosearch.judge.settings import JudgeConfig
 from verl_videosearch.judgement import OVERALL
-from verl_videosearch.runs.identity import UNKNOWN_MODEL, hash_pair
+from verl_videosearch.runs.identity import hash_pair
 from verl_videosearch.runs.jobs import Job, RunLimits, RunSummary, run_jobs
 from verl_videosearch.runs.play import PlaySetup, play_episode
 from verl_videosearch.runs.record import EpisodeRecord, RecordedFailure, RecordKind
@@ -54,8 +54,10 @@ class PairJudge:
         self, pairs: Sequence[Pair], on_episode: OnEpisode | None = None
     ) -> list[Outcome]:
         """Judge pairs side by side; returns what became of each, in their order. Raises
-        `ServerUnusable` when no pair could be judged."""
+        `ServerUnusable` when no pair could be judged, and `CalibrationError` before any is when
+        the calibration was fitted on one of them."""
         samples = [self._make_sample(pair) for pair in pairs]
+        self.ready.check_calibration([hash_pair(sample) for sample in samples])
         by_uid = {sample.uid: sample for sample in samples}
         outcomes = await self._play_all(by_uid, on_episode)
         return [outcomes[sample.uid] for sample in samples]
@@ -146,11 +148,7 @@ class PairJudge:
         )
         if self.ready.calibration is None:
             return comparison
-        self.ready.calibration.check_use(
-            [hash_pair(sample)], self.ready.identity.model_hash or UNKNOWN_MODEL
-        )
-        confidence, abstains = grade_comparison(self.ready.calibration, comparison)
-        return replace(comparison, confidence=confidence, abstains=abstains)
+        return grade_comparison(self.ready.calibration, comparison)
 
     def _make_sample(self, pair: Pair) -> PreferenceSample:
         prompt, video_1, video_2 = pair

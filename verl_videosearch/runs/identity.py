@@ -39,11 +39,16 @@ def hash_pairs(samples: Iterable[PreferenceSample]) -> str:
     return _hash_text("".join(sorted(map(hash_pair, samples))))
 
 
+def list_model_files(folder: Path) -> list[Path]:
+    """List the files of a model's folder that decide what it writes, sorted by name."""
+    paths = [path for path in sorted(folder.iterdir()) if path.suffix in _MODEL_SUFFIXES]
+    return [path for path in paths if path.name != CALIBRATION_NAME and path.is_file()]
+
+
 def hash_model(folder: Path) -> str:
     """Name a model by the bytes of its weights, tokenizer and configuration."""
     digest = xxhash.xxh3_64()
-    paths = [path for path in sorted(folder.iterdir()) if path.suffix in _MODEL_SUFFIXES]
-    paths = [path for path in paths if path.name != CALIBRATION_NAME]
+    paths = list_model_files(folder)
     if not any(path.suffix in (".safetensors", ".bin") for path in paths):
         raise ValueError(
             f"{folder} holds no weights (.safetensors or .bin); give the folder of a Hugging "

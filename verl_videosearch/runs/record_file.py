@@ -37,6 +37,9 @@ _OLD_FORMATS = {
     "a failure in a journal before records": {"failure", "key", "detail"},
 }
 """Names that tell today's lines from older ones."""
+_COMPARISON = {"prompt", "video_1", "video_2", "overall"}
+"""Names that tell a line of `videosearch judge` from a record: it holds an episode an order, or none
+where it has failed."""
 
 
 _DECODER = msgspec.json.Decoder(EpisodeRecord)
@@ -72,12 +75,31 @@ def write_record(record: EpisodeRecord) -> str:
 def parse_record(line: str | bytes, where: str = "line") -> EpisodeRecord:
     """Read one line; `write_record` in reverse. `where` (file and line) stands in front of what is
     wrong: `DamagedLine` for one that is torn or altered, `RecordError` for another version."""
+    return _make_record(_read_object(line, where), where)
+
+
+def _parse_line(line: bytes, where: str) -> list[EpisodeRecord]:
+    """Read the record of a line; of a comparison of the judge, its episodes."""
+    content = _read_object(line, where)
+    if not set(content) >= _COMPARISON:
+        return [_make_record(content, where)]
+    episodes = content.get("episodes", [])
+    if not isinstance(episodes, list) or not all(isinstance(each, dict) for each in episodes):
+        raise DamagedLine(f"{where}: a comparison whose episodes are no list of records")
+    return [_make_record(each, where) for each in episodes]
+
+
+def _read_object(line: str | bytes, where: str) -> dict[str, Any]:
     try:
         content = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise DamagedLine(f"{where}: not a JSON object: {error}") from error
     if not isinstance(content, dict):
         raise DamagedLine(f"{where}: not a JSON object but {str(content)[:40]!r}")
+    return content
+
+
+def _make_record(content: dict[str, Any], where: str) -> EpisodeRecord:
     _check_format(content, where)
     try:
         return _share_parts(msgspec.convert(content, EpisodeRecord))
@@ -138,8 +160,9 @@ def _check_format(content: dict[str, Any], where: str) -> None:
 
 
 def read_records(path: str | Path, *, keeps_words: bool = True) -> RecordFile:
-    """Read a file of episodes; raises `RecordError` for a file that is missing or of another
-    version. Damaged lines are left out and listed.
+    """Read a file of episodes, or of comparisons with their episodes (`judge --pairs --out`); raises
+    `RecordError` for a file that is missing or of another version. Damaged lines are left out and
+    listed.
 
     Without `keeps_words` replies and contexts are forgotten line by line: figures need verdicts,
     and of 100,000 episodes the words are most of the memory."""
@@ -149,8 +172,8 @@ def read_records(path: str | Path, *, keeps_words: bool = True) -> RecordFile:
     records, damaged = [], []
     for number, line in iterate_lines(path):
         try:
-            record = parse_record(line, f"{path}, line {number}")
-            records.append(record if keeps_words else _forget_words(record))
+            found = _parse_line(line, f"{path}, line {number}")
+            records += found if keeps_words else [_forget_words(record) for record in found]
         except DamagedLine as error:
             damaged.append(str(error))
     return RecordFile(path, tuple(records), tuple(damaged))
