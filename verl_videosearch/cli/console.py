@@ -41,9 +41,8 @@ def check_out(out: Path, others: Iterable[Path | None]) -> None:
 
     if not out.name or out.name == ".." or os.path.isdir(out):
         raise ValueError(f"--out names a file, got {str(out)!r}")
-    if same := [
-        each for each in others if each and os.path.realpath(each) == os.path.realpath(out)
-    ]:
+    here = os.path.realpath(out)
+    if same := [each for each in others if each and os.path.realpath(each) == here]:
         raise ValueError(f"--out would replace {same[0]}, which is read; name another file")
     with explain_disk(out):
         out.parent.mkdir(parents=True, exist_ok=True)

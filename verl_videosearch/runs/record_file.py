@@ -38,7 +38,7 @@ _OLD_FORMATS = {
 }
 """Names that tell today's lines from older ones."""
 _COMPARISON = {"prompt", "video_1", "video_2", "overall"}
-"""Names that tell a line of `videosearch judge` from a record: it holds an episode an order, or none
+"""Names that tell a line of `videosearch judge` from a record: it holds an episode an order, none
 where it has failed."""
 
 
@@ -160,9 +160,10 @@ def _check_format(content: dict[str, Any], where: str) -> None:
 
 
 def read_records(path: str | Path, *, keeps_words: bool = True) -> RecordFile:
-    """Read a file of episodes, or of comparisons with their episodes (`judge --pairs --out`); raises
-    `RecordError` for a file that is missing or of another version. Damaged lines are left out and
-    listed.
+    """Read a file of episodes, or of comparisons with their episodes (`judge --pairs --out`).
+
+    Raises `RecordError` for a file that is missing or of another version. Damaged lines are left
+    out and listed.
 
     Without `keeps_words` replies and contexts are forgotten line by line: figures need verdicts,
     and of 100,000 episodes the words are most of the memory."""
