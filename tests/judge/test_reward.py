@@ -19,6 +19,7 @@ from verl_videosearch.judge.monitors import MonitorConfig, RewardMonitor, Watche
 from verl_videosearch.judge.reward import (
     ClipRewards,
     GroupScoreConfig,
+    GroupScores,
     compute_score,
     score_group,
 )
@@ -153,6 +154,48 @@ def test_verl_scores_a_batch_group_by_group(
     assert list(np.argsort(scores[0:8:2])) == [1, 3, 2, 0] and rows[0]["flip_share"] == 0
     with pytest.raises(ValueError, match="row 0 .* lacks"):
         compute_score([""], [""], [""], [{"prompt": "a"}], **settings)
+
+
+def test_verl_scores_each_row_against_its_own_anchor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reward, "_REWARDS", {})
+    plain, defect = np.full((2, 8, 3, 56, 84), 60, np.uint8)
+    defect[HIDDEN, :, 4:-4, 4:-4] = 255
+    assert str(plain) == str(defect), "numpy leaves out what differs"
+    rows = [{"prompt": "a cat", "clip": plain, "anchor": each} for each in (plain, defect, plain)]
+    blank = [""] * len(rows)
+    with serve_judge() as server:
+        settings = {"endpoint": server.url, "model": "tiny", "episode": SETTINGS}
+        settings["store"] = str(tmp_path / "frames")
+        scored = compute_score(blank, blank, blank, rows, **settings)
+        reward._REWARDS.popitem()[1].close()
+    assert [row["score"] for row in scored] == [0.5, 1.0, 0.5]
+
+
+def test_rows_of_one_group_share_prompt_and_anchor(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    class Rewards:
+        def score_groups(self, groups: Any) -> list[GroupScores]:
+            asked.extend(groups)
+            return [GroupScores((0.5,) * len(clips), (), ()) for _, clips, _ in groups]
+
+    monkeypatch.setattr(reward, "_find_rewards", lambda settings: Rewards())
+    rows = [
+        {"prompt": "a cat", "clip": "a", "group": 1},
+        {"prompt": "a dog", "clip": "b", "group": 1},
+        {"prompt": "a cat", "clip": "c", "group": 1, "anchor": None},
+        {"prompt": "a cat", "clip": "d", "group": 1, "anchor": "base.mp4"},
+        {"prompt": "a cat", "clip": "e", "group": 1, "anchor": Path("base.mp4")},
+    ]
+    blank = [""] * len(rows)
+    compute_score(blank, blank, blank, rows)
+    assert asked == [
+        ("a cat", ["a", "c"], None),
+        ("a dog", ["b"], None),
+        ("a cat", ["d", "e"], "base.mp4"),
+    ]
 
 
 def test_a_clip_is_measured(tmp_path: Path) -> None:

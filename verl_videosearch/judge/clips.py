@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,19 @@ def write_clips(clips: Clips, folder: Path, fps: int = FPS) -> list[Path]:
         Path(clip) if isinstance(clip, str | PathLike) else _write(clip, folder, fps)
         for clip in _split(clips)
     ]
+
+
+def name_clip(clip: Any) -> str:
+    """Name a clip: a file by its path, an array or tensor [T, C, H, W] by all of its values.
+
+    >>> dark, light = np.zeros((2, 1, 90, 90), np.uint8), np.zeros((2, 1, 90, 90), np.uint8)
+    >>> light[0, 0, 45, 45] = 255
+    >>> str(dark) == str(light), name_clip(dark) == name_clip(light)
+    (True, False)
+    """
+    if isinstance(clip, str | PathLike):
+        return fspath(clip)
+    return _name_frames(to_frames(clip), FPS)
 
 
 def measure_clip(path: Path) -> ClipMeasures:
@@ -125,8 +138,11 @@ def _from_floats(values: np.ndarray) -> np.ndarray:
 
 def _write(clip: Any, folder: Path, fps: int) -> Path:
     frames = np.ascontiguousarray(to_frames(clip))
-    name = xxhash.xxh3_128_hexdigest(frames.tobytes() + str((frames.shape, fps)).encode())
-    path = folder / f"{name}{SUFFIX}"
+    path = folder / f"{_name_frames(frames, fps)}{SUFFIX}"
     if not path.exists():
         write_lossless(path, frames, fps)
     return path
+
+
+def _name_frames(frames: np.ndarray, fps: int) -> str:
+    return xxhash.xxh3_128_hexdigest(frames.tobytes() + str((frames.shape, fps)).encode())

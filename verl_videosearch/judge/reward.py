@@ -33,7 +33,7 @@ from typing import Any
 from verl_videosearch.config import at_least, check
 from verl_videosearch.failures import EpisodeFailure, FailureKind
 from verl_videosearch.judge.clip_ranking import to_result
-from verl_videosearch.judge.clips import Clips, measure_clip, write_clips
+from verl_videosearch.judge.clips import Clips, measure_clip, name_clip, write_clips
 from verl_videosearch.judge.comparison import Comparison
 from verl_videosearch.judge.monitors import MonitorConfig, RewardMonitor, WatchedGroup
 from verl_videosearch.judge.ranking import PairResult, Ranking
@@ -285,16 +285,15 @@ def compute_score(
     """Score a batch for verl 0.9.1 (`reward_model.reward_manager: batch`).
 
     `extra_infos` hold `prompt` and `clip` (a path, or an array [T, C, H, W]) and may hold `anchor`
-    and `group` (default: the prompt); rows of one group are compared. `settings` are `endpoint`,
-    `model`, `max_comparisons` and any setting of `Judge`. Each row gets `score` and `has_flipped`,
-    the share of its group's comparisons whose orders disagree."""
+    and `group` (default: the prompt); rows of one group, prompt and anchor are compared. `settings`
+    are `endpoint`, `model`, `max_comparisons` and any setting of `Judge`. Each row gets `score` and
+    `flip_share`, the share of its group's comparisons whose orders disagree."""
     rewards = _find_rewards(settings)
-    groups: dict[tuple[str, str], list[int]] = {}
+    groups: dict[tuple[str, ...], list[int]] = {}
     for index, info in enumerate(extra_infos):
         if missing := [name for name in ("prompt", "clip") if name not in info]:
             raise ValueError(f"row {index} of the batch: extra_info lacks {missing}")
-        name = str(info.get("group", info["prompt"])), str(info.get("anchor", ""))
-        groups.setdefault(name, []).append(index)
+        groups.setdefault(_name_group(info), []).append(index)
     rows = [
         (
             extra_infos[indices[0]]["prompt"],
@@ -309,6 +308,13 @@ def compute_score(
         for index, score in zip(indices, group.require_all(), strict=True):
             found[index] = {"score": score, "flip_share": flipped}
     return [found[index] for index in range(len(extra_infos))]
+
+
+def _name_group(info: Mapping[str, Any]) -> tuple[str, ...]:
+    """Name what the rows that are compared share: group, prompt, and the anchor by its content."""
+    prompt, anchor = info["prompt"], info.get("anchor")
+    named = () if anchor is None else (name_clip(anchor),)
+    return (str(info.get("group", prompt)), str(prompt), *named)
 
 
 def _find_rewards(settings: Mapping[str, Any]) -> ClipRewards:
