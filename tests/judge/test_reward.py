@@ -88,6 +88,53 @@ def test_the_budget_is_kept_and_still_orders_the_group(tmp_path: Path) -> None:
     assert len(asked) == 16 and tau_b(scores, list(range(8, 0, -1))) >= 0.8
 
 
+def test_equal_clips_are_one_clip(tmp_path: Path) -> None:
+    files = {name: tmp_path / name for name in "aAbcd"}
+    for name, file in files.items():
+        file.write_text(name.lower())  # A is a copy of a
+    asked = []
+
+    async def compare(prompt: str, video_1: str, video_2: str) -> Any:
+        asked.append({Path(video_1).name.lower(), Path(video_2).name.lower()})
+        return FakeComparison(1 if Path(video_1).name.lower() < Path(video_2).name.lower() else 2)
+
+    def score(names: str, anchor: str | None = None, **config: Any) -> GroupScores:
+        videos = [str(files[name]) for name in names]
+        against = None if anchor is None else str(files[anchor])
+        asked.clear()
+        return asyncio.run(
+            score_group("a cat", videos, compare, GroupScoreConfig(**config), against)
+        )
+
+    for budget in (None, 3, 4):
+        group = score("abAcd", max_comparisons=budget)
+        assert len(asked) == (budget or 6) and all(len(pair) == 2 for pair in asked)
+        scores = group.require_all()
+        assert scores[0] == scores[2] == max(scores)
+        assert group.places == (0, 1, 0, 2, 3) and len(group.ranking.strengths) == 4
+    assert score("abab").require_all() == score("ab").require_all() * 2
+    against = score("abAb", anchor="b", max_comparisons=4)
+    assert against.scores == (1.0, 0.5, 1.0, 0.5) and asked == [{"a", "b"}]
+
+
+def test_a_group_of_equal_clips_is_a_tie_unless_they_are_broken(tmp_path: Path) -> None:
+    async def compare(prompt: str, video_1: str, video_2: str) -> Any:
+        raise AssertionError("there is nothing to compare")
+
+    whole, copy, torn = (tmp_path / name for name in ("whole.mkv", "copy.mkv", "torn.mkv"))
+    write_clip(whole, np.full((8, 56, 84, 3), 100, np.uint8))
+    copy.write_bytes(whole.read_bytes())
+    torn.write_bytes(whole.read_bytes()[:200])
+    for videos, anchor in (([whole, copy, whole], None), ([copy], whole)):
+        given = [str(video) for video in videos]
+        group = asyncio.run(score_group("a", given, compare, anchor=anchor and str(anchor)))
+        assert group.require_all() == [0.5] * len(videos) and group.comparisons == ()
+    for video in (torn, tmp_path / "gone.mkv"):
+        with pytest.raises(EpisodeFailure, match=video.name) as refused:
+            asyncio.run(score_group("a", [str(video)] * 2, compare))
+        assert refused.value.kind is FailureKind.VIDEO
+
+
 class FakeComparison:
     """What the scores read of a `Comparison`."""
 

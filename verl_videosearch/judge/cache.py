@@ -23,13 +23,13 @@ from typing import Any
 
 import xxhash
 
+from verl_videosearch.judge.clips import hash_file
 from verl_videosearch.runs.record import EpisodeRecord
 from verl_videosearch.runs.record_file import DamagedLine, RecordError, parse_record, write_record
 from verl_videosearch.sample import PreferenceSample
 
 MAX_EPISODES = 100_000
 """Default of `max_episodes`; about 10 kB each."""
-_CHUNK = 1 << 20
 _WAIT_S = 30.0
 NAMES = ["key", "line", "number"]
 _COLUMNS = "PRAGMA table_info(episodes)"
@@ -138,9 +138,5 @@ class EpisodeCache:
         status = os.stat(path)
         signature = str(path), status.st_ino, status.st_size, status.st_mtime_ns
         if signature not in self._hashes:
-            digest = xxhash.xxh3_128()
-            with path.open("rb") as file:
-                while chunk := file.read(_CHUNK):
-                    digest.update(chunk)
-            self._hashes[signature] = digest.hexdigest()
+            self._hashes[signature] = hash_file(path)
         return self._hashes[signature]

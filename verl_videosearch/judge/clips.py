@@ -35,6 +35,7 @@ Clips = Sequence[Any] | Any
 """Paths, arrays or tensors of one prompt; or one batch."""
 _SLACK = 1e-3
 """How far a float may lie outside 0..1: rounding of a decoder, which is cut off."""
+_CHUNK = 1 << 20
 _MEASURED_FRAMES, _MEASURED_PIXELS = 16, 112 * 112
 
 
@@ -72,6 +73,24 @@ def name_clip(clip: Any) -> str:
     return _name_frames(to_frames(clip), FPS)
 
 
+def find_distinct(videos: Sequence[str]) -> tuple[list[str], list[int]]:
+    """Return the files of different content, each by its first path, and for every video which of
+    them it is. What cannot be read is told by its path: looking at it says why."""
+    contents = [_name_content(video) for video in videos]
+    firsts = dict(zip(reversed(contents), reversed(videos), strict=True))
+    order = list(dict.fromkeys(contents))
+    return [firsts[content] for content in order], [order.index(content) for content in contents]
+
+
+def hash_file(path: Path) -> str:
+    """Hash a file's bytes; raises `OSError`."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 def measure_clip(path: Path) -> ClipMeasures:
     """Measure a file in at most 16 small frames; raises `VideoError`."""
     plan = FramePlan(_MEASURED_FRAMES, _MEASURED_PIXELS, patch_multiple=2)
@@ -98,6 +117,13 @@ def to_frames(clip: Any) -> np.ndarray:
         values = _from_floats(values)
     frames = values.transpose(0, 2, 3, 1)
     return np.repeat(frames, 3, axis=3) if frames.shape[3] == 1 else frames
+
+
+def _name_content(video: str) -> str:
+    try:
+        return hash_file(Path(video))
+    except (OSError, ValueError):
+        return video
 
 
 def _split(clips: Clips) -> list[Any]:

@@ -14,6 +14,7 @@ ended, what the ranking foresees. Clips may be paths or tensors (`clips`).
 |---|---|
 | order | both orders are asked; where they disagree the comparison is a tie, and is counted |
 | confidence | a doubtful answer weighs less: by calibrated probability, else as stated |
+| equal clips | are one clip, by the bytes of their files, with one score; nothing is asked |
 | budget | `max_comparisons` per group: those that tell most about the order come first |
 | failures | asked once more if passing; a clip without an answer is an `EpisodeFailure`, never 0 |
 
@@ -26,21 +27,24 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from verl_videosearch.config import at_least, check
 from verl_videosearch.failures import EpisodeFailure, FailureKind
 from verl_videosearch.judge.clip_ranking import to_result
-from verl_videosearch.judge.clips import Clips, measure_clip, name_clip, write_clips
+from verl_videosearch.judge.clips import Clips, find_distinct, measure_clip, name_clip, write_clips
 from verl_videosearch.judge.comparison import Comparison
 from verl_videosearch.judge.monitors import MonitorConfig, RewardMonitor, WatchedGroup
 from verl_videosearch.judge.ranking import PairResult, Ranking
 from verl_videosearch.judge.tournament import TournamentConfig, play_tournament
+from verl_videosearch.video.errors import VideoError
 
 STATED_WEIGHTS: Mapping[int | None, float] = {1: 1.0, 2: 2 / 3, 3: 1 / 3, None: 1.0}
 """Weight of an answer by the confidence that the judge states; unsaid counts in full."""
+EVEN = 0.5
+"""Score of a clip that equals what it is compared with."""
 MIN_WEIGHT = 0.05
 """Of an answer that a calibration thinks little better than a guess."""
 ComparePaths = Callable[[str, str, str], Awaitable[Comparison]]
@@ -80,7 +84,9 @@ class GroupScores:
     failures: tuple[EpisodeFailure, ...]
     """Comparisons that broke; they are in no score."""
     ranking: Ranking | None = None
-    """Strengths and intervals; null against an anchor."""
+    """Strengths and intervals of the different clips; null against an anchor or if all are one."""
+    places: tuple[int, ...] = ()
+    """Which clip of the ranking each clip is: equal ones are one."""
 
     @property
     def num_flips(self) -> int:
@@ -110,17 +116,60 @@ async def score_group(
     config: GroupScoreConfig | None = None,
     anchor: str | None = None,
 ) -> GroupScores:
-    """Score the clips of one prompt against one another, or against `anchor`."""
+    """Score the clips of one prompt against one another, or against `anchor`.
+
+    Files of equal bytes are one clip: they cost its comparisons and get its score, 0.5 where
+    nothing else is in the group. Raises `EpisodeFailure` when every comparison failed, and
+    `ValueError` for a group that is too small or a budget below what an anchor needs."""
     config = config or GroupScoreConfig()
-    if anchor is not None:
-        return await _score_against(prompt, videos, compare, config, anchor)
-    if len(videos) < 2:
-        raise ValueError(f"a group needs at least two clips, got {len(videos)}; or give an anchor")
+    check_group(prompt, len(videos), config, has_anchor=anchor is not None)
+    given = videos if anchor is None else [anchor, *videos]
+    distinct, places = await asyncio.to_thread(find_distinct, given)
+    if len(distinct) == 1:
+        await asyncio.to_thread(_require_readable, distinct[0])
+        scored = GroupScores((EVEN,), (), ())
+    elif anchor is None:
+        scored = await _score_one_another(prompt, distinct, compare, config)
+    else:
+        scored = await _score_against(prompt, distinct[1:], compare, config, anchor)
+        scored = replace(scored, scores=(EVEN, *scored.scores))  # a clip that is the anchor
+    places = places[len(given) - len(videos) :]
+    return replace(
+        scored, scores=tuple(scored.scores[place] for place in places), places=tuple(places)
+    )
+
+
+def check_group(
+    prompt: str, num_clips: int, config: GroupScoreConfig, *, has_anchor: bool = False
+) -> None:
+    """Refuse a group that no comparison can score, by a `ValueError`."""
+    if not has_anchor and num_clips < 2:
+        raise ValueError(
+            f"a group needs at least two clips, got {num_clips} of {prompt!r}; or give an anchor"
+        )
+    budget = config.max_comparisons
+    if has_anchor and budget is not None and budget < num_clips:
+        raise ValueError(
+            f"against an anchor every clip costs one comparison: max_comparisons must be at least "
+            f"{num_clips}, got {budget}"
+        )
+
+
+def _require_readable(video: str) -> None:
+    """Look at a clip that is compared with nothing: a broken one has no score."""
+    try:
+        measure_clip(Path(video))
+    except VideoError as error:
+        raise EpisodeFailure(FailureKind.VIDEO, str(error), cause=error.kind.value) from error
+
+
+async def _score_one_another(
+    prompt: str, videos: Sequence[str], compare: ComparePaths, config: GroupScoreConfig
+) -> GroupScores:
+    """Score clips of different content by a tournament."""
     comparisons: list[Comparison] = []
 
     async def ask(first: int, second: int) -> PairResult | None:
-        if videos[first] == videos[second]:
-            return None  # the same clip twice: nothing to learn, both get the same score
         comparison = await compare(prompt, videos[first], videos[second])
         comparisons.append(comparison)
         return to_weighted_result(first, second, comparison, config)
@@ -141,13 +190,8 @@ async def _score_against(
     config: GroupScoreConfig,
     anchor: str,
 ) -> GroupScores:
-    """Score each clip by one comparison with the anchor: 1 wins, 0 loses, drawn towards 0.5 by
-    doubt."""
-    if config.max_comparisons is not None and config.max_comparisons < len(videos):
-        raise ValueError(
-            f"against an anchor every clip costs one comparison: max_comparisons must be at least "
-            f"{len(videos)}, got {config.max_comparisons}"
-        )
+    """Score each clip by one comparison with the anchor, which is none of them: 1 wins, 0 loses,
+    drawn towards 0.5 by doubt."""
     gate, comparisons, failures = asyncio.Semaphore(config.concurrency or 8), [], []
 
     async def ask(video: str) -> float | None:
