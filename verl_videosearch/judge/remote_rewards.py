@@ -12,16 +12,46 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
+
+import msgspec
 
 from verl_videosearch.extras import Extra, require
 from verl_videosearch.failures import EpisodeFailure, FailureKind, ServerUnusable
 from verl_videosearch.judge.clips import Clips, write_clips
+from verl_videosearch.models.address import hide_password, read_address
 
 PASSING = (408, 429, 502, 503, 504)
 """Statuses after which the same request may succeed."""
-UNUSABLE = (401, 403, 404, 405)
+UNUSABLE = (*range(300, 400), 401, 403, 404, 405)
 """Statuses of a wrong address or token: no request will succeed."""
+_MAX_QUOTED = 100
+Content = TypeVar("Content", bound=msgspec.Struct)
+
+
+class Uploaded(msgspec.Struct):
+    """What `POST /v1/videos` answers."""
+
+    video: str
+
+
+class Scored(msgspec.Struct):
+    """What `POST /v1/reward` answers, as far as it is needed."""
+
+    scores: list[Annotated[float, msgspec.Meta(ge=0, le=1)] | None]
+
+
+class Why(msgspec.Struct):
+    """The reason of a refusal."""
+
+    reason: str = "unknown"
+    detail: str = ""
+
+
+class Refused(msgspec.Struct):
+    """What the server answers with any other status."""
+
+    error: Why
 
 
 def ask_rewards(
@@ -38,11 +68,9 @@ def ask_rewards(
 
     Raises `EpisodeFailure` when a clip has no score or the server refuses (passing where asking
     again may help), and `ServerUnusable` for a wrong address or token."""
-    httpx = require("httpx", Extra.JUDGE)
-    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     with (
         tempfile.TemporaryDirectory(prefix="videosearch-clips-") as folder,
-        httpx.Client(base_url=server, headers=headers, timeout=timeout_s) as client,
+        _connect(server, token, timeout_s) as client,
     ):
         paths = write_clips(clips, Path(folder))
         names = [_upload(client, path) for path in paths]
@@ -51,12 +79,37 @@ def ask_rewards(
             asked["anchor"] = _upload(client, write_clips([anchor], Path(folder))[0])
         if max_comparisons is not None:
             asked["max_comparisons"] = max_comparisons
-        scores = _send(client, "/v1/reward", json=asked)["scores"]
+        scores = _send(client, "/v1/reward", Scored, json=asked).scores
+    if len(scores) != len(paths):
+        raise ServerUnusable(
+            f"{hide_password(server)} gave {len(scores)} scores for {len(paths)} clips: it is not "
+            "the judge server of this version"
+        )
     missing = [index for index, score in enumerate(scores) if score is None]
     if missing:
         detail = f"no score for the clips {missing}: no answer is about them"
         raise EpisodeFailure(FailureKind.SIBLING, detail, cause="no_score")
-    return list(scores)
+    return [score for score in scores if score is not None]
+
+
+def _connect(server: str, token: str | None, timeout_s: float) -> Any:
+    """Return a client of the server; raises `ServerUnusable` for what is no address or token."""
+    httpx = require("httpx", Extra.JUDGE)
+    if token is not None and not (token.isascii() and token.isprintable()):
+        raise ServerUnusable(
+            "the token holds a character that no header may hold; look for a line "
+            "end in the variable or file that it comes from"
+        )
+    try:
+        address = read_address(server)
+    except ValueError as error:
+        raise ServerUnusable(
+            "the server must be a URL that starts with http:// or https:// and names a host, such "
+            f"as http://judge:8080, got {hide_password(server)!r}"
+        ) from error
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    login = None if address.user is None else (address.user, address.password or "")
+    return httpx.Client(base_url=address.url, headers=headers, auth=login, timeout=timeout_s)
 
 
 def _upload(client: Any, path: Path) -> str:
@@ -65,29 +118,53 @@ def _upload(client: Any, path: Path) -> str:
         content = path.read_bytes()
     except OSError as error:
         raise EpisodeFailure(FailureKind.VIDEO, f"{path} cannot be read: {error}") from error
-    return str(_send(client, "/v1/videos", content=content)["video"])
+    return _send(client, "/v1/videos", Uploaded, content=content).video
 
 
-def _send(client: Any, route: str, **body: Any) -> Any:
+def _send(client: Any, route: str, expected: type[Content], **body: Any) -> Content:
     """Post one request; a refusal becomes the failure that it stands for."""
     httpx = require("httpx", Extra.JUDGE)
+    address = f"{str(client.base_url).rstrip('/')}{route}"
     try:
         answer = client.post(route, **body)
-        content = answer.json()
-    except (httpx.TransportError, ValueError) as error:
-        detail = f"{client.base_url}{route}: {type(error).__name__}: {error}"
+    except httpx.RequestError as error:
+        detail = f"{address}: {type(error).__name__}: {error}"
         raise EpisodeFailure(FailureKind.SERVER, detail, is_passing=True) from error
-    if answer.is_success:
-        return content
-    reason = content.get("error", {}).get("reason", "unknown")
-    detail = f"{route} answered {answer.status_code}: {content.get('error', {}).get('detail')}"
+    if not answer.is_success:
+        raise _read_refusal(answer, address)
+    content = _read(answer, expected)
+    if content is None:
+        raise ServerUnusable(
+            f"{address} is not a judge server (`videosearch serve`): it answered {_quote(answer)}"
+        )
+    return content
+
+
+def _read_refusal(answer: Any, address: str) -> Exception:
+    """Return what a status stands for; the body only adds words."""
+    refused = _read(answer, Refused)
+    why = Why(detail=_quote(answer)) if refused is None else refused.error
+    detail = f"{address} answered {answer.status_code}: {why.detail}"
     if answer.status_code in UNUSABLE:
-        raise ServerUnusable(detail)
+        return ServerUnusable(f"{detail}; check the address and the token")
     wait = answer.headers.get("Retry-After", "")
-    raise EpisodeFailure(
+    return EpisodeFailure(
         FailureKind.SERVER,
         detail,
-        cause=reason,
+        cause=why.reason,
         is_passing=answer.status_code in PASSING,
         retry_after_s=float(wait) if wait.isdecimal() else None,
     )
+
+
+def _read(answer: Any, expected: type[Content]) -> Content | None:
+    """Read a body; None if it is not what was expected."""
+    try:
+        return msgspec.json.decode(answer.content, type=expected)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+def _quote(answer: Any) -> str:
+    """Show the beginning of a body that is not ours."""
+    return repr(answer.text[:_MAX_QUOTED]) if answer.text else "nothing"
