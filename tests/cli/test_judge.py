@@ -302,6 +302,14 @@ def test_a_ranking_is_a_table_and_the_cache_makes_it_free(
     assert content["clips"][2]["video"].endswith(DEFECT)
 
 
+def test_a_ranking_says_what_was_never_compared(clips: Path, server: ScriptedServer) -> None:
+    videos = (clips / DEFECT, clips / CLEAN, clips / OTHER)
+    result = run("rank", "a cat", *videos, "--max-comparisons", "1", *model(server))
+    words = " ".join(result.output.split())
+    assert result.exit_code == 0 and "1 comparisons, 1 of them new" in words
+    assert words.count("no verdict is about it, so it has no rank") == 1 and "50%" not in words
+
+
 def test_changes_of_a_checkpoint_start_from_its_own_settings_and_are_accepted_explicitly(
     clips: Path,
 ) -> None:

@@ -2,15 +2,17 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import verl_videosearch
+from tests.clips import write_clip
 from tests.judge.episodes import SETTINGS, make_judge
 from tests.report.packed import unpack_pairs
-from tests.seeing_judge import CLIPS, prefer_first, serve_judge, write_clips
+from tests.seeing_judge import CLIPS, HIDDEN, prefer_first, serve_judge, write_clips
 from verl_videosearch import Judge
 from verl_videosearch.episode import EpisodeConfig
 from verl_videosearch.failures import EpisodeFailure, FailureKind, ServerUnusable
@@ -250,16 +252,7 @@ def test_a_deadline_ends_a_slow_server(tmp_path: Path, clips: Path) -> None:
 def test_ranking_clips_equals_the_round_robin_and_one_more_costs_only_its_pairs(
     tmp_path: Path, clips: Path
 ) -> None:
-    import numpy as np
-
-    from tests.clips import write_clip
-    from tests.seeing_judge import HIDDEN
-
-    names = []
-    for number, level in enumerate((250, 200, 150, 105, 60)):
-        frames = np.full((8, 56, 84, 3), 60, np.uint8)
-        frames[HIDDEN] = level
-        names.append(str(write_clip(clips / f"{number}.mkv", frames)))
+    names = write_levels(clips, (250, 200, 150, 105, 60))
     with serve_judge() as server, make_judge(server, tmp_path) as judge:
         ranking = judge.rank("a cat", names[:4])
         assert ranking.order == tuple(reversed(names[:4])) and ranking.ranks == (4, 3, 2, 1)
@@ -271,6 +264,42 @@ def test_ranking_clips_equals_the_round_robin_and_one_more_costs_only_its_pairs(
         assert short.tournament.num_new == 7 and set(short.order[:2]) == set(names[3:])
     content = json.loads(json.dumps(short.to_json()))
     assert [clip["rank"] for clip in content["clips"]] == [1, 2, 3, 4, 5]
+
+
+def write_levels(folder: Path, levels: Sequence[int]) -> list[str]:
+    """Write clips whose hidden frame has these levels, the darker the better."""
+    names = []
+    for number, level in enumerate(levels):
+        frames = np.full((8, 56, 84, 3), 60, np.uint8)
+        frames[HIDDEN] = level
+        names.append(str(write_clip(folder / f"{number}.mkv", frames)))
+    return names
+
+
+def test_a_ranking_does_not_buy_unreadable_pairs_again(tmp_path: Path) -> None:
+    names = write_levels(tmp_path, (60, 110, 160, 210))
+    reply = "I like both."
+    with serve_judge(lambda _: reply) as server:
+        found = []
+        for _ in range(3):
+            with make_judge(server, tmp_path, cache=tmp_path / "cache.sqlite") as judge:
+                judge.open()
+                content = judge.rank("a cat", names, max_comparisons=3).to_json()
+            found.append((content["num_new"], content["num_known"], len(content["undecided"])))
+            assert content["uncompared"] == names and content["num_comparisons"] == 0
+    assert found == [(3, 0, 3), (3, 3, 6), (0, 6, 6)] and len(server.requests) == 12
+
+
+def test_a_ranking_names_the_clips_that_no_verdict_is_about(tmp_path: Path) -> None:
+    names = write_levels(tmp_path, (60, 110, 160))
+    with serve_judge() as server, make_judge(server, tmp_path) as judge:
+        ranking = judge.rank("a cat", names, max_comparisons=1)
+        content = ranking.to_json()
+        assert ranking.uncompared == tuple(content["uncompared"]) == (names[2],)
+        assert {each["video"]: each["num_comparisons"] for each in content["clips"]} == dict(
+            zip(names, (1, 1, 0), strict=True)
+        )
+        assert judge.rank("a cat", names).uncompared == ()
 
 
 @pytest.mark.parametrize(

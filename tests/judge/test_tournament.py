@@ -96,3 +96,17 @@ def test_what_fails_in_passing_is_asked_once_more(concurrency: int) -> None:
     assert [asked.count(pair) for pair in ((0, 1), (0, 2), (1, 2), (2, 3))] == [2, 2, 1, 1]
     assert {pair[:2] for pair in result.failed} == {(0, 2), (1, 2)}
     assert result.ranking.num_comparisons == 4 and result.num_new == 6 == len(steps)
+
+
+def test_pairs_known_to_have_no_verdict_are_not_bought_again() -> None:
+    asked: list[tuple[int, int]] = []
+    undecided = [(0, 1), (2, 3)]
+    result = run(4, judge_by_number(asked), TournamentConfig(3, 1), known_undecided=undecided)
+    assert result.num_new == len(asked) == 3 and not {*asked} & {*undecided}
+    assert result.undecided == tuple(undecided)
+
+
+def test_clips_that_no_result_is_about_can_be_told() -> None:
+    result = run(6, judge_by_number([]), TournamentConfig(2, 1))
+    assert sorted(result.nums_compared) in ([0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 1, 1])
+    assert run(2, judge_by_number([])).nums_compared == (1, 1)

@@ -82,12 +82,17 @@ def _show(ranking: ClipRanking) -> None:
         low, high = clip["interval"]
         strength = f"{clip['strength']:+.2f} [{low:+.2f}, {high:+.2f}]"
         name = escape(clean_text(clip["video"]))
-        table.add_row(str(clip["rank"]), name, f"{clip['win_rate']:.0%}", strength)
+        rank, wins = str(clip["rank"]), f"{clip['win_rate']:.0%}"
+        if not clip["num_comparisons"]:
+            rank = wins = "-"
+        table.add_row(rank, name, wins, strength)
     Console().print(table)
     say(
         f"{content['num_comparisons']} comparisons, {content['num_new']} of them new, "
         f"{content['num_known']} remembered"
     )
+    for video in ranking.uncompared:
+        say(f"no verdict is about it, so it has no rank: {video}")
     for cycle in ranking.cycles:
         say("in a circle, each beats the next: " + " > ".join([*cycle, cycle[0]]))
     for first, second in content["undecided"]:

@@ -26,9 +26,9 @@ class ClipRanking:
     """As given; ranks and strengths stand in this order."""
     tournament: TournamentResult
     comparisons: tuple[Comparison, ...]
-    """Every comparison that has a result, remembered ones included."""
+    """Every comparison that was made, remembered ones and those without a verdict included."""
     num_known: int
-    """Comparisons that were remembered."""
+    """Comparisons that were remembered, those without a verdict included."""
 
     @property
     def order(self) -> tuple[str, ...]:
@@ -44,6 +44,12 @@ class ClipRanking:
     def win_rates(self) -> tuple[float, ...]:
         """Expected share of wins against the other clips."""
         return self.tournament.ranking.win_rates
+
+    @property
+    def uncompared(self) -> tuple[str, ...]:
+        """Clips that no verdict is about: their places and win rates are only what nobody knows."""
+        counts = zip(self.videos, self.tournament.nums_compared, strict=True)
+        return tuple(video for video, count in counts if not count)
 
     @property
     def cycles(self) -> tuple[tuple[str, ...], ...]:
@@ -62,12 +68,14 @@ class ClipRanking:
                 "win_rate": round(ranking.win_rates[index], 4),
                 "strength": round(ranking.strengths[index], 4),
                 "interval": [round(end, 4) for end in ranking.intervals[index]],
+                "num_comparisons": self.tournament.nums_compared[index],
             }
             for index in ranking.order
         ]
         return {
             "prompt": self.prompt,
             "clips": clips,
+            "uncompared": list(self.uncompared),
             "cycles": [list(cycle) for cycle in self.cycles],
             "num_comparisons": ranking.num_comparisons,
             "num_new": self.tournament.num_new,
@@ -99,20 +107,29 @@ async def rank_clips(
     if len(videos) < 2 or len(set(videos)) < len(videos):
         raise ValueError(f"a ranking needs at least two different videos, got {list(videos)}")
     comparisons: list[Comparison] = []
-    known = []
+    known: list[PairResult] = []
+    undecided: list[tuple[int, int]] = []
     for first, second in combinations(range(len(videos)), 2):
         found = recall(videos[first], videos[second])
-        if found is not None and (result := to_result(first, second, found)) is not None:
-            comparisons.append(found)
+        if found is None:
+            continue
+        comparisons.append(found)
+        result = to_result(first, second, found)
+        if result is None:
+            undecided.append((first, second))
+        else:
             known.append(result)
+    num_known = len(comparisons)
 
     async def ask(first: int, second: int) -> PairResult | None:
         comparison = await compare(videos[first], videos[second])
         comparisons.append(comparison)
         return to_result(first, second, comparison)
 
-    tournament = await play_tournament(len(videos), ask, config, known, on_comparison)
-    return ClipRanking(prompt, tuple(videos), tournament, tuple(comparisons), len(known))
+    tournament = await play_tournament(
+        len(videos), ask, config, known, on_comparison, known_undecided=undecided
+    )
+    return ClipRanking(prompt, tuple(videos), tournament, tuple(comparisons), num_known)
 
 
 def to_result(first: int, second: int, comparison: Comparison) -> PairResult | None:

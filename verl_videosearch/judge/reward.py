@@ -176,9 +176,8 @@ async def _score_one_another(
 
     limits = TournamentConfig(config.max_comparisons, config.num_in_flight)
     tournament = await play_tournament(len(videos), ask, limits)
-    compared = {clip for each in tournament.results for clip in (each.first, each.second)}
-    rates = tournament.ranking.win_rates
-    scores = tuple(rate if clip in compared else None for clip, rate in enumerate(rates))
+    rated = zip(tournament.ranking.win_rates, tournament.nums_compared, strict=True)
+    scores = tuple(rate if count else None for rate, count in rated)
     failures = tuple(failure for *_, failure in tournament.failed)
     return GroupScores(scores, tuple(comparisons), failures, tournament.ranking)
 

@@ -14,6 +14,7 @@ Covers: the schedule, the budget, comparisons that fail. Does not cover: judging
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -49,9 +50,15 @@ class TournamentResult:
     num_new: int
     """Comparisons that were asked for, those without a verdict included."""
     undecided: tuple[tuple[int, int], ...]
-    """Pairs without a readable verdict."""
+    """Pairs without a readable verdict, known ones first."""
     failed: tuple[tuple[int, int, EpisodeFailure], ...]
     """Pairs whose comparison broke, and why; they are in no figure."""
+
+    @property
+    def nums_compared(self) -> tuple[int, ...]:
+        """By how many results each clip stands where it does; 0 leaves its place open."""
+        counts = Counter(clip for each in self.results for clip in (each.first, each.second))
+        return tuple(counts[clip] for clip in range(len(self.ranking.strengths)))
 
 
 async def play_tournament(
@@ -60,14 +67,16 @@ async def play_tournament(
     config: TournamentConfig | None = None,
     known: Sequence[PairResult] = (),
     on_comparison: Callable[[], None] = lambda: None,
+    known_undecided: Sequence[tuple[int, int]] = (),
 ) -> TournamentResult:
-    """Compare until the budget is spent or every pair was asked about, and rank.
+    """Compare until the budget is spent or every pair was asked about, and rank. Neither `known`
+    pairs nor those that were asked before without a verdict (`known_undecided`) are asked.
 
     A comparison that fails in passing is asked once more at the end, for the budget that it took;
     one that fails for good is not. Raises the first `EpisodeFailure` when all failed."""
     config = config or TournamentConfig()
     results = list(known)
-    undecided: list[tuple[int, int]] = []
+    undecided = list(known_undecided)
     failed: list[tuple[int, int, EpisodeFailure]] = []
     num_pairs = num_clips * (num_clips - 1) // 2
     budget = num_pairs if config.max_comparisons is None else config.max_comparisons
