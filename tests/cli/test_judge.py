@@ -302,6 +302,15 @@ def test_a_ranking_is_a_table_and_the_cache_makes_it_free(
     assert content["clips"][2]["video"].endswith(DEFECT)
 
 
+def test_a_ranking_that_is_late_says_that_it_goes_on(clips: Path) -> None:
+    options = ("--cache", clips / "cache.sqlite", "--deadline-s", "1")
+    with serve_judge(delay_s=2.0) as server:
+        late = run("rank", "a cat", clips / CLEAN, clips / DEFECT, *options, *model(server))
+    words = " ".join(late.output.split())
+    assert late.exit_code == 2
+    assert "no ranking: no result after 1 s, retries included; the same command goes on" in words
+
+
 def test_a_ranking_says_what_was_never_compared(clips: Path, server: ScriptedServer) -> None:
     videos = (clips / DEFECT, clips / CLEAN, clips / OTHER)
     result = run("rank", "a cat", *videos, "--max-comparisons", "1", *model(server))

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import verl_videosearch
 from tests.clips import write_clip
 from tests.judge.episodes import SETTINGS, make_judge
 from tests.report.packed import unpack_pairs
-from tests.seeing_judge import CLIPS, HIDDEN, prefer_first, serve_judge, write_clips
+from tests.seeing_judge import CLIPS, HIDDEN, prefer_first, search, serve_judge, write_clips
 from verl_videosearch import Judge
 from verl_videosearch.episode import EpisodeConfig
 from verl_videosearch.failures import EpisodeFailure, FailureKind, ServerUnusable
@@ -264,6 +265,34 @@ def test_ranking_clips_equals_the_round_robin_and_one_more_costs_only_its_pairs(
         assert short.tournament.num_new == 7 and set(short.order[:2]) == set(names[3:])
     content = json.loads(json.dumps(short.to_json()))
     assert [clip["rank"] for clip in content["clips"]] == [1, 2, 3, 4, 5]
+
+
+def test_a_deadline_bounds_a_whole_ranking_and_loses_nothing(tmp_path: Path) -> None:
+    names, asked, gate = write_levels(tmp_path, (60, 110, 160, 210)), [], threading.Event()
+    gate.set()
+
+    def answer(request: dict) -> str:
+        asked.append(request)
+        gate.wait(60)
+        return search(request)
+
+    settings = {"cache": tmp_path / "cache.sqlite", "concurrency": 1}
+    with serve_judge(answer) as server:
+        with make_judge(server, tmp_path, **settings) as judge:
+            judge.rank("a cat", names, max_comparisons=1)
+        gate.clear()
+        asked.clear()
+        with make_judge(server, tmp_path, deadline_s=1.0, **settings) as judge:
+            judge.open()
+            with pytest.raises(EpisodeFailure, match="no result after 1 s") as caught:
+                judge.rank("a cat", names)
+        assert caught.value.kind is FailureKind.TIMEOUT
+        assert len(asked) <= 1, "one deadline of the ranking, not one of each pair"
+        gate.set()
+        with make_judge(server, tmp_path, **settings) as judge:
+            judge.open()
+            again = judge.rank("a cat", names)
+    assert again.num_known == 1 and again.tournament.num_new == 5
 
 
 def write_levels(folder: Path, levels: Sequence[int]) -> list[str]:

@@ -66,7 +66,9 @@ def run_rank(
             try:
                 ranking = judge.rank(prompt, videos, max_comparisons, lambda: bar.advance(task))
             except EpisodeFailure as failure:
-                raise ValueError(f"no ranking: {failure.detail}") from failure
+                goes_on = failure.cause == "deadline" and judge.config.cache is not None
+                advice = "; the same command goes on" if goes_on else ""
+                raise ValueError(f"no ranking: {failure.detail}{advice}") from failure
     if as_json:
         typer.echo(json.dumps(ranking.to_json()))
     else:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -147,7 +147,9 @@ class Judge:
         max_comparisons: int | None = None,
         on_comparison: Callable[[], None] = lambda: None,
     ) -> ClipRanking:
-        """Rank the clips of one prompt; `max_comparisons` bounds the new pairs (null: all)."""
+        """Rank the clips of one prompt; `max_comparisons` bounds the new pairs (null: all). Raises
+        `EpisodeFailure` when no pair has a result, or when `deadline_s` has passed: what was judged
+        by then is remembered, so the same call goes on."""
         return self._loop.wait(self._rank(prompt, videos, max_comparisons, on_comparison))
 
     async def rank_async(
@@ -171,6 +173,15 @@ class Judge:
         ready = self._opening.ready
         return None if ready is None else self._use(ready).find_known((prompt, video_1, video_2))
 
+    async def within_deadline(self, work: Awaitable[T]) -> T:
+        """Wait for the work of one call; after `deadline_s` it is cancelled, and that is an
+        `EpisodeFailure` of kind `timeout`. Episodes that were played by then are remembered."""
+        try:
+            return await asyncio.wait_for(work, self.config.deadline_s)
+        except (asyncio.TimeoutError, TimeoutError) as error:
+            detail = f"no result after {self.config.deadline_s:g} s, retries included"
+            raise EpisodeFailure(FailureKind.TIMEOUT, detail, cause="deadline") from error
+
     async def _rank(
         self,
         prompt: str,
@@ -178,36 +189,40 @@ class Judge:
         max_comparisons: int | None,
         on_comparison: Callable[[], None],
     ) -> ClipRanking:
+        work = self._rank_clips(prompt, videos, max_comparisons, on_comparison)
+        return await self.within_deadline(work)
+
+    async def _rank_clips(
+        self,
+        prompt: str,
+        videos: Sequence[str | Path],
+        max_comparisons: int | None,
+        on_comparison: Callable[[], None],
+    ) -> ClipRanking:
         await self._opening.open()
-
-        async def compare(video_1: str, video_2: str) -> Comparison:
-            return await self._compare((prompt, video_1, video_2))
-
         concurrency = max(1, self.config.concurrency // len(self.config.orders))
         return await rank_clips(
             prompt,
             [str(video) for video in videos],
-            compare,
+            lambda video_1, video_2: self._judge_pair((prompt, video_1, video_2)),
             lambda video_1, video_2: self.find_known(prompt, video_1, video_2),
             TournamentConfig(max_comparisons, concurrency),
             on_comparison,
         )
 
     async def _compare(self, pair: Pair) -> Comparison:
-        [outcome] = await self._compare_many([pair], None)
-        if isinstance(outcome, EpisodeFailure):
-            raise outcome
-        return outcome
+        return await self.within_deadline(self._judge_pair(pair))
 
     async def _compare_many(
         self, pairs: Sequence[Pair], on_episode: OnEpisode | None
     ) -> list[Outcome]:
-        try:
-            work = self._judge_pairs(pairs, on_episode)
-            return await asyncio.wait_for(work, self.config.deadline_s)
-        except (asyncio.TimeoutError, TimeoutError) as error:
-            detail = f"no result after {self.config.deadline_s:g} s, retries included"
-            raise EpisodeFailure(FailureKind.TIMEOUT, detail, cause="deadline") from error
+        return await self.within_deadline(self._judge_pairs(pairs, on_episode))
+
+    async def _judge_pair(self, pair: Pair) -> Comparison:
+        [outcome] = await self._judge_pairs([pair], None)
+        if isinstance(outcome, EpisodeFailure):
+            raise outcome
+        return outcome
 
     async def _judge_pairs(
         self, pairs: Sequence[Pair], on_episode: OnEpisode | None
