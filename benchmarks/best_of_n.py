@@ -89,6 +89,8 @@ def main(
         rewards = ClipRewards(judge=judge, config=GroupScoreConfig(max_comparisons))
         scored = rewards.score_groups([(prompt, paths, None) for prompt, paths in made])
         rewards.close()
+    for each in scored:
+        each.require_any()
     scores = [each.scores for each in scored]
     mean, low, high = bootstrap_mean(measure_picks(scores))
     tau = [round(value, 4) for value in bootstrap_mean(measure_orders(scores))]

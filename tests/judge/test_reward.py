@@ -2,6 +2,9 @@
 noticed."""
 
 import asyncio
+import json
+import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,8 @@ import pytest
 from tests.clips import write_clip
 from tests.judge.episodes import SETTINGS, make_judge
 from tests.judge.test_ranking import tau_b
-from tests.seeing_judge import HIDDEN, prefer_first, serve_judge
-from verl_videosearch.failures import EpisodeFailure, FailureKind
+from tests.seeing_judge import HIDDEN, prefer_first, search, serve_judge
+from verl_videosearch.failures import EpisodeFailure, FailureKind, ServerUnusable
 from verl_videosearch.judge import reward
 from verl_videosearch.judge.clips import ClipMeasures, measure_clip, to_frames, write_clips
 from verl_videosearch.judge.monitors import MonitorConfig, RewardMonitor, WatchedGroup
@@ -181,6 +184,106 @@ def test_a_failure_is_no_score() -> None:
         scores.require_all()
 
 
+@pytest.mark.parametrize("watches", [True, False])
+def test_a_broken_clip_takes_no_other_group_along(tmp_path: Path, watches: bool) -> None:
+    best, worse = map(str, write_clips(make_tensor()[:2], tmp_path / "clips"))
+    torn = tmp_path / "torn.mkv"
+    torn.write_bytes(Path(best).read_bytes()[:200])
+    groups = [("a cat", [best, worse, torn], None), ("a dog", [best, torn], None)]
+    groups += [("a cow", [best, worse], None), ("a pig", [torn, best], worse)]
+    groups += [("an owl", [best], torn)]
+    with serve_judge() as server, make_judge(server, tmp_path) as judge:
+        rewards = ClipRewards(judge=judge, config=GroupScoreConfig(watches=watches))
+        partly, wholly, healthy, against, base = rewards.score_groups(groups)
+    assert healthy.require_all()[0] > 0.5 > healthy.require_all()[1]
+    assert [score is None for score in partly.scores] == [False, False, True]
+    assert against.scores == (None, 1.0)
+    for group, num_clips in ((wholly, 2), (base, 1)):
+        assert group.scores == (None,) * num_clips and "torn.mkv" in str(group.failures[0])
+        with pytest.raises(EpisodeFailure, match="torn.mkv") as failed:
+            group.require_all()
+        assert failed.value.kind is FailureKind.VIDEO
+    assert bool(rewards.figures) is watches
+
+
+def test_a_group_that_is_too_small_is_refused_before_any_is_judged(tmp_path: Path) -> None:
+    with serve_judge() as server, make_judge(server, tmp_path) as judge:
+        rewards = ClipRewards(judge=judge)
+        with pytest.raises(ValueError, match="two clips, got 1 of 'a dog'"):
+            rewards.score_groups([("a cat", make_tensor(), None), ("a dog", ["a.mp4"], None)])
+    assert server.requests == []
+
+
+def test_an_unusable_server_is_raised_when_the_other_groups_are_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    async def compare(prompt: str, video_1: str, video_2: str) -> Any:
+        if prompt == "a dog":
+            raise ServerUnusable("the quota has ended")
+        await asyncio.sleep(0.2)
+        asked.append(prompt)
+        return FakeComparison(1)
+
+    with serve_judge() as server, make_judge(server, tmp_path) as judge:
+        monkeypatch.setattr(judge, "compare_async", compare)
+        rewards = ClipRewards(judge=judge)
+        with pytest.raises(ServerUnusable, match="quota"):
+            rewards.score_groups([("a dog", ["a", "b"], None), ("a cat", ["a", "b"], None)])
+    assert asked == ["a cat"]
+
+
+def test_a_group_that_is_late_takes_no_other_group_along(tmp_path: Path) -> None:
+    gate, clips, cache = threading.Event(), make_tensor()[:3], tmp_path / "cache.sqlite"
+    late_requests = []
+
+    def answer(request: dict) -> str:
+        if "a slow dog" in json.dumps(request):
+            late_requests.append(request)
+            gate.wait(60)
+        return search(request)
+
+    with serve_judge(answer) as server:
+        with make_judge(server, tmp_path, cache=cache) as judge:
+            expected = ClipRewards(judge=judge)("a cat", clips)
+        with make_judge(server, tmp_path, cache=cache, deadline_s=5.0) as judge:
+            judge.open()
+            groups = [("a cat", clips, None), ("a slow dog", clips, None)]
+            early, late = ClipRewards(judge=judge).score_groups(groups)
+            gate.set()
+    assert early.require_all() == expected and late.scores == (None,) * 3
+    assert len(late_requests) <= 2, "one deadline of the group, not one of each pair"
+    assert late.failures[0].kind is FailureKind.TIMEOUT and "5 s" in str(late.failures[0])
+
+
+def test_a_clip_that_nobody_can_measure_is_counted_and_no_error() -> None:
+    monitor = RewardMonitor(MonitorConfig(window_steps=1))
+    monitor.update([watch(motion=10)])
+    figures = monitor.update([watch(measures=[None, ClipMeasures(10, 100, 2)])])
+    assert figures["unmeasured"] == 1 and figures["motion"] == 10
+    assert not any(value for name, value in figures.items() if name.startswith("alarm"))
+
+
+def test_written_clips_are_gone_after_the_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    own = write_clips(make_tensor()[:1], tmp_path / "clips")
+    with serve_judge() as server, make_judge(server, tmp_path) as judge:
+        rewards = ClipRewards(judge=judge)
+        first = rewards("a cat", make_tensor())
+        assert not list(folder.iterdir())
+        num_requests = len(server.requests)
+        assert rewards("a cat", make_tensor()) == first and len(server.requests) == num_requests
+        with pytest.raises(ValueError, match="0..1"):
+            rewards("a cat", [make_tensor()[0].swapaxes(0, 1), np.full((2, 3, 4, 4), 7.0)])
+        rewards("a cat", [*own, make_tensor()[1].swapaxes(0, 1)])
+    assert not list(folder.iterdir()) and own[0].is_file()
+
+
 def test_verl_scores_a_batch_group_by_group(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,8 +361,8 @@ def test_a_clip_is_measured(tmp_path: Path) -> None:
 def watch(motion: float = 10, brightness: float = 100, seconds: float = 2, **more: Any) -> Any:
     """A group whose winner has these measures."""
     measures = [ClipMeasures(motion, brightness, seconds), ClipMeasures(10, 100, 2)]
-    values = {"scores": (0.9, 0.1), "num_flips": 0, "num_both_orders": 1} | more
-    return WatchedGroup(measures=measures, **values)
+    values = {"scores": (0.9, 0.1), "num_flips": 0, "num_both_orders": 1, "measures": measures}
+    return WatchedGroup(**values | more)
 
 
 @pytest.mark.parametrize(

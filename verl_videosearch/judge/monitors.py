@@ -63,8 +63,8 @@ class WatchedGroup:
     """What the monitor sees of one prompt's clips."""
 
     scores: Sequence[float | None]
-    measures: Sequence[ClipMeasures]
-    """Of each clip, in the order of the scores."""
+    measures: Sequence[ClipMeasures | None]
+    """Of each clip, in the order of the scores; null for one that was not measured."""
     num_flips: int
     """Comparisons whose two orders disagree."""
     num_both_orders: int
@@ -88,20 +88,21 @@ class RewardMonitor:
         return figures | {f"alarm_{name}": float(on) for name, on in self._find_alarms().items()}
 
     def _measure(self, groups: Sequence[WatchedGroup]) -> dict[str, float]:
-        winners, everybody, alike = [], [], []
+        winners, everybody, alike, num_unmeasured = [], [], [], 0
         for group in groups:
             scored = [
                 (score, measures)
                 for score, measures in zip(group.scores, group.measures, strict=True)
                 if score is not None
             ]
-            everybody += [measures for _, measures in scored]
+            everybody += [measures for _, measures in scored if measures is not None]
+            num_unmeasured += sum(measures is None for _, measures in scored)
             if len(scored) < 2:
                 continue
             best, worst = max(s for s, _ in scored), min(s for s, _ in scored)
             alike.append(best - worst < self.config.min_spread)
             if not alike[-1]:
-                winners += [measures for score, measures in scored if score == best]
+                winners += [each for score, each in scored if score == best and each is not None]
         num_compared = sum(group.num_both_orders for group in groups)
         return {
             "winner_motion": _mean([each.motion for each in winners]),
@@ -112,6 +113,7 @@ class RewardMonitor:
             "flip_share": sum(group.num_flips for group in groups) / num_compared
             if num_compared
             else float("nan"),
+            "unmeasured": float(num_unmeasured),
         }
 
     def _find_alarms(self) -> dict[str, bool]:

@@ -29,12 +29,19 @@ import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from verl_videosearch.config import at_least, check
 from verl_videosearch.failures import EpisodeFailure, FailureKind
 from verl_videosearch.judge.clip_ranking import to_result
-from verl_videosearch.judge.clips import Clips, find_distinct, measure_clip, name_clip, write_clips
+from verl_videosearch.judge.clips import (
+    ClipMeasures,
+    Clips,
+    find_distinct,
+    measure_clip,
+    name_clip,
+    write_clips,
+)
 from verl_videosearch.judge.comparison import Comparison
 from verl_videosearch.judge.monitors import MonitorConfig, RewardMonitor, WatchedGroup
 from verl_videosearch.judge.ranking import PairResult, Ranking
@@ -98,8 +105,14 @@ class GroupScores:
         """Comparisons with a readable verdict in both orders."""
         return sum(each.orders_agree is not None for each in self.comparisons)
 
+    def require_any(self) -> None:
+        """Raise the first failure if there is one and no clip has a score."""
+        if self.failures and all(score is None for score in self.scores):
+            raise self.failures[0]
+
     def require_all(self) -> list[float]:
         """Return every score; `EpisodeFailure` when a clip has none."""
+        self.require_any()
         missing = [index for index, score in enumerate(self.scores) if score is None]
         if missing:
             reason = str(self.failures[0]) if self.failures else "no readable verdict"
@@ -267,7 +280,6 @@ class ClipRewards:
         self.monitor = RewardMonitor(monitor)
         self.figures: dict[str, float] = {}
         """Figures and alarms of the newest call, for a log."""
-        self._folder = tempfile.TemporaryDirectory(prefix="videosearch-clips-")
 
     def __call__(self, prompt: str, clips: Clips, anchor: Any = None) -> list[float]:
         """Return a score in 0..1 for every clip; raises `EpisodeFailure` if one has none."""
@@ -275,43 +287,73 @@ class ClipRewards:
 
     def score_groups(self, groups: Sequence[tuple[str, Clips, Any]]) -> list[GroupScores]:
         """Score several prompts side by side, each with its clips and an anchor or None; they are
-        one step of the monitors."""
-        folder = Path(self._folder.name)
-        files = [
-            (
-                prompt,
-                [str(path) for path in write_clips(clips, folder)],
-                None if anchor is None else str(write_clips([anchor], folder)[0]),
-            )
-            for prompt, clips, anchor in groups
-        ]
+        one step of the monitors. Arrays are files for the length of the call.
 
-        async def score_all() -> list[GroupScores]:
-            return await asyncio.gather(
-                *(
-                    score_group(prompt, videos, self.judge.compare_async, self.config, anchor)
-                    for prompt, videos, anchor in files
-                )
-            )
-
-        scored = self.judge.wait(score_all())
-        if self.config.watches:
-            watched = [
-                WatchedGroup(
-                    group.scores,
-                    [measure_clip(Path(video)) for video in videos],
-                    group.num_flips,
-                    group.num_both_orders,
-                )
-                for group, (_, videos, _) in zip(scored, files, strict=True)
-            ]
-            self.figures = self.monitor.update(watched)
+        A group whose comparisons all failed, or that is not through when the judge's `deadline_s`
+        has passed, has no scores and says why in its `failures`. Raises `ValueError` for a group
+        that cannot be scored, before anything is judged, and `ServerUnusable` when the other groups
+        are through."""
+        with tempfile.TemporaryDirectory(prefix="videosearch-clips-") as folder:
+            written = [_write_group(*group, Path(folder)) for group in groups]
+            for group in written:
+                has_anchor = group.anchor is not None
+                check_group(group.prompt, len(group.videos), self.config, has_anchor=has_anchor)
+            scored = self.judge.wait(self._score_all(written))
+            if self.config.watches:
+                watched = [_watch(*each) for each in zip(written, scored, strict=True)]
+                self.figures = self.monitor.update(watched)
         return scored
 
     def close(self) -> None:
-        """Close the judge and remove the clips that were written."""
+        """Close the judge."""
         self.judge.close()
-        self._folder.cleanup()
+
+    async def _score_all(self, groups: Sequence[_Group]) -> list[GroupScores]:
+        """Score every group, then raise what is no failure of a group, if anything."""
+        ways = (self._score(group) for group in groups)
+        scored: list[GroupScores] = []
+        for outcome in await asyncio.gather(*ways, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+            scored.append(outcome)
+        return scored
+
+    async def _score(self, group: _Group) -> GroupScores:
+        compare = self.judge.compare_async
+        work = score_group(group.prompt, group.videos, compare, self.config, group.anchor)
+        try:
+            return await self.judge.within_deadline(work)
+        except EpisodeFailure as failure:
+            return GroupScores((None,) * len(group.videos), (), (failure,))
+
+
+class _Group(NamedTuple):
+    """The clips of one prompt, as files."""
+
+    prompt: str
+    videos: list[str]
+    anchor: str | None
+
+
+def _write_group(prompt: str, clips: Clips, anchor: Any, folder: Path) -> _Group:
+    videos = [str(path) for path in write_clips(clips, folder)]
+    against = None if anchor is None else str(write_clips([anchor], folder)[0])
+    return _Group(prompt, videos, against)
+
+
+def _watch(group: _Group, scored: GroupScores) -> WatchedGroup:
+    """Measure the clips that have a score."""
+    pairs = zip(group.videos, scored.scores, strict=True)
+    measures = [None if score is None else _measure(video) for video, score in pairs]
+    return WatchedGroup(scored.scores, measures, scored.num_flips, scored.num_both_orders)
+
+
+def _measure(video: str) -> ClipMeasures | None:
+    """Measure a clip; None if it cannot be read any more, which the monitor counts."""
+    try:
+        return measure_clip(Path(video))
+    except VideoError:
+        return None
 
 
 _REWARDS: dict[str, ClipRewards] = {}
@@ -330,7 +372,9 @@ def compute_score(
     `extra_infos` hold `prompt` and `clip` (a path, or an array [T, C, H, W]) and may hold `anchor`
     and `group` (default: the prompt); rows of one group, prompt and anchor are compared. `settings`
     are `endpoint`, `model`, `max_comparisons` and any setting of `Judge`. Each row gets `score` and
-    `flip_share`, the share of its group's comparisons whose orders disagree."""
+    `flip_share`, the share of its group's comparisons whose orders disagree. Raises
+    `EpisodeFailure` for a row without a score, when all groups are through: asked again, they are
+    remembered."""
     rewards = _find_rewards(settings)
     groups: dict[tuple[str, ...], list[int]] = {}
     for index, info in enumerate(extra_infos):
