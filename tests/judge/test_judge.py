@@ -305,6 +305,21 @@ def write_levels(folder: Path, levels: Sequence[int]) -> list[str]:
     return names
 
 
+def test_a_closed_judge_says_so(judge: Judge, clips: Path) -> None:
+    judge.open()
+    judge.close()
+    for use in (judge.open, lambda: judge.compare("a cat", clips / CLEAN, clips / DEFECT)):
+        with pytest.raises(RuntimeError, match="closed; make a new one"):
+            use()
+
+
+def test_a_callback_that_waits_for_its_own_judge_is_an_error(judge: Judge, clips: Path) -> None:
+    pair = ("a cat", clips / CLEAN, clips / DEFECT)
+    with pytest.raises(RuntimeError, match="callback.*for ever"):
+        judge.compare_many([pair], on_episode=lambda record: judge.compare(*pair))
+    assert judge.compare(*pair).overall == 1
+
+
 def test_a_ranking_does_not_buy_unreadable_pairs_again(tmp_path: Path) -> None:
     names = write_levels(tmp_path, (60, 110, 160, 210))
     reply = "I like both."

@@ -30,10 +30,14 @@ class BackgroundLoop:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
+        self._is_closed = False
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """Start a coroutine on the loop."""
+        """Start a coroutine on the loop; raises `RuntimeError` when it is closed."""
         with self._lock:
+            if self._is_closed:
+                work.close()
+                raise RuntimeError("this judge is closed; make a new one")
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(
@@ -43,7 +47,14 @@ class BackgroundLoop:
             return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def wait(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine to its end from plain code; an interrupt cancels it."""
+        """Run a coroutine to its end from plain code; an interrupt cancels it. Raises
+        `RuntimeError` on the loop's own thread, which would wait for itself."""
+        if threading.current_thread() is self._thread:
+            work.close()
+            raise RuntimeError(
+                "a callback of a judge (on_episode, on_comparison) cannot wait for that judge: it "
+                "would wait for ever; note what is to be done and do it after the call"
+            )
         future = self.submit(work)
         try:
             return future.result()
@@ -56,8 +67,9 @@ class BackgroundLoop:
         return await asyncio.wrap_future(self.submit(work))
 
     def close(self) -> None:
-        """Cancel what runs and end the thread."""
+        """Cancel what runs and end the thread, for good."""
         with self._lock:
+            self._is_closed = True
             loop, thread = self._loop, self._thread
             self._loop = self._thread = None
         if loop is None or thread is None:
