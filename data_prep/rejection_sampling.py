@@ -54,7 +54,7 @@ from verl_videosearch.data_prep.traces.selection import (
     select,
 )
 from verl_videosearch.data_prep.traces.sft_rows import SFT_ROWS, make_sft_row, write_sft_rows
-from verl_videosearch.data_prep.traces.shards import Shard, check_pairs, read_shards
+from verl_videosearch.data_prep.traces.shards import Shard, read_shards
 from verl_videosearch.data_prep.traces.trace_filter import Filter, Trace, filter_records
 
 from verl_videosearch.checkpoint import check_samples
@@ -77,6 +77,7 @@ from verl_videosearch.runs.jobs import (
     list_waiting,
     run_jobs,
 )
+from verl_videosearch.runs.pairs import check_pairs
 from verl_videosearch.runs.play import PlaySetup, derive_seed, play_episode
 from verl_videosearch.runs.progress import show_progress
 from verl_videosearch.runs.record import EpisodeRecord, Identity, RecordKind

@@ -13,15 +13,14 @@ belong together. Does not cover: playing (`rejection_sampling`), choosing (`sele
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from verl_videosearch.runs.folder import JOURNAL, SETTINGS, RunFolder, RunFolderError
+from verl_videosearch.runs.folder import JOURNAL, SETTINGS, RunFolder
 from verl_videosearch.runs.record import EpisodeRecord
 from verl_videosearch.runs.record_file import read_records, settle_records
-from verl_videosearch.sample import PreferenceSample
 
 SHARDS = "shard-*-of-*"
 
@@ -86,16 +85,3 @@ def read_shards(out: Path, settings: Mapping[str, Any]) -> Played:
     records = {record.key: record for record in settle_records(found)}
     num_distinct = sum(record.has_result for record in records.values())
     return Played(records, num_results - num_distinct, tuple(damaged))
-
-
-def check_pairs(records: Iterable[EpisodeRecord], samples: Sequence[PreferenceSample]) -> None:
-    """Raise `RunFolderError` if an episode was made with another pair than the one that has its uid
-    now."""
-    by_uid = {sample.uid: sample for sample in samples}
-    for record in records:
-        sample = by_uid.get(record.uid)
-        if sample is not None and record.sample is not None and record.sample != sample:
-            raise RunFolderError(
-                f"the log holds an episode of another pair {sample.uid!r}: its videos, labels or "
-                "texts were changed since; choose another --out"
-            )

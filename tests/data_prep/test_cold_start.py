@@ -440,6 +440,15 @@ def test_a_folder_keeps_to_its_settings(tmp_path: Path, videos: Path) -> None:
     assert result.exit_code == 2 and "choices.seed: 0 there, 1 now" in result.output
 
 
+def test_a_folder_keeps_to_its_pairs(tmp_path: Path, videos: Path) -> None:
+    out = tmp_path / "out"
+    assert run(list_arguments(out, videos, [make_pair("a")])).exit_code == 0
+    more = run(list_arguments(out, videos, [make_pair("a"), make_pair("b")]))
+    assert more.exit_code == 0 and len(read_samples(out / "samples.parquet")) == 2
+    other = run(list_arguments(out, videos, [make_pair("a", "a dog")]))
+    assert other.exit_code == 2 and "an episode of another pair 'a': its prompt" in other.output
+
+
 def test_uids_must_be_unique(tmp_path: Path, videos: Path) -> None:
     result = run(list_arguments(tmp_path / "out", videos, [make_pair("a"), make_pair("a")]))
     assert result.exit_code == 2 and "sample_uid 'a' is that of row 1, too" in result.output

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -31,7 +32,7 @@ from verl_videosearch.evaluation.results import RunSettings  # noqa: E402
 from verl_videosearch.recipe import read_episode_settings  # noqa: E402
 from verl_videosearch.runs.play import derive_seed  # noqa: E402
 from verl_videosearch.runs.record_file import read_records  # noqa: E402
-from verl_videosearch.sample import write_samples  # noqa: E402
+from verl_videosearch.sample import swap_videos, write_samples  # noqa: E402
 
 FINAL = ["episodes.jsonl", "results.json", "results.md", "index.html", "run.json"]
 """Files that must not depend on how often a run was cut."""
@@ -409,6 +410,31 @@ def test_a_folder_keeps_to_its_settings(pairs: Path, healthy: Path) -> None:
         result = run(list_arguments(pairs, server, healthy, "--order", "AB"))
     assert result.exit_code == 2 and "orders: ['AB', 'BA'] there, ['AB'] now" in result.output
     assert server.requests == []
+
+
+def test_other_pairs_under_the_same_uids_are_refused_and_other_labels_are_scored(
+    healthy: Path, tmp_path: Path
+) -> None:
+    out, pairs = tmp_path / "run", write_pairs(tmp_path / "pairs")
+    copytree(healthy, out)
+    samples = make_samples()
+    uids = [sample.uid for sample in samples]
+    moved = [replace(s, uid=uid) for s, uid in zip(samples[::-1], uids, strict=True)]
+    worse = [replace(s, labels=s.labels | {"OA": (s.labels["OA"] + 1) % 3}) for s in samples]
+    with serve_judge() as server:
+        for others, words in ((moved, "its prompt"), (list(map(swap_videos, samples)), "videos")):
+            write_samples(pairs, others)
+            result = run(list_arguments(pairs, server, out))
+            assert result.exit_code == 2 and words in result.output
+        write_samples(pairs, worse)
+        result = run(list_arguments(pairs, server, out))
+    assert result.exit_code == 0 and server.requests == []
+    assert "12 pairs have other labels than when they were judged" in result.output
+    figures = json.loads((out / "results.json").read_text())
+    compared = run(["compare", str(out)])
+    assert figures["overall"]["with_ties"]["correct"] == 0
+    assert "0.0 %" in compared.output
+    assert read_records(out / "episodes.jsonl").records[0].is_right is False
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,22 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.replies import ANSWER, call_frames
 from tests.runs.test_record import record
+from verl_videosearch.judgement import DEFAULT_DIMENSIONS as DIMENSIONS
 from verl_videosearch.runs.folder import SETTINGS, Journal, RunFolder, RunFolderError
+from verl_videosearch.runs.pairs import OtherPairError
+from verl_videosearch.runs.record import RecordKind
 from verl_videosearch.runs.record_file import RecordError, write_record
-from verl_videosearch.sample import PreferenceSample
+from verl_videosearch.sample import PreferenceSample, swap_videos
 
-PAIR = PreferenceSample("a", "a cat", "1.mp4", "2.mp4", {"TA": 0, "VQ": 1, "MQ": 0, "OA": 1})
+PAIR = PreferenceSample("a", "a cat", "x/1.mp4", "x/2.mp4", {"TA": 0, "VQ": 1, "MQ": 0, "OA": 1})
 RECORDS = [record(ANSWER), record(call_frames(2), ANSWER)]
 CONTENT = "".join(map(write_record, RECORDS)).encode()
 
@@ -54,6 +59,70 @@ def test_settings_are_kept_and_compared(tmp_path: Path) -> None:
         "episode.window: 1 there, None now); choose another --out, or repeat its settings to go on "
         "with it"
     )
+
+
+def begin(folder: RunFolder, kind: RecordKind, *samples: PreferenceSample) -> None:
+    """Play every pair, and leave the folder as a killed run does."""
+    with folder.claim({}, samples) as journal:
+        for each in samples:
+            played = msgspec.structs.replace(RECORDS[0], kind=kind, key=each.uid, uid=each.uid)
+            journal.append(msgspec.structs.replace(played, sample=each))
+
+
+OTHER = replace(PAIR, uid="b", prompt="a dog", video_1="3.mp4", video_2="4.mp4")
+RELABELLED = replace(PAIR, labels=PAIR.labels | {"OA": 2})
+
+
+@pytest.mark.parametrize(
+    ("kind", "now", "changed"),
+    [
+        (RecordKind.EVALUATION, [replace(OTHER, uid="a"), replace(PAIR, uid="b")], "prompt"),
+        (RecordKind.EVALUATION, [swap_videos(PAIR), OTHER], "videos"),
+        (RecordKind.EVALUATION, [replace(PAIR, video_1="9.mp4"), OTHER], "videos"),
+        (RecordKind.EVALUATION, [replace(PAIR, meta={"fps": 8}), OTHER], "meta"),
+        (RecordKind.EVALUATION, [replace(PAIR, dimensions=DIMENSIONS[::-1])], "dimensions"),
+        (RecordKind.TRACE, [replace(PAIR, prompt="a cow"), OTHER], "prompt"),
+        (RecordKind.TRACE, [RELABELLED, OTHER], "labels"),
+        (RecordKind.TRACE, [replace(PAIR, video_1="/old/x/1.mp4")], "folder of the videos"),
+    ],
+)
+def test_a_run_goes_on_with_its_own_pairs_only(
+    tmp_path: Path, kind: RecordKind, now: list[PreferenceSample], changed: str
+) -> None:
+    folder = RunFolder(tmp_path)
+    begin(folder, kind, PAIR, OTHER)
+    words = f"an episode of another pair 'a': its .*{changed}.* changed since"
+    with pytest.raises(OtherPairError, match=words), folder.claim({}, now):
+        pass
+    assert folder.read_samples() == [PAIR, OTHER]
+
+
+@pytest.mark.parametrize(
+    ("now", "num_relabelled"),
+    [
+        ([OTHER, PAIR], 0),
+        ([RELABELLED, OTHER], 1),
+        ([replace(PAIR, video_1="/a/x/1.mp4", split="test")], 0),
+        ([PAIR, OTHER, replace(PAIR, uid="c")], 0),
+    ],
+)
+def test_an_evaluation_takes_over_labels_and_places(
+    tmp_path: Path, now: list[PreferenceSample], num_relabelled: int
+) -> None:
+    folder = RunFolder(tmp_path)
+    begin(folder, RecordKind.EVALUATION, PAIR, OTHER)
+    with folder.claim({}, now) as journal:
+        found = {record.uid: record.own for record in journal.records}
+        assert journal.num_relabelled == num_relabelled
+    assert folder.read_samples() == now
+    assert all(found[sample.uid] == sample for sample in now if sample.uid in found)
+
+
+def test_a_probe_alters_its_pairs_itself(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    begin(folder, RecordKind.PROBE, replace(PAIR, prompt="another"))
+    with folder.claim({}, [PAIR]) as journal:
+        assert journal.records[0].own.prompt == "another"
 
 
 def test_a_tuple_and_its_list_are_equal_settings(tmp_path: Path) -> None:

@@ -201,6 +201,11 @@ class _Choice:
 
 def _tell(found: Evaluation, max_failed_share: float) -> None:
     """Say what one run has found."""
+    if found.num_relabelled:
+        say(
+            f"{found.num_relabelled} pairs have other labels than when they were judged: scored "
+            "with those of now"
+        )
     if found.summary is not None:
         overall = found.summary.overall
         page = found.folder / "index.html"

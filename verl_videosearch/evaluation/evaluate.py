@@ -117,6 +117,8 @@ class Evaluation:
     folder: Path
     summary: Summary | None
     """The figures; None when the run stopped before it was through."""
+    num_relabelled: int = 0
+    """Pairs with other labels than when they were judged; they are scored with those of now."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,8 @@ def evaluate(
             model="NAME")`, `ModelSource(local=FOLDER)`, `ModelSource(serve=FOLDER)`. Greedy unless
             its `temperature` says otherwise.
         out: folder of the run. The same call on it goes on where it was; a run with other settings
-            in it is a `ValueError` that lists them.
+            in it is a `ValueError` that lists them, one of other pairs a `ValueError` that names
+            one. Labels may change: the verdicts are scored anew.
         config: how an episode runs; None takes what the checkpoint was trained with, where its
             folder says so, else the defaults. For a server's model give it:
             `read_episode("videosearch_grpo", [])` of `verl_videosearch.recipe`.
@@ -227,7 +230,8 @@ def evaluate(
             )
             title = f"{settings.model} on {settings.benchmark}"
             write_episodes(folder, title, run, setup.store, options.video_root)
-    return Evaluation(run, run.status(options.max_failed_share), folder.path, summary)
+    status = run.status(options.max_failed_share)
+    return Evaluation(run, status, folder.path, summary, journal.num_relabelled)
 
 
 def probe(

@@ -23,6 +23,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from verl_videosearch.runs.pairs import adopt_pairs
 from verl_videosearch.runs.record import EpisodeRecord
 from verl_videosearch.runs.record_file import (
     DamagedLine,
@@ -53,6 +54,8 @@ class Journal:
         self.records: list[EpisodeRecord] = []
         self.damaged: list[str] = []
         """What is wrong with each line that does not count, file and line included."""
+        self.num_relabelled = 0
+        """Pairs whose labels are others than when their episodes were played."""
         with explain_disk(path):
             self._file = path.open("ab+")
             self._file.seek(0)
@@ -74,6 +77,10 @@ class Journal:
                 self.records.append(parse_record(line, f"{self.path}, line {number}"))
             except DamagedLine as error:
                 self.damaged.append(str(error))
+
+    def adopt(self, samples: Sequence[PreferenceSample]) -> None:
+        """Take over the pairs as they are now; raises `OtherPairError` for other pairs."""
+        self.records, self.num_relabelled = adopt_pairs(self.records, samples)
 
     def __enter__(self) -> Journal:
         return self
@@ -108,16 +115,17 @@ class RunFolder:
         self, settings: Mapping[str, Any], samples: Sequence[PreferenceSample] | None = None
     ) -> Iterator[Journal]:
         """Begin the run or go on with it; raises `RunFolderError` for other settings or a second
-        process.
+        process, and `OtherPairError` for episodes of other pairs.
 
         `settings` are plain data that decide what the episodes are; `samples` are kept beside them
-        for whoever reads the run later."""
+        for whoever reads the run later, with the labels that they have now."""
         with self.lock():
             self.check_settings(settings)
-            if samples is not None and not (self.path / SAMPLES).exists():
-                with explain_disk(self.path):
-                    write_samples(self.path / SAMPLES, samples)
             with Journal(self.path / JOURNAL) as journal:
+                if samples is not None:
+                    journal.adopt(samples)
+                    with explain_disk(self.path):
+                        write_samples(self.path / SAMPLES, samples)
                 yield journal
 
     @contextmanager

@@ -34,6 +34,11 @@ def hash_pair(sample: PreferenceSample) -> str:
     return min(_hash_text(_identity(each)) for each in (sample, swap_videos(sample)))
 
 
+def name_videos(sample: PreferenceSample) -> list[str]:
+    """Name both videos by the last two parts of their paths, as `hash_pair` does."""
+    return ["/".join(PurePath(path).parts[-2:]) for path in (sample.video_1, sample.video_2)]
+
+
 def hash_pairs(samples: Iterable[PreferenceSample]) -> str:
     """Name a set of pairs, whatever their order."""
     return _hash_text("".join(sorted(map(hash_pair, samples))))
@@ -106,8 +111,8 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def _identity(sample: PreferenceSample) -> str:
-    videos = ["/".join(PurePath(path).parts[-2:]) for path in (sample.video_1, sample.video_2)]
-    return json.dumps([sample.source, sample.prompt, videos, dict(sample.meta)], sort_keys=True)
+    named = [sample.source, sample.prompt, name_videos(sample), dict(sample.meta)]
+    return json.dumps(named, sort_keys=True)
 
 
 def _hash_text(text: str) -> str:
