@@ -319,6 +319,8 @@ def test_judges_share_their_rows() -> None:
             "sample_uid,score_1,score_2\n0,0.5,0.1\n1,1,1\n2,nan,1\n3,0,1\n",
             [1, 0, None, 2],
         ),
+        ("a.csv", "Sample_UID,Margin\n0,0.5\n1,-1\n", [1, 2]),
+        ("a.csv", "sample_uid,Score_1, SCORE_2\n0,0.5,0.1\n1,0,1\n", [1, 2]),
         (
             "a.jsonl",
             '{"sample_uid": 0, "margin": -0.5}\n\n{"sample_uid": 1, "margin": null}\n',
@@ -349,6 +351,9 @@ def test_predictions_are_read(
         ("a.csv", 'sample_uid,verdict\n0,1\n1,"2\n', "line 3: .* a quote is not closed"),
         ("a.csv", "sample_uid,verdict\n0,good\n1,bad\n", "2 of the 2 words in 'verdict'"),
         ("a.csv", "sample_uid,verdict\n0,1\n0,2\n", "a sample_uid twice"),
+        ("a.csv", 'sample_uid,margin\n0,"0,4"\n1,"0,5"\n2,1\n', "2 of the 3 rows .* '0,4'; write"),
+        ("a.csv", "sample_uid,score_1,score_2\n0,a,1\n1,2,\n", "2 of the 2 rows .*'score_2'"),
+        ("a.csv", "sample_uid,OA,margin\n0,1,high\n", "1 of the 1 rows of .'margin'"),
         (
             "a.csv",
             "sample_uid,winner\n0,1\n",
@@ -410,6 +415,26 @@ def test_runs_over_overlapping_pairs_share_rows_and_turn_swapped_ones() -> None:
     renamed = rename_pairs(other, mapped)
     assert (renamed.verdicts, renamed.margins) == ({"0": 1, "2": 0}, {"0": 1.0})
     assert renamed.orders == [{"0": 1, "2": 1}]
+
+
+def test_a_pair_of_equal_file_names_in_two_folders_is_turned_too() -> None:
+    sample = replace(SHARED[0], video_1="kling/1.mp4", video_2="wan/1.mp4")
+    turned = replace(swap_videos(sample), uid="x")
+    assert map_shared_pairs([sample], [turned]) == {"x": ("0", True)}
+    assert map_shared_pairs([sample], [replace(sample, uid="x")]) == {"x": ("0", False)}
+
+
+def test_several_samples_of_one_pair_are_all_found() -> None:
+    first, second = SHARED[0], replace(SHARED[0], uid="again")
+    turned = replace(swap_videos(first), uid="turned")
+    assert map_shared_pairs([first, second], [second, first]) == {
+        "again": ("again", False),
+        "0": ("0", False),
+    }
+    assert map_shared_pairs([first, second], [turned, second, replace(first, uid="third")]) == {
+        "again": ("again", False),
+        "turned": ("0", True),
+    }
 
 
 def test_scores_get_upper_bounds_beside_them(tmp_path: Path) -> None:

@@ -538,6 +538,17 @@ def test_runs_are_compared_over_the_pairs_that_they_share(
     assert result.exit_code == 2 and "the runs share no pair" in result.output
 
 
+def test_pairs_that_no_run_had_are_not_counted_as_wrong(healthy: Path, tmp_path: Path) -> None:
+    more = tmp_path / "more.parquet"
+    write_samples(more, [*make_samples(), *make_samples("other", first=40)])
+    result = run(["compare", str(healthy), "--samples", str(more)])
+    assert result.exit_code == 0 and "100.0 % [75.8, 100.0] (12/12)" in result.output
+    assert "that all runs share, of up to 24" in result.output
+    write_samples(more, make_samples("other", first=40))
+    none = run(["compare", str(healthy), "--samples", str(more)])
+    assert none.exit_code == 2 and "share no pair" in none.output
+
+
 def test_a_wrong_model_name_stops_at_once(pairs: Path, tmp_path: Path) -> None:
     with serve_judge(fault="http_401") as server:
         result = run(list_arguments(pairs, server, tmp_path / "run"))

@@ -62,9 +62,9 @@ class ComparedRuns:
 def compare_paths(
     judges: Sequence[Path], samples: Sequence[PreferenceSample] | None = None
 ) -> ComparedRuns:
-    """Compare judges by their paths, the first is the reference; `samples` None takes the pairs
-    that
-    all runs share. Raises `ValueError` for what cannot be compared."""
+    """Compare judges by their paths, the first is the reference, over the pairs that all runs
+    share: of `samples` with the labels that these have, or of the first run's. Raises `ValueError`
+    for what cannot be compared."""
     if missing := [str(path) for path in judges if not path.exists()]:
         raise ValueError(f"no such run or file: {', '.join(missing)}")
     _check_names([name_run(path) for path in judges])
@@ -73,13 +73,14 @@ def compare_paths(
         raise ValueError(
             "no run among the judges, so there are no labels; give them with --samples PATH.parquet"
         )
-    pairs = list(samples) if samples is not None else _share_pairs(list(runs.values()))
+    given = list(samples) if samples is not None else _check_labels(list(runs.values()))
+    pairs = _share_pairs(given, list(runs.values()))
     predictions = [
         _predict_run(runs[path], pairs) if path in runs else read_predictions(path, pairs)
         for path in judges
     ]
     comparison = compare_judges(predictions, pairs)
-    facts = [("pairs", _describe_pairs(pairs, list(runs.values())))]
+    facts = [("pairs", _describe_pairs(pairs, given, list(runs.values())))]
     facts += [(run.name, _describe_run(run)) for run in runs.values()]
     facts += [(path.stem, _UNKNOWN) for path in judges if path not in runs]
     return ComparedRuns(comparison, describe_comparison(comparison), facts)
@@ -92,38 +93,43 @@ def _predict_run(run: Run, samples: list[PreferenceSample]) -> JudgePredictions:
     return rename_pairs(own, map_shared_pairs(samples, run.samples))
 
 
-def _share_pairs(runs: list[Run]) -> list[PreferenceSample]:
-    """Return the pairs of the first run that all runs judged; raises `ValueError` if there are
-    none, or if two runs hold different labels of one pair."""
-    samples = runs[0].samples
+def _check_labels(runs: list[Run]) -> list[PreferenceSample]:
+    """Return the pairs of the first run; raises `ValueError` if another one holds other labels of
+    them."""
+    samples = {sample.uid: sample for sample in runs[0].samples}
     for run in runs[1:]:
-        mapped, others = map_shared_pairs(samples, run.samples), {s.uid: s for s in run.samples}
-        found = {own: (others[uid], is_swapped) for uid, (own, is_swapped) in mapped.items()}
-        for sample in samples:
-            if sample.uid in found:
-                other, is_swapped = found[sample.uid]
-                label = other.labels[OVERALL]
-                if (swap_label(label) if is_swapped else label) != sample.labels[OVERALL]:
-                    raise ValueError(
-                        f"pair {sample.uid!r} has the label {sample.labels[OVERALL]} in "
-                        f"{runs[0].name} and another in {run.name}; compare runs over one label "
-                        "file"
-                    )
-        samples = [sample for sample in samples if sample.uid in found]
+        others = {other.uid: other for other in run.samples}
+        for uid, (own, is_swapped) in map_shared_pairs(runs[0].samples, run.samples).items():
+            label, given = others[uid].labels[OVERALL], samples[own].labels[OVERALL]
+            if (swap_label(label) if is_swapped else label) != given:
+                raise ValueError(
+                    f"pair {own!r} has the label {given} in {runs[0].name} and another in "
+                    f"{run.name}; compare runs over one label file"
+                )
+    return runs[0].samples
+
+
+def _share_pairs(samples: list[PreferenceSample], runs: list[Run]) -> list[PreferenceSample]:
+    """Return the samples that all runs judged; raises `ValueError` if there are none."""
+    for run in runs:
+        shared = {own for own, _ in map_shared_pairs(samples, run.samples).values()}
+        samples = [sample for sample in samples if sample.uid in shared]
     if not samples:
         named = "; ".join(
             f"{run.name}: {run.settings.benchmark}, {run.settings.pairs_hash}" for run in runs
         )
         raise ValueError(
             f"the runs share no pair, they are over different pairs ({named}); compare runs of one "
-            "benchmark"
+            "benchmark, and give its pairs if you give --samples"
         )
     return samples
 
 
-def _describe_pairs(samples: list[PreferenceSample], runs: list[Run]) -> str:
+def _describe_pairs(
+    samples: list[PreferenceSample], given: list[PreferenceSample], runs: list[Run]
+) -> str:
     """Say how many pairs are compared, and of how many."""
-    largest = max((len(run.samples) for run in runs), default=len(samples))
+    largest = max(len(given), *(len(run.samples) for run in runs), 0)
     shared = f" that all runs share, of up to {largest}" if largest > len(samples) else ""
     return f"{len(samples)} ({hash_pairs(samples)}){shared}"
 

@@ -3,7 +3,7 @@
 The one idea: one table, one set of rows. Only pairs that all runs share are compared; a pair that
 failed in one of our runs is left out for all judges and counted; a pair that an imported file lacks
 is a missing prediction, thus wrong, and counted apart from words that cannot be read. A file of
-which fewer than half of the pairs or of the words can be used is refused: its 0 % would be ours.
+which fewer than half of the pairs, words or scores can be used is refused: its 0 % would be ours.
 
 An imported file is csv, jsonl, json or parquet. Its rows name the pair by `sample_uid` (or `uid`),
 or by the paths of both videos (`video_1`, `video_2`, or `path_a`, `path_b`; the other order is
@@ -16,12 +16,15 @@ turned around), and what the judge said by
 | `score_1`, `score_2` | one score per video: higher wins, equal is a tie |
 | `margin` | a signed score, above 0 for video 1 |
 
+The names of columns are read in any case.
+
 Does not cover: choosing a tie threshold on the reported pairs, except as the upper bound named so.
 """
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -31,7 +34,7 @@ from verl_videosearch import metrics
 from verl_videosearch.evaluation.verdicts import PairVerdicts
 from verl_videosearch.judgement import OVERALL, swap_label
 from verl_videosearch.metrics import Accuracies, PairedDifference, Rate
-from verl_videosearch.runs.identity import hash_pair
+from verl_videosearch.runs.identity import hash_pair, is_turned
 from verl_videosearch.sample import Order, PreferenceSample, normalise_prompt
 from verl_videosearch.sources.label_words import (
     ALLOWED,
@@ -51,8 +54,10 @@ VIDEO_COLUMNS = (
 )
 VERDICT_COLUMNS = ("verdict", "oa", "overall", "overall_label", "prediction", "preference")
 """Names of the overall verdict, in small letters."""
+SCORE_COLUMNS = ("margin", "score_1", "score_2")
+"""Names of the scores, in small letters."""
 MIN_SHARE = 0.5
-"""A file that names fewer of the pairs, or whose words are read less often, is refused."""
+"""A file that names fewer of the pairs, or of whose words or scores fewer are read, is refused."""
 
 
 class ImportedFileError(ValueError):
@@ -242,13 +247,20 @@ def map_shared_pairs(
     samples: Sequence[PreferenceSample], others: Sequence[PreferenceSample]
 ) -> dict[str, tuple[str, bool]]:
     """Return the uid of every one of `others` that is a pair of `samples`, to that pair's uid and
-    whether its videos are the other way round."""
-    known = {hash_pair(sample): sample for sample in samples}
-    mapped = {}
-    for other in others:
-        if own := known.get(hash_pair(other)):
-            is_swapped = PurePath(own.video_1).name != PurePath(other.video_1).name
-            mapped[other.uid] = (own.uid, is_swapped)
+    whether its videos are the other way round.
+
+    Several samples of one pair are matched by their uids, the rest in their order."""
+    free: dict[str, dict[str, PreferenceSample]] = defaultdict(dict)
+    for sample in samples:
+        free[hash_pair(sample)][sample.uid] = sample
+    hashed = [(hash_pair(other), other) for other in others]
+    named = [(pair, other) for pair, other in hashed if other.uid in free.get(pair, ())]
+    mapped: dict[str, tuple[str, bool]] = {}
+    for pair, other in (*named, *hashed):
+        left = free.get(pair)
+        if left and other.uid not in mapped:
+            own = left.pop(other.uid if other.uid in left else next(iter(left)))
+            mapped[other.uid] = (own.uid, is_turned(own, other))
     return mapped
 
 
@@ -299,7 +311,7 @@ def read_predictions(
             f"{path} has the columns {sorted(map(str, columns.values()))}; it needs verdict, or "
             "margin, or score_1 and score_2"
         )
-    margins = _read_margins(rows, keys) if has_scores else {}
+    margins = _read_margins(path, rows, keys, columns) if has_scores else {}
     if verdict is None:
         read = metrics.verdicts_from_margins(margins.values())
         verdicts: dict[str, int | None] = dict(zip(margins, read, strict=True))
@@ -435,12 +447,27 @@ def _read_words(
     return verdicts
 
 
-def _read_margins(rows: Sequence[Mapping[str, Any]], keys: _Keys) -> dict[str, float | None]:
+def _read_margins(
+    path: Path, rows: Sequence[Mapping[str, Any]], keys: _Keys, columns: Mapping[str, Any]
+) -> dict[str, float | None]:
+    """Read the signed scores of the rows; raises `ImportedFileError` if most are no numbers."""
+    named = {name: columns[name] for name in SCORE_COLUMNS if name in columns}
     margins: dict[str, float | None] = {}
+    said, unread = 0, []
     for row, key in zip(rows, keys, strict=True):
+        given = {name: row.get(column) for name, column in named.items()}
+        margin = _read_margin(given)
+        if words := [value for value in given.values() if not is_empty(value)]:
+            said += 1
+            unread += words[:1] if margin is None else []
         if key is not None:
-            margin = _read_margin(row)
             margins[key[0]] = -margin if key[1] and margin is not None else margin
+    if len(unread) > said * (1 - MIN_SHARE):
+        raise ImportedFileError(
+            f"{path}: {len(unread)} of the {said} rows of {[*named.values()]} give no finite "
+            f"number, for example {unread[0]!r}; write numbers such as 0.4, with a point, in "
+            "margin or in both of score_1 and score_2"
+        )
     return margins
 
 
@@ -449,10 +476,10 @@ def list_shared_keys(judges: Iterable[ComparedJudge]) -> list[str]:
     return list(dict.fromkeys(key for judge in judges for key in judge.dimensions))
 
 
-def _read_margin(row: Mapping[str, Any]) -> float | None:
-    if row.get("margin") not in (None, ""):
-        return _read_number(row["margin"])
-    one, two = _read_number(row.get("score_1")), _read_number(row.get("score_2"))
+def _read_margin(given: Mapping[str, Any]) -> float | None:
+    if not is_empty(given.get("margin")):
+        return _read_number(given["margin"])
+    one, two = _read_number(given.get("score_1")), _read_number(given.get("score_2"))
     return None if one is None or two is None else one - two
 
 

@@ -39,6 +39,11 @@ def name_videos(sample: PreferenceSample) -> list[str]:
     return ["/".join(PurePath(path).parts[-2:]) for path in (sample.video_1, sample.video_2)]
 
 
+def is_turned(sample: PreferenceSample, other: PreferenceSample) -> bool:
+    """True when two samples of one pair have its videos in different orders."""
+    return _identity(sample) != _identity(other)
+
+
 def hash_pairs(samples: Iterable[PreferenceSample]) -> str:
     """Name a set of pairs, whatever their order."""
     return _hash_text("".join(sorted(map(hash_pair, samples))))
