@@ -39,6 +39,9 @@ def run_episodes(
         bool | None, typer.Option("--right/--wrong", help="Keep by the overall verdict.")
     ] = None,
     uid: Annotated[str | None, typer.Option(help="Keep one sample.")] = None,
+    altered: Annotated[
+        str | None, typer.Option(help="Keep what a probe altered so, such as blank or emptied.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the kept lines to this file.")] = None,
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON schema of a line instead.")
@@ -59,7 +62,7 @@ def run_episodes(
             raise ValueError(f"--outcome must be one of {', '.join(_OUTCOMES)}, got {outcome!r}")
         if out is not None:
             check_out(out, files)
-        wanted = RecordFilter(kind, outcome, failure, order, searched, right, uid)
+        wanted = RecordFilter(kind, outcome, failure, order, searched, right, uid, altered)
         read = [read_records(path) for path in files]
         records = [record for file in read for record in file.records]
         kept = [record for record in records if wanted.keeps(record)]

@@ -37,11 +37,9 @@ from verl_videosearch.judgement import OVERALL
 from verl_videosearch.metrics import PairedDifference, Rate, paired_bootstrap
 from verl_videosearch.rollout import GenerateFn
 from verl_videosearch.runs.play import PlaySetup, play_episode
-from verl_videosearch.runs.record import EpisodeRecord
+from verl_videosearch.runs.record import MEMORY, EpisodeRecord
 from verl_videosearch.sample import normalise_prompt
 
-MEMORY = "memory"
-"""Entry of a control's `extra`: what was altered."""
 DONOR = "donor"
 """Entry of a control's `extra`: the episode whose Snapshots were put in."""
 

@@ -36,14 +36,12 @@ from verl_videosearch.judgement import OVERALL, Turn
 from verl_videosearch.metrics import Rate
 from verl_videosearch.rollout import GenerateFn
 from verl_videosearch.runs.play import PlaySetup, play_episode
-from verl_videosearch.runs.record import EpisodeRecord, PlayedTurn
+from verl_videosearch.runs.record import REPLACEMENT, EpisodeRecord, PlayedTurn
 from verl_videosearch.sample import PreferenceSample, normalise_prompt
 from verl_videosearch.tool import ToolOutcome, refuse_over_limit
 from verl_videosearch.video.altered_frames import NEED, READING, AlteredPair, Replacement
 from verl_videosearch.video.pair import PairFrames
 
-REPLACEMENT = "replacement"
-"""Entry of a probe's `extra`: what was altered."""
 PROBED = "probed"
 """Entry of a probe's `extra`: the key of the true episode."""
 NO_SEARCH_FIELD = "no_search_accuracy"

@@ -203,6 +203,12 @@ def _infer_settings(
         raise RunFolderError(
             f"{path} holds episodes of {len(configs)} different settings; give one file for each"
         )
+    if len(altered := sorted({record.altered or "nothing" for record in done})) > 1:
+        raise RunFolderError(
+            f"{path} holds episodes of {len(altered)} alterations ({', '.join(altered)}), which "
+            f"are as many judges; take one: videosearch episodes {path} --altered {altered[0]} "
+            f"--out {altered[0]}.jsonl"
+        )
     orders = {record.order for record in done}
     models = {(each.identity.model, each.identity.model_hash) for each in done}
     model, model_hash = models.pop() if len(models) == 1 else (None, None)

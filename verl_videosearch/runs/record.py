@@ -68,6 +68,10 @@ class RecordKind(str, Enum):
     """Somebody's own videos."""
 
 
+REPLACEMENT, MEMORY = "replacement", "memory"
+"""Entries of a probe's `extra`: which frames it altered, or which of the judge's own words."""
+
+
 class PlayedTurn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One turn: what the judge had in view, wrote, asked for and got."""
 
@@ -240,6 +244,12 @@ class EpisodeRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def has_result(self) -> bool:
         """True when it was played to its end, with a verdict or not."""
         return self.failure is None
+
+    @property
+    def altered(self) -> str | None:
+        """What a probe altered, such as `blank` or `emptied`; None for other programs."""
+        found: str | None = self.extra.get(REPLACEMENT, self.extra.get(MEMORY))
+        return found
 
     @property
     def outcome(self) -> str:

@@ -36,6 +36,8 @@ class RecordFilter:
     """The overall verdict is the label's; records without a label are neither."""
     uid: str | None = None
     """Of the sample."""
+    altered: str | None = None
+    """What a probe altered, such as `blank` or `emptied`."""
 
     def keeps(self, record: EpisodeRecord) -> bool:
         """True when the record answers every question."""
@@ -46,6 +48,7 @@ class RecordFilter:
             "has_searched": record.has_searched if record.has_result else None,
             "is_right": record.is_right,
             "uid": record.uid,
+            "altered": record.altered,
         }
         if any(getattr(self, name) not in (None, value) for name, value in asked.items()):
             return False
@@ -60,7 +63,7 @@ class RecordFilter:
         """Return the questions in words."""
         words = [
             f"{name}={getattr(value, 'value', value)}"
-            for name in ("kind", "outcome", "failure", "order", "uid")
+            for name in ("kind", "outcome", "failure", "order", "uid", "altered")
             if (value := getattr(self, name)) is not None
         ]
         for claim, yes, no in (
