@@ -24,7 +24,7 @@ from verl_videosearch.evaluation.citations import Citations, count_citations, fi
 from verl_videosearch.evaluation.probes import Change, count_can_need, name_change  # noqa: E402
 from verl_videosearch.frames import CandidateFrames  # noqa: E402
 from verl_videosearch.runs.record import EpisodeRecord, PlayedTurn, RecordKind  # noqa: E402
-from verl_videosearch.runs.record_file import read_records  # noqa: E402
+from verl_videosearch.runs.record_file import read_records, write_record  # noqa: E402
 from verl_videosearch.sample import PreferenceSample  # noqa: E402
 from verl_videosearch.video.altered_frames import READING, AlteredPair, Replacement, double_frames  # noqa: E402
 from verl_videosearch.video.pair import PairFrames  # noqa: E402
@@ -153,6 +153,32 @@ def test_a_probe_goes_on_and_ends_with_the_same_bytes(runs: Path, tmp_path: Path
         altered = [json.loads(line)["extra"]["replacement"] for line in lines[7:]]
         assert len(server.requests) == sum(1 + (name in READING) for name in altered)
     assert (runs / "looks-probe/episodes.jsonl").read_bytes() == whole
+
+
+def test_alterations_are_compared_one_by_one(runs: Path, tmp_path: Path) -> None:
+    probed, blank = runs / "looks-probe/episodes.jsonl", tmp_path / "blank.jsonl"
+    mixed = invoke(["compare", str(runs / "looks"), str(probed)])
+    assert mixed.exit_code == 2 and "holds episodes of 10 alterations (blank," in mixed.output
+    check(invoke(["episodes", str(probed), "--altered", "blank", "--out", str(blank)]))
+    assert "| blank |" in check(invoke(["compare", str(runs / "looks"), str(blank)]))
+
+
+def test_a_limit_draws_from_all_episodes(runs: Path, tmp_path: Path) -> None:
+    mixed = tmp_path / "mixed.jsonl"
+    one, two = (read_episodes(runs / name) for name in ("looks", "blind"))
+    mixed.write_text("".join(map(write_record, [*one[:12], *two[12:]])))
+    drawn = set()
+    with serve_judge() as server:
+        for seed in ("0", "1"):
+            out = tmp_path / seed
+            place = ["--endpoint", server.url, "--out", str(out)]
+            place += ["--video-root", str(runs / "pairs"), "--replacement", "first_blank"]
+            check(invoke(["probe", str(mixed), *place, "--limit", "8", "--seed", seed]))
+            results = read_results(out)
+            assert results["searched"]["total"] == 8
+            assert results["figures"]["first_blank"]["changed"]["total"] == 8
+            drawn.add(tuple(record.key for record in read_episodes(out)))
+    assert len(drawn) == 2
 
 
 def test_no_more_verdicts_need_the_search_than_can() -> None:

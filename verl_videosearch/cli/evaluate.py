@@ -256,8 +256,9 @@ def run_probe(
         ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Probe this many of the episodes that searched.")
+        int | None, typer.Option(min=1, help="Probe this many of the episodes, drawn by --seed.")
     ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of --limit.")] = 0,
     *,
     playing: RunOptions,
 ) -> None:
@@ -271,7 +272,7 @@ def run_probe(
         source = _ask_as_before(source, read_run(run).settings, max_turn_tokens)
         options = make_play_options(playing, video_root)
         if memory is None:
-            played = _probe_frames(run, source, out, replacement, limit, options)
+            played = _probe_frames(run, source, out, replacement, (limit, seed), options)
         else:
             played = _probe_memory(run, source, out, memory, options)
     finish(played, playing.max_failed_share)
@@ -299,14 +300,15 @@ def _probe_frames(
     source: ModelSource,
     out: Path,
     names: list[str] | None,
-    limit: int | None,
+    drawn: tuple[int | None, int],
     options: Any,
 ) -> RunSummary:
     from verl_videosearch.evaluation.evaluate import probe
     from verl_videosearch.video.altered_frames import Replacement
 
     chosen = read_choices(names or [each.value for each in Replacement], Replacement)
-    found = probe(run, source, out, replacements=chosen, limit=limit, options=options)
+    limit, seed = drawn
+    found = probe(run, source, out, replacements=chosen, limit=limit, seed=seed, options=options)
     if found.summary is not None:
         searched = f"{found.summary.searched} of the episodes searched: {out / 'index.html'}"
         say(found.summary.note or searched)

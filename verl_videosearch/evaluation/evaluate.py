@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from verl_videosearch.checkpoint import check_samples
@@ -241,6 +242,7 @@ def probe(
     *,
     replacements: Sequence[Replacement] = tuple(Replacement),
     limit: int | None = None,
+    seed: int = 0,
     options: PlayOptions | None = None,
 ) -> Probe:
     """Replay finished episodes with other frames than the judge asked for: did its search matter?
@@ -252,15 +254,16 @@ def probe(
         source: the same model; its temperature should be 0.
         out: folder of the probe; the same call on it goes on where it was.
         replacements: what is altered (`video.altered_frames`): what calls get, or the opening.
-        limit: probe so many of the episodes that searched; None probes all.
+        limit: probe so many of the episodes, whether they searched or not, and give all figures
+            over these; None probes all.
+        seed: draws them.
         options: videos, frame store, episodes in flight, allowed failures.
 
     Returns how many verdicts changed and how many right ones needed the search.
     """
     options, (probed, source) = options or PlayOptions(), _read_greedy_run(run, source)
     settings = probed.settings
-    searched = [record for record in probed.done if record.has_searched][:limit]
-    records = [record for record in probed.done if not record.has_searched] + searched
+    records = _draw(probed.done, limit, seed)
     prompts = [sample.prompt for sample in probed.samples]
     claimed = {
         "episodes": hash_records(probed.done),
@@ -268,6 +271,7 @@ def probe(
         "replacements": [each.value for each in replacements],
         "model": source.name,
         "words_hash": settings.episode.pack.words_hash,
+        **({} if limit is None else {"seed": seed}),
     } | ({"reply_options": found} if (found := _list_reply_options(source)) else {})
     setup = _make_setup(RecordKind.PROBE, settings, options, claimed)
     jobs = [
@@ -340,6 +344,16 @@ def probe_memory(
             title = f"Memory of {probed.settings.model} on {probed.settings.benchmark}"
             write_episodes(folder, title, played, setup.store, options.video_root)
     return MemoryProbe(played, played.status(options.max_failed_share), folder.path, summary)
+
+
+def _draw(
+    records: Sequence[EpisodeRecord], limit: int | None, seed: int
+) -> Sequence[EpisodeRecord]:
+    """Return at most `limit` episodes in their order, drawn by the seed: those that never searched
+    as likely as the others, or a share of them would say nothing about all."""
+    if limit is None or limit >= len(records):
+        return records
+    return [records[i] for i in sorted(Random(seed).sample(range(len(records)), limit))]
 
 
 def _read_greedy_run(run: str | Path, source: ModelSource) -> tuple[Run, ModelSource]:
