@@ -319,6 +319,8 @@ def test_judges_share_their_rows() -> None:
             "sample_uid,score_1,score_2\n0,0.5,0.1\n1,1,1\n2,nan,1\n3,0,1\n",
             [1, 0, None, 2],
         ),
+        ("a.csv", "sample_uid,verdict\n0,1\n1,-1\n2,0\n3,\n", [1, 2, 0, None]),
+        ("a.csv", "sample_uid,verdict\n0,1\n1,-1\n2,2\n", [1, None, 2]),
         ("a.csv", "Sample_UID,Margin\n0,0.5\n1,-1\n", [1, 2]),
         ("a.csv", "sample_uid,Score_1, SCORE_2\n0,0.5,0.1\n1,0,1\n", [1, 2]),
         (
@@ -351,6 +353,12 @@ def test_predictions_are_read(
         ("a.csv", 'sample_uid,verdict\n0,1\n1,"2\n', "line 3: .* a quote is not closed"),
         ("a.csv", "sample_uid,verdict\n0,good\n1,bad\n", "2 of the 2 words in 'verdict'"),
         ("a.csv", "sample_uid,verdict\n0,1\n0,2\n", "a sample_uid twice"),
+        (
+            "a.csv",
+            "sample_uid,verdict\n"
+            + "".join(f"{n},{'better' if n < 6 else 1}\n" for n in range(99)),
+            "'better' stands in 6 of the 99 rows",
+        ),
         ("a.csv", 'sample_uid,margin\n0,"0,4"\n1,"0,5"\n2,1\n', "2 of the 3 rows .* '0,4'; write"),
         ("a.csv", "sample_uid,score_1,score_2\n0,a,1\n1,2,\n", "2 of the 2 rows .*'score_2'"),
         ("a.csv", "sample_uid,OA,margin\n0,1,high\n", "1 of the 1 rows of .'margin'"),

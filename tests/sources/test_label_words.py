@@ -21,13 +21,15 @@ BAD = [0.6, "0.6", -1, "-1", "1.7", 2.99, "2.99", True, False, "True", "false", 
 
 
 SENTENCES = {
-    1: ["prefer A", "I prefer video 1", "prefers the first one", "A is better", "video a", "Clip A"]
+    1: ["clearly A", "slightly video 1", "1st", "the 1st video", "[[A>B]]", "strongly left"]
+    + ["prefer A", "I prefer video 1", "prefers the first one", "A is better", "video a", "Clip A"]
     + ["the left video is better", "Winner: A", "winner is model_a", "the winner is video 1", "(A)"]
     + ["A is much better", "video 1 slightly better", "left is clearly preferred", "[[A]]", "**A**"]
     + ["A is better than B", "Video 1 is better than video 2", "video 1 > video 2", "left >> right"]
     + ["preference: first", "Response A", "the one on the left", "choose video 1", "A is the best"]
     + ["vote: A", "Better: video_1", "1 > 2", "video 2 < video 1", "Video A wins!", "A (better)"],
-    2: ["prefer B", "I prefer video 2", "video b", "winner: right", "b is slightly better", "2>1"]
+    2: ["clearly B", "slightly video 2", "2nd", "2nd video", "[[B>A]]"]
+    + ["prefer B", "I prefer video 2", "video b", "winner: right", "b is slightly better", "2>1"]
     + [
         "Video 2 is better than Video 1",
         "video 1 << video 2",
@@ -35,11 +37,13 @@ SENTENCES = {
         "[B]",
         "Answer: B",
     ],
-    0: ["tie (both good)", "both good", "both bad", "Tie (Both Bad)", "tie: both bad", "a tie"]
+    0: ["a draw", "It's a draw.", "[[A=B=Good]]", "[[A=B=Bad]]"]
+    + ["tie (both good)", "both good", "both bad", "Tie (Both Bad)", "tie: both bad", "a tie"]
     + ["it's a tie", "It is a tie.", "both are good", "both are equally good", "equal quality"]
     + ["neither is better", "no clear winner", "A and B are equal", "video 1 = video 2", "A == B"]
     + ["both videos are bad", "tie/both bad", "about equal", "both equally bad", "[tie]"],
-    None: ["A or B", "A, B", "a/b", "not A", "A is not better", "A is worse", "prefer neither A"]
+    None: ["clearly", "slightly a tie", "A=B=C", "clearly not A", "3rd"]
+    + ["A or B", "A, B", "a/b", "not A", "A is not better", "A is worse", "prefer neither A"]
     + ["second best", "better than A", "A better in motion, B in quality", "winner", "prefer", "C"]
     + ["[0]", "(1)", "A > A", "A is better than A", "video 3 is better", "A and B", "left or right"]
     + ["good", "bad", "both or none", "A > B > C", "slightly better", "second choice", "tie or A"]
@@ -65,13 +69,13 @@ def test_a_sentence_about_one_video_is_turned_with_it() -> None:
         "not A",
     ]:
         turned = re.sub(r"\b[AaBb12]\b", lambda match: SWAPPED[match[0]], text)
-        turned = re.sub("first|second|left|right", lambda match: SWAPPED[match[0]], turned)
+        turned = re.sub("first|second|left|right|1st|2nd", lambda match: SWAPPED[match[0]], turned)
         turned = re.sub(r"(?<=_)[a12]", lambda match: SWAPPED[match[0]], turned)
         assert read_label_word(turned) == {1: 2, 0: 0, None: None}[read_label_word(text)], turned
 
 
 SWAPPED = {"A": "B", "B": "A", "a": "b", "b": "a", "1": "2", "2": "1", "first": "second"}
-SWAPPED |= {"second": "first", "left": "right", "right": "left"}
+SWAPPED |= {"second": "first", "left": "right", "right": "left", "1st": "2nd", "2nd": "1st"}
 
 
 @pytest.mark.parametrize(("label", "words"), WORDS.items())

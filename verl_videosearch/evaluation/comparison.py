@@ -24,7 +24,7 @@ Does not cover: choosing a tie threshold on the reported pairs, except as the up
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -41,6 +41,7 @@ from verl_videosearch.sources.label_words import (
     BadLabel,
     is_empty,
     read_label_word,
+    read_signed_column,
 )
 from verl_videosearch.sources.source import SourceError
 from verl_videosearch.sources.tables import read_rows
@@ -58,6 +59,9 @@ SCORE_COLUMNS = ("margin", "score_1", "score_2")
 """Names of the scores, in small letters."""
 MIN_SHARE = 0.5
 """A file that names fewer of the pairs, or of whose words or scores fewer are read, is refused."""
+MAX_REPEATED_SHARE, MIN_REPEATED = 0.05, 5
+"""A word that is no label and stands in more than this share of the rows, and so many, is refused:
+it is a label that we do not read, not an accident."""
 
 
 class ImportedFileError(ValueError):
@@ -425,26 +429,41 @@ def _check_matches(
 def _read_words(
     path: Path, rows: Sequence[Mapping[str, Any]], keys: _Keys, column: Any
 ) -> dict[str, int | None]:
-    """Read one column of verdicts; raises `ImportedFileError` if most of its words are none."""
-    verdicts: dict[str, int | None] = {}
-    said, unread = 0, []
-    for row, key in zip(rows, keys, strict=True):
-        word = row.get(column)
-        try:
-            verdict = read_label_word(word)
-        except BadLabel:
-            verdict = None
-        if not is_empty(word):
-            said += 1
-            unread += [word] if verdict is None else []
-        if key is not None:
-            verdicts[key[0]] = swap_label(verdict) if key[1] else verdict
-    if said and len(unread) > said * (1 - MIN_SHARE):
+    """Read one column of verdicts; raises `ImportedFileError` if most of its words are none, or one
+    that many rows have."""
+    words = [row.get(column) for row in rows]
+    read = read_signed_column(words) or [_read_word(word) for word in words]
+    _check_words(path, words, read, column)
+    return {
+        key[0]: swap_label(verdict) if key[1] else verdict
+        for verdict, key in zip(read, keys, strict=True)
+        if key is not None
+    }
+
+
+def _read_word(word: Any) -> int | None:
+    try:
+        return read_label_word(word)
+    except BadLabel:
+        return None
+
+
+def _check_words(path: Path, words: Sequence[Any], read: Sequence[int | None], column: Any) -> None:
+    """Refuse a column whose unread words are no accidents."""
+    said = [(word, label) for word, label in zip(words, read, strict=True) if not is_empty(word)]
+    unread = [word for word, label in said if label is None]
+    if len(unread) > len(said) * (1 - MIN_SHARE):
         raise ImportedFileError(
-            f"{path}: {len(unread)} of the {said} words in {column!r} are no label, for example "
-            f"{unread[0]!r}; allowed are {ALLOWED}"
+            f"{path}: {len(unread)} of the {len(said)} words in {column!r} are no label, for "
+            f"example {unread[0]!r}; allowed are {ALLOWED}"
         )
-    return verdicts
+    for word, count in Counter(map(str, unread)).most_common(1):
+        if count >= MIN_REPEATED and count > len(words) * MAX_REPEATED_SHARE:
+            raise ImportedFileError(
+                f"{path}: {word!r} stands in {count} of the {len(words)} rows of {column!r} and is "
+                f"no label; allowed are {ALLOWED}, and an empty field or `invalid` where the judge "
+                "gave no verdict"
+            )
 
 
 def _read_margins(

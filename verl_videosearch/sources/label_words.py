@@ -18,16 +18,17 @@ guess:
 Traceback (most recent call last):
 verl_videosearch.sources.label_words.BadLabel: 0.6 is a number but none of 0, 1, 2
 
-Covers: a single choice. Does not cover: scores of both videos (`fields.compare_scores`), and words
+Covers: a single choice, and columns of signs (`read_signed_column`). Does not cover: scores of both videos (`fields.compare_scores`), and words
 that mean something else in one public set (that set's own table)."""  # noqa: E501
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
-_FIRST = ("1", "a", "left", "first", "one", "l")
-_SECOND = ("2", "b", "right", "second", "two", "r")
+_FIRST = ("1", "a", "left", "first", "1st", "one", "l")
+_SECOND = ("2", "b", "right", "second", "2nd", "two", "r")
 _NAMES = ("{}", "video {}", "video{}", "model {}", "model{}", "clip {}", "option {}", "{} video")
 _ENDINGS = ("", " better", " is better", " wins", " win", " won", " preferred", " vote", "vote")
 _TIES = (
@@ -43,7 +44,8 @@ _TIES = (
     ),
     *("both equal", "both same", "both good", "both bad", "bothbad", "bothgood", "bothbad vote"),
     *("tie (bothbad)", "tie (both bad)", "a=b", "equally bad", "about the same", "the same"),
-    *("a tie", "it's a tie", "it is a tie", "neither better", "neither is better", "no winner"),
+    *("a tie", "a draw", "it's a draw", "it is a draw"),
+    *("it's a tie", "it is a tie", "neither better", "neither is better", "no winner"),
     *("no clear winner", "equal quality", "same quality", "about equal", "roughly equal"),
 )
 _MAX_SENTENCE = 80
@@ -73,11 +75,12 @@ _NAME = (
     rf"(?: (?:one|{_NOUNS}))?|(?:the )?one on the (?P<{{0}}_side>left|right)"
 )
 _CHOOSE = "(?:prefers?|preferred|choose|chose|pick|picked)"
-_DEGREE = "(?:(?:much|slightly|clearly|significantly|strongly|somewhat|marginally|far) )?"
+_HOW = "slightly|clearly|significantly|strongly|somewhat|marginally"
+_DEGREE = f"(?:(?:{_HOW}|much|far) )?"
 _SENTENCES = [
     re.compile(form.format(_NAME.format("better"), _NAME.format("worse")))
     for form in (
-        "(?:{0})",
+        f"(?:(?:{_HOW}) )?(?:{{0}})",
         "(?:(?:i|we) )?" + _CHOOSE + " (?:{0})(?: over (?:{1}))?",
         "(?:vote|preference|verdict|answer|better)(?: is| for)? (?:{0})",
         "(?:the )?winner(?: is)? (?:{0})",
@@ -93,7 +96,7 @@ _TIE_SENTENCES = [
     for form in (
         "(?:tie )?both(?: videos)?(?: are)?(?: equally)? (?:good|bad|equal|the same|fine|poor)",
         "(?:{0}) (?:=+|and) (?:{1})(?: are (?:equal|equally good|equally bad|the same))",
-        "(?:{0}) =+ (?:{1})",
+        "(?:{0}) =+ (?:{1})(?: =+ (?:good|bad))?",
     )
 ]
 _VAGUE = re.compile(
@@ -118,6 +121,20 @@ def read_label_word(value: Any) -> int | None:
     if number not in (0, 1, 2):
         raise BadLabel(f"{value} is a number but none of 0, 1, 2")
     return int(number)
+
+
+def read_signed_column(values: Sequence[Any]) -> list[int | None] | None:
+    """Return the labels of a column of 1 (video 1), -1 (video 2) and 0 (tie), empty ones None; None
+    for a column that holds anything else, or no -1.
+
+    >>> read_signed_column([1, "-1", 0.0, ""]), read_signed_column([1, 0]), read_signed_column([-1, 2])
+    ([1, 2, 0, None], None, None)
+    """  # noqa: E501
+    signs = [None if is_empty(value) else _read_number(str(value)) for value in values]
+    said = {sign for sign, value in zip(signs, values, strict=True) if not is_empty(value)}
+    if -1 not in said or not said <= {-1, 0, 1}:
+        return None
+    return [None if sign is None else {1: 1, -1: 2, 0: 0}[int(sign)] for sign in signs]
 
 
 def _read_sentence(word: str) -> int | None:
