@@ -19,7 +19,8 @@ forgotten look counts as it does in a trace. Mix the rows with traces:
 `data.train_files=[traces/sft.parquet,captions.parquet]`.
 
 Covers: pairs of `hide_and_seek` and `degrade`. Does not cover: pre-trained models, which see
-already.
+already. Exit status: 0 complete, 2 wrong use or no pair can be read (nothing is written), 3 more
+pairs than `--max-failed-share` cannot.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ from verl_videosearch.frames import CandidateFrames, FrameLocation
 from verl_videosearch.models.option_groups import Recipe, Set, Store, VideoRoot
 from verl_videosearch.recipe import read_episode
 from verl_videosearch.report.console import explain_errors, say
+from verl_videosearch.runs.folder import explain_disk
+from verl_videosearch.runs.jobs import MAX_FAILED_SHARE, ExitStatus
 from verl_videosearch.runs.progress import track
 from verl_videosearch.sample import PreferenceSample, to_row, write_rows
 from verl_videosearch.video.pair import load_pair
@@ -230,22 +233,52 @@ def main(
     limit: Annotated[int | None, typer.Option(help="Only the first pairs.")] = None,
     store: Store = None,
     seed: Annotated[int, typer.Option(help="The same seed chooses the same frames.")] = 0,
+    max_failed_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Pairs that may fail, as a share; more: status 3.")
+    ] = MAX_FAILED_SHARE,
 ) -> None:
     """Write captions of frames."""
-    frame_store, rows, failures = FrameStore(store), [], 0
     with explain_errors():
         config = CaptionConfig(frames, looks, marked, visible, seed)
-        settings = read_episode(recipe, episode or ())
-        for sample in track(read_pairs(pairs, limit), "captioning"):
-            try:
-                pair = load_pair(sample, frame_store, settings, video_root)
-            except EpisodeFailure as failure:
-                failures += 1
-                say(f"left out: {failure}")
-                continue
-            rows += PairCaptions(sample, pair.candidates, settings, notes).make_rows(config)
-    write_rows(out, pa.Table.from_pylist(rows, schema=CAPTION_SCHEMA))
-    say(f"{len(rows)} rows in {out}; {failures} pairs could not be read")
+        settings, samples = read_episode(recipe, episode or ()), read_pairs(pairs, limit)
+        made = _caption(samples, FrameStore(store), settings, video_root, config, notes)
+        rows = [row for each in made for row in each or ()]
+        num_failed = made.count(None)
+        if not rows:
+            raise ValueError(
+                f"none of {len(samples)} pairs could be read, so {out} is not written; check "
+                "--video-root"
+            )
+        with explain_disk(out):
+            write_rows(out, pa.Table.from_pylist(rows, schema=CAPTION_SCHEMA))
+    say(f"{len(rows)} rows in {out}; {num_failed} pairs could not be read")
+    if num_failed > max_failed_share * len(samples):
+        say(
+            f"{num_failed / len(samples):.1%} of the pairs could not be read, more than "
+            f"--max-failed-share {max_failed_share:g}: mend the videos above, or accept that share"
+        )
+        raise typer.Exit(int(ExitStatus.TOO_MANY_FAILED))
+
+
+def _caption(
+    samples: Sequence[PreferenceSample],
+    store: FrameStore,
+    settings: EpisodeConfig,
+    video_root: Path | None,
+    config: CaptionConfig,
+    notes: Notes,
+) -> list[list[dict[str, Any]] | None]:
+    """Return the rows of every pair, None for one that cannot be read."""
+    made: list[list[dict[str, Any]] | None] = []
+    for sample in track(samples, "captioning"):
+        try:
+            pair = load_pair(sample, store, settings, video_root)
+        except EpisodeFailure as failure:
+            say(f"left out: {failure}")
+            made.append(None)
+        else:
+            made.append(PairCaptions(sample, pair.candidates, settings, notes).make_rows(config))
+    return made
 
 
 if __name__ == "__main__":

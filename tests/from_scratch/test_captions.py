@@ -321,7 +321,9 @@ def test_the_program_writes_rows_and_counts_what_it_cannot_read(
     run: Callable[..., Result], tmp_path: Path
 ) -> None:
     pairs = [SAMPLE, replace(SAMPLE, uid="broken", video_2="gone.mkv"), replace(SAMPLE, uid="last")]
-    result = run(pairs, "--frames", "5", "--looks", "2", "--seed", "7")
+    options = ["--frames", "5", "--looks", "2", "--seed", "7"]
+    assert run(pairs, *options).exit_code == 3
+    result = run(pairs, *options, "--max-failed-share", "0.34")
     assert result.exit_code == 0, result.output
     output = " ".join(result.output.split())
     assert (
@@ -363,6 +365,8 @@ def test_the_program_writes_rows_and_counts_what_it_cannot_read(
             "set frames_per_video to the number of frames of the videos",
         ),
         (["--pairs", "none.parquet"], "no such file"),
+        (["--video-root", "/nowhere"], "none of 1 pairs could be read"),
+        (["--out", "/proc/x/a.parquet"], "cannot write /proc/x/a.parquet"),
     ],
 )
 def test_a_wrong_option_is_one_line(
