@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -327,16 +326,37 @@ def _show(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+class _Kept(dict[int, str]):
+    """What `str.translate` makes of a character: letters, numbers and their marks stay, a symbol
+    (an emoji, `<`, `+`) is a word of its own, the rest parts words."""
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        kind = unicodedata.category(character)
+        if kind == "Cf" or 0xFE00 <= code <= 0xFE0F:  # joiners, and how an emoji is drawn
+            kept = ""
+        elif character.isalnum() or character == "_" or kind.startswith("M"):
+            kept = character
+        else:
+            kept = f" {character} " if kind.startswith("S") and character not in "`^" else " "
+        self[code] = kept
+        return kept
+
+
+_KEPT = _Kept()
+
+
 def normalise_prompt(prompt: str) -> str:
-    """Reduce a prompt to its words: case, punctuation, blanks and the form of letters do not count.
+    """Reduce a prompt to its words and symbols: case, punctuation, blanks and the form of letters
+    do not count.
 
     >>> normalise_prompt("  A cat,\\nrunning!") == normalise_prompt("a cat RUNNING")
     True
-    >>> normalise_prompt("...")
-    '...'
+    >>> normalise_prompt("5<6"), normalise_prompt("...")
+    ('5 < 6', '...')
     """
     folded = unicodedata.normalize("NFKC", prompt).casefold()
-    return " ".join(re.findall(r"\w+", folded)) or folded.strip()
+    return " ".join(folded.translate(_KEPT).split()) or folded.strip()
 
 
 def write_samples(path: str | Path, samples: Iterable[PreferenceSample]) -> int:
