@@ -297,6 +297,9 @@ def split_file(
             f"--both-orders names no part: {', '.join(unknown)}; "
             f"the parts are {', '.join(wanted.names)}"
         )
+    named = [str(each.file) for each in against]
+    if repeated := sorted({name for name in named if named.count(name) > 1}):
+        raise ValueError(f"--against names {repeated[0]} more than once; give each file once")
     samples = read_samples(file)
     benchmarks = {str(each.file): read_samples(each.file) for each in against}
     rooted = [(benchmarks[str(each.file)], each.root) for each in against]
@@ -371,7 +374,7 @@ def main(
         typer.Option(help="Part that also gets every pair with its videos swapped; repeatable."),
     ] = None,
     by_path: Annotated[
-        bool, typer.Option("--by-path", help="Compare video names instead of bytes: weaker.")
+        bool, typer.Option("--by-path", help="Compare the last two parts of paths, not bytes: weaker.")
     ] = False,
     seed: Annotated[int, typer.Option(help="The same seed gives the same parts.")] = 0,
 ) -> None:

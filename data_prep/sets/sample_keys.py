@@ -17,6 +17,7 @@ from pathlib import Path
 
 import xxhash
 
+from verl_videosearch.runs.identity import name_videos
 from verl_videosearch.sample import PreferenceSample, normalise_prompt
 
 _CHUNK = 1 << 20
@@ -65,10 +66,10 @@ def make_keys(
     files: Sequence[tuple[Sequence[PreferenceSample], Path | None]], by_path: bool = False
 ) -> list[list[Keys]]:
     """Return the keys of the samples of every (samples, video root); videos are compared across all
-    of them."""
+    of them, `by_path` by the last two parts of their paths instead of their bytes."""
     if by_path:
         return [
-            [_keys(sample, (sample.video_1, sample.video_2)) for sample in samples]
+            [_keys(sample, [f"video {name}" for name in name_videos(sample)]) for sample in samples]
             for samples, _ in files
         ]
     resolved = [[sample.resolve_videos(root) for sample in samples] for samples, root in files]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 from verl_videosearch.data_prep import split
 from verl_videosearch.data_prep.sets.sample_keys import identify_videos, make_keys, normalise_prompt
-from verl_videosearch.data_prep.split import Parts, parse_fractions, split_samples
+from verl_videosearch.data_prep.split import Parts, find_overlaps, parse_fractions, split_samples
 
 from verl_videosearch.sample import PreferenceSample, read_samples, swap_videos, write_samples
 
@@ -41,6 +41,16 @@ PROMPTS = [
     ("naïve café", "NAÏVE CAFE\u0301", True),
     ("一只猫", "一只狗", False),
     ("🐱", "🐶", False),
+    ("🐱 jumps", "🐶 jumps", False),
+    ("A sunny day ☀️!", "a sunny day ☀", True),
+    ("किताब", "काताब", False),
+    ("काला", "कल", False),
+    ("ม้า", "มา", False),
+    ("5 < 6 cats", "5 > 6 cats", False),
+    ("5<6 cats", "5 < 6 cats.", True),
+    ("a cat + a dog", "a cat - a dog", False),
+    ("a $5 bill", "a 5 bill", False),
+    ("co\u00adoperate", "cooperate", True),
     ("x_1", "x 1", False),
 ]
 
@@ -204,6 +214,16 @@ def test_by_path_misses_copies_and_says_so(files: Path) -> None:
     ]
 
 
+def test_by_path_compares_names_below_any_folder() -> None:
+    ours = [make("a", "One", "videos/x.mkv", "videos/y.mkv")]
+    theirs = [make("b", "Two", "/data/x/videos/x.mkv", "/data/x/videos/z.mkv")]
+    others = [make("c", "Three", "kling/x.mkv", "wan/x.mkv")]
+    keys = make_keys([(ours, None), (theirs, None), (others, None)], by_path=True)
+    (overlap,) = find_overlaps(ours, keys[0], "them", theirs, keys[1])
+    assert (overlap.against_uid, overlap.shared) == ("b", ("video",))
+    assert not find_overlaps(ours, keys[0], "others", others, keys[2])
+
+
 def test_same_seed_same_bytes(files: Path) -> None:
     contents = set()
     for out in ("one", "two"):
@@ -258,6 +278,7 @@ MISTAKES = [
         "asks for 40 samples by number, and only 40 are there",
     ),
     (["--against", "nowhere.parquet"], "no such file: 'nowhere.parquet'"),
+    (["--against", "x.parquet", "--against", "x.parquet"], "x.parquet more than once"),
     ([], "a video root is needed"),
     (["--video-root", "/nowhere"], "80 videos are missing"),
 ]
