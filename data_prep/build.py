@@ -26,6 +26,7 @@ from verl_videosearch.data_prep.sets.build_report import make_tables, show_missi
 
 from verl_videosearch.judgement import DEFAULT_DIMENSIONS, Dimension
 from verl_videosearch.report.console import explain_errors, say
+from verl_videosearch.runs.folder import RunFolder, explain_disk
 from verl_videosearch.sample import PreferenceSample, write_samples
 from verl_videosearch.sources import SOURCES
 from verl_videosearch.sources.read import choose_split, read_samples_of
@@ -122,15 +123,16 @@ def main(
     for table in make_tables(report, samples):
         console.print(table)
     show_missing(console, report, finder)
-    if missing_list is not None:
-        missing_list.write_text(
-            "".join(f"{path}\t{url}\n" for path, url in report.missing.items()), "utf-8"
-        )
     with explain_errors():
+        if missing_list is not None:
+            lines = [f"{path}\t{url}\n" for path, url in report.missing.items()]
+            RunFolder(missing_list.parent).write_text(missing_list.name, "".join(lines))
         if not samples:
             raise SourceError("no sample is left; nothing was written")
         if out is not None:
-            say(f"wrote {write_samples(out, samples):,} samples to {out}")
+            with explain_disk(out):
+                write_samples(out, samples)
+            say(f"wrote {len(samples):,} samples to {out}")
 
 
 if __name__ == "__main__":

@@ -185,6 +185,15 @@ def test_own_dimensions_from_a_file(root: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("option", ["--missing-list", "--out"])
+def test_a_place_that_cannot_be_written_is_one_line(root: Path, option: str) -> None:
+    files = {"--out": root / "pairs.parquet", option: "/proc/x/y.parquet"}
+    words = [str(word) for item in files.items() for word in item]
+    result = run("--source", "mj_bench_video", "--root", root, *words)
+    assert result.exit_code == 2 and "Traceback" not in result.output
+    assert "cannot write /proc/x/y.parquet" in words_of(result)
+
+
 MISTAKES = [
     (
         ["--source", "nope", "--root", ".", "--check"],

@@ -253,9 +253,10 @@ def test_a_calibration_is_read_back(tmp_path: Path) -> None:
     assert read_calibration(path) == fitted
     with pytest.raises(CalibrationError, match="format 2"):
         from_json(to_json(fitted) | {"format": 2})
-    path.write_text("{")
-    with pytest.raises(CalibrationError, match="is no calibration"):
-        read_calibration(path)
+    for text in ("{", "[1]", '"a"'):
+        path.write_text(text)
+        with pytest.raises(CalibrationError, match="is no calibration"):
+            read_calibration(path)
 
 
 @given(

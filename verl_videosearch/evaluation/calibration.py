@@ -196,7 +196,10 @@ def to_json(calibration: Calibration) -> dict[str, Any]:
 
 
 def from_json(content: Mapping[str, Any]) -> Calibration:
-    """Read a calibration; raises `CalibrationError` for another format."""
+    """Read a calibration; raises `CalibrationError` for another format, `TypeError` for what is no
+    object."""
+    if not isinstance(content, Mapping):
+        raise TypeError(f"it holds no object but {str(content)[:40]!r}")
     if content.get("format") != FORMAT:
         found = content.get("format")
         raise CalibrationError(
