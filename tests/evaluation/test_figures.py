@@ -38,7 +38,13 @@ from verl_videosearch.metrics import Rate
 from verl_videosearch.report.chart import Bar, Line, draw_intervals, draw_lines
 from verl_videosearch.report.page import Note, Plot, render_page
 from verl_videosearch.report.table import Table
-from verl_videosearch.runs.identity import CALIBRATION_NAME, hash_model, hash_pair, hash_pairs
+from verl_videosearch.runs.identity import (
+    CALIBRATION_NAME,
+    hash_model,
+    hash_names,
+    hash_pair,
+    hash_pairs,
+)
 from verl_videosearch.runs.record import EpisodeRecord, RecordKind
 from verl_videosearch.sample import Order, PreferenceSample, swap_videos
 
@@ -185,12 +191,11 @@ def make_held_out(num: int = 60) -> tuple[list[PairVerdicts], list[int], list[Pr
 
 def fit(max_risk: float) -> tuple:
     pairs, gold, samples = make_held_out()
-    hashes = [hash_pair(sample) for sample in samples]
-    return (
-        fit_calibration(pairs, gold, max_risk=max_risk, pair_hashes=hashes, model_hash="m"),
-        pairs,
-        samples,
+    hashes, names = [*map(hash_pair, samples)], [*map(hash_names, samples)]
+    fitted = fit_calibration(
+        pairs, gold, max_risk=max_risk, pair_hashes=hashes, model_hash="m", pair_names=names
     )
+    return fitted, pairs, samples
 
 
 def test_confidences_get_their_meaning() -> None:
@@ -222,6 +227,14 @@ def test_what_was_fitted_on_is_never_reported_on() -> None:
     swapped = replace(swap_videos(samples[7]), uid="elsewhere", split="test")
     with pytest.raises(CalibrationError, match="fitted on 1 of these 2 pairs"):
         fitted.check_use([hash_pair(swapped), hash_pair(make_sample("new"))], "m")
+    moved = replace(samples[7], prompt=f" {samples[7].prompt.upper()}!", source="x", meta={"a": 8})
+    names = [Path(path).name for path in (samples[7].video_1, samples[7].video_2)]
+    moved = replace(moved, video_1=f"/data/{names[1]}", video_2=f"else/where/{names[0]}")
+    fitted.check_use([hash_pair(moved)], "m")
+    with pytest.raises(CalibrationError, match="fitted on 1 of these 1 pairs"):
+        fitted.check_use([hash_pair(moved)], "m", [hash_names(moved)])
+    with pytest.raises(CalibrationError, match="1 of the 60 pairs are among those"):
+        check_held_out(samples, [moved])
     fitted.check_use([hash_pair(make_sample("new"))], "m")
     fitted.check_use([hash_pair(make_sample("new"))], "unknown")
     with pytest.raises(CalibrationError, match="model m, this one is other"):

@@ -90,7 +90,7 @@ def run_calibrate(
     from verl_videosearch.evaluation.results import read_labels, read_run
     from verl_videosearch.judgement import OVERALL
     from verl_videosearch.runs.folder import RunFolder
-    from verl_videosearch.runs.identity import hash_pair
+    from verl_videosearch.runs.identity import hash_names, hash_pair
 
     with explain_errors():
         check_out(out, not_on or ())
@@ -104,6 +104,7 @@ def run_calibrate(
             max_risk=max_risk,
             pair_hashes=[hash_pair(sample) for sample in found.samples],
             model_hash=found.settings.model_hash,
+            pair_names=[hash_names(sample) for sample in found.samples],
         )
         RunFolder(out.parent).write_json(out.name, to_json(fitted))
     say(

@@ -1,9 +1,9 @@
 """Calibration: a tie threshold and a meaning for confidences, fitted on held-out pairs and kept
 beside the model.
 
-The one idea: nothing is fitted where it is reported. The file remembers a hash of every pair that
-it was fitted on, and refuses to be used on any of them; fitting refuses a split that is named as a
-test split.
+The one idea: nothing is fitted where it is reported. The file remembers two hashes of every pair
+that it was fitted on - of all that is known of it, and of its prompt and file names - and refuses
+to be used on any of them; fitting refuses a split that is named as a test split.
 
     videosearch calibrate runs/validation --out MODEL/videosearch_calibration.json --max-risk 0.1
     videosearch eval ... --calibration MODEL/videosearch_calibration.json
@@ -28,7 +28,7 @@ from typing import Any
 
 from verl_videosearch import metrics
 from verl_videosearch.evaluation.verdicts import PairVerdicts
-from verl_videosearch.runs.identity import UNKNOWN_MODEL, hash_pair
+from verl_videosearch.runs.identity import UNKNOWN_MODEL, hash_names, hash_pair
 from verl_videosearch.sample import PreferenceSample
 from verl_videosearch.sources import TEST_SPLITS
 
@@ -63,6 +63,8 @@ class Calibration:
     pair_hashes: tuple[str, ...]
     """The pairs that it was fitted on."""
     model_hash: str
+    pair_names: tuple[str, ...] = ()
+    """The same pairs by prompt and file names; empty in files of older versions."""
 
     def judge(self, pair: PairVerdicts) -> int | None:
         """Return the overall verdict by the fitted tie threshold, None where none can be read."""
@@ -78,17 +80,26 @@ class Calibration:
             else look_up(self.decided if verdict else self.tied, confidence)
         )
 
-    def check_use(self, pair_hashes: Collection[str], model_hash: str) -> None:
-        """Raise `CalibrationError` if any of these pairs was fitted on, or if it was fitted for
-        another model."""
+    def check_use(
+        self,
+        pair_hashes: Collection[str],
+        model_hash: str,
+        pair_names: Collection[str] = (),
+    ) -> None:
+        """Raise `CalibrationError` if any of these pairs was fitted on, by `hash_pair` or by
+        `hash_names`, or if it was fitted for another model."""
         if UNKNOWN_MODEL not in (model_hash, self.model_hash) and model_hash != self.model_hash:
             raise CalibrationError(
                 f"the calibration is for model {self.model_hash}, this one is {model_hash}; "
                 "fit its own"
             )
-        if shared := set(pair_hashes) & set(self.pair_hashes):
+        shared = max(
+            len(set(pair_hashes) & set(self.pair_hashes)),
+            len(set(pair_names) & set(self.pair_names)),
+        )
+        if shared:
             raise CalibrationError(
-                f"the calibration was fitted on {len(shared)} of these {len(pair_hashes)} pairs, "
+                f"the calibration was fitted on {shared} of these {len(pair_hashes)} pairs, "
                 "so its figures here would be too good; fit it on other pairs or evaluate others"
             )
 
@@ -103,11 +114,12 @@ def check_held_out(
             f"got pairs of split {found}; a calibration is fitted on held-out pairs, "
             "not on a test split"
         )
-    shared = {hash_pair(sample) for sample in samples} & {hash_pair(sample) for sample in reported}
+    shared = max(
+        len(set(map(name, samples)) & set(map(name, reported))) for name in (hash_pair, hash_names)
+    )
     if shared:
         raise CalibrationError(
-            f"{len(shared)} of the {len(samples)} pairs are among those to be reported on; "
-            "take others"
+            f"{shared} of the {len(samples)} pairs are among those to be reported on; take others"
         )
 
 
@@ -118,6 +130,7 @@ def fit_calibration(
     max_risk: float,
     pair_hashes: Sequence[str],
     model_hash: str,
+    pair_names: Sequence[str] = (),
 ) -> Calibration:
     """Fit on held-out pairs; raises `CalibrationError` if too few of them have a label and a
     verdict."""
@@ -156,6 +169,7 @@ def fit_calibration(
         coverage=point.covered.value if point else 0.0,
         pair_hashes=tuple(sorted(pair_hashes)),
         model_hash=model_hash,
+        pair_names=tuple(sorted(pair_names)),
     )
 
 
@@ -205,11 +219,13 @@ def from_json(content: Mapping[str, Any]) -> Calibration:
         raise CalibrationError(
             f"got calibration format {found!r}; this version reads {FORMAT}; fit it again"
         )
+    content = {"pair_names": (), **content}  # files of older versions have none
     values = {name: content[name] for name in Calibration.__dataclass_fields__}
     values |= {
         name: [(start, share) for start, share in content[name]] for name in ("decided", "tied")
     }
-    return Calibration(**values | {"pair_hashes": tuple(content["pair_hashes"])})
+    values |= {name: tuple(content[name]) for name in ("pair_hashes", "pair_names")}
+    return Calibration(**values)
 
 
 def read_calibration(path: Path) -> Calibration:

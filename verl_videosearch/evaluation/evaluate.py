@@ -63,6 +63,7 @@ from verl_videosearch.runs.folder import Journal, RunFolder
 from verl_videosearch.runs.identity import (
     UNKNOWN_MODEL,
     hash_model,
+    hash_names,
     hash_pair,
     hash_pairs,
     make_identity,
@@ -192,7 +193,8 @@ def evaluate(
     config = config or read_episode(None, (), model_dir)
     check_samples(model_dir, config, samples, is_overridden=accepts_other_settings)
     if calibration is not None:
-        calibration.check_use([hash_pair(sample) for sample in samples], model_hash)
+        hashes, names = [*map(hash_pair, samples)], [*map(hash_names, samples)]
+        calibration.check_use(hashes, model_hash, names)
     settings = RunSettings(
         benchmark=name,
         split=split or ", ".join(sorted({sample.split for sample in samples})),

@@ -18,7 +18,7 @@ from typing import Any
 import xxhash
 
 from verl_videosearch.runs.record import Identity
-from verl_videosearch.sample import PreferenceSample, swap_videos
+from verl_videosearch.sample import PreferenceSample, normalise_prompt, swap_videos
 
 CALIBRATION_NAME = "videosearch_calibration.json"
 """Lies beside a model's files and is none of them."""
@@ -37,6 +37,13 @@ def hash_pair(sample: PreferenceSample) -> str:
 def name_videos(sample: PreferenceSample) -> list[str]:
     """Name both videos by the last two parts of their paths, as `hash_pair` does."""
     return ["/".join(PurePath(path).parts[-2:]) for path in (sample.video_1, sample.video_2)]
+
+
+def hash_names(sample: PreferenceSample) -> str:
+    """Name a pair by its prompt's words and its two file names, wherever the files lie and whoever
+    described them; other videos of one prompt may have the same name."""
+    names = sorted(PurePath(path).name for path in (sample.video_1, sample.video_2))
+    return _hash_text(json.dumps([normalise_prompt(sample.prompt), names]))
 
 
 def is_turned(sample: PreferenceSample, other: PreferenceSample) -> bool:
