@@ -35,8 +35,11 @@ from verl_videosearch.data_prep.sets.sample_keys import Keys, make_keys, normali
 from verl_videosearch.judgement import OVERALL
 from verl_videosearch.models.option_groups import VideoRoot
 from verl_videosearch.report.console import explain_errors, say
+from verl_videosearch.runs.folder import RunFolder, explain_disk
 from verl_videosearch.sample import PreferenceSample, read_samples, swap_videos, write_samples
 
+PARTS = "parts.json"
+"""The names of the parts that a folder holds."""
 SWAPPED = "-swapped"
 """Ends the uid of a pair whose videos were swapped."""
 DEFAULT_FRACTIONS = "cold_start=.1,rft=.3,grpo=.5,validation=.1"
@@ -297,6 +300,7 @@ def split_file(
             f"--both-orders names no part: {', '.join(unknown)}; "
             f"the parts are {', '.join(wanted.names)}"
         )
+    refuse_old_parts(out, wanted.names)
     named = [str(each.file) for each in against]
     if repeated := sorted({name for name in named if named.count(name) > 1}):
         raise ValueError(f"--against names {repeated[0]} more than once; give each file once")
@@ -316,13 +320,27 @@ def split_file(
     surplus = {name: len(parts[name]) - count for name, count in wanted.counts.items()}
     for name, count in wanted.counts.items():
         parts[name] = draw_at_most(parts[name], count, seed)
-    for name, part in parts.items():
-        rows = add_swapped(part) if name in both_orders else part
-        write_samples(out / f"{name}.parquet", rows)
     listed = [asdict(overlap) for each in overlaps.values() for overlap in each]
-    (out / "overlaps.json").write_text(json.dumps(listed, indent=1), "utf-8")
+    folder = RunFolder(out)
+    folder.write_json(PARTS, list(parts))
+    with explain_disk(out):
+        for name, part in parts.items():
+            rows = add_swapped(part) if name in both_orders else part
+            write_samples(out / f"{name}.parquet", rows)
+    folder.write_text("overlaps.json", json.dumps(listed, indent=1))
     surplus = {name: number for name, number in surplus.items() if number > 0}
     return SplitReport(len(samples), parts, fractions, overlaps, surplus)
+
+
+def refuse_old_parts(out: Path, names: Sequence[str]) -> None:
+    """Raise `ValueError` for parts of another split in the folder: beside the new ones they would
+    share their samples."""
+    old = [name for name in RunFolder(out).read_json(PARTS) or () if name not in names]
+    if left := [f"{name}.parquet" for name in old if (out / f"{name}.parquet").exists()]:
+        raise ValueError(
+            f"{out} holds {', '.join(left)} of another split, with samples that the new parts "
+            "would hold, too; choose another --out, or delete them"
+        )
 
 
 def describe_split(report: SplitReport, by_path: bool) -> list[str]:
@@ -374,7 +392,7 @@ def main(
         typer.Option(help="Part that also gets every pair with its videos swapped; repeatable."),
     ] = None,
     by_path: Annotated[
-        bool, typer.Option("--by-path", help="Compare the last two parts of paths, not bytes: weaker.")
+        bool, typer.Option("--by-path", help="Compare two last parts of paths, not bytes: weaker.")
     ] = False,
     seed: Annotated[int, typer.Option(help="The same seed gives the same parts.")] = 0,
 ) -> None:

@@ -291,6 +291,17 @@ def test_mistakes_are_one_line(arguments: list[str], message: str, files: Path) 
     assert not (files / "out").exists()
 
 
+def test_parts_of_another_split_are_not_left_beside_the_new_ones(files: Path) -> None:
+    common = [files / "train.parquet", "--by-path", "--out", files / "out", "--fractions"]
+    assert run(*common, "a=.5,b=.5").exit_code == 0
+    assert run(*common, "a=.4,b=.6").exit_code == 0
+    other = run(*common, "a=.5,c=.5")
+    assert other.exit_code == 2 and "holds b.parquet of another split" in other.output
+    assert not (files / "out/c.parquet").exists()
+    (files / "out/b.parquet").unlink()
+    assert run(*common, "a=.5,c=.5").exit_code == 0
+
+
 def test_too_few_groups_are_refused(files: Path) -> None:
     write_samples(
         files / "one.parquet", [make(n, "one prompt", f"{n}a.mp4", f"{n}b.mp4") for n in range(40)]
