@@ -47,3 +47,10 @@ def test_prune_removes_old_formats_and_what_is_too_much(store: FrameStore) -> No
 def test_empty(store: FrameStore) -> None:
     assert "0 entries" in run(store, "empty") and store.size_bytes() == 0
     assert "0 entries" in run(store, "empty")
+
+
+@pytest.mark.parametrize("verb", ["show", "prune", "empty"])
+def test_looking_for_a_store_makes_none(tmp_path: Path, verb: str) -> None:
+    result = CliRunner().invoke(app, ["store", verb, "--store", str(tmp_path / "none")])
+    assert result.exit_code == 0 and "no store in" in result.output
+    assert not (tmp_path / "none").exists()

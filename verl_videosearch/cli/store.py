@@ -27,10 +27,11 @@ Store = Annotated[
 @app.command()
 def show(store: Store = None) -> None:
     """Print place, size, limit and free disk."""
-    from verl_videosearch.video.store import FrameStore
+    from verl_videosearch.video.store import FrameStore, default_root
 
     with explain_errors():
-        say(FrameStore(store).describe())
+        root = store or default_root()
+        say(FrameStore(root).describe() if root.exists() else _describe_none(root))
 
 
 @app.command()
@@ -53,9 +54,17 @@ def empty(store: Store = None) -> None:
 
 def _remove(root: Path | None, max_bytes: int | None) -> None:
     from verl_videosearch.video.space import format_bytes
-    from verl_videosearch.video.store import FrameStore
+    from verl_videosearch.video.store import FrameStore, default_root
 
     with explain_errors():
+        root = root or default_root()
+        if not root.exists():
+            say(_describe_none(root))
+            return
         store = FrameStore(root)
         freed = store.prune(max_bytes)
         say(f"freed {format_bytes(freed)}; {store.describe()}")
+
+
+def _describe_none(root: Path) -> str:
+    return f"no store in {root}: no frame was decoded into it yet"
