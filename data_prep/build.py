@@ -120,6 +120,9 @@ def main(
         )
     samples = draw_samples(samples, limit, seed, report)
     console.print(f"{chosen.title}, split {split_name}", markup=False)
+    if len(report.files) > 1:
+        named = ", ".join(path.name for path in report.files)
+        say(f"read {len(report.files)} label files: {named}")
     for table in make_tables(report, samples):
         console.print(table)
     show_missing(console, report, finder)

@@ -185,6 +185,13 @@ def test_own_dimensions_from_a_file(root: Path) -> None:
     )
 
 
+def test_several_label_files_are_named(tmp_path: Path) -> None:
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("path_a,path_b,prompt,OA\n1.mp4,2.mp4,a cat,1\n")
+    result = run("--source", "pairs_csv", "--root", tmp_path, "--check", "--keep-missing")
+    assert result.exit_code == 0 and "read 2 label files: a.csv, b.csv" in words_of(result)
+
+
 @pytest.mark.parametrize("option", ["--missing-list", "--out"])
 def test_a_place_that_cannot_be_written_is_one_line(root: Path, option: str) -> None:
     files = {"--out": root / "pairs.parquet", option: "/proc/x/y.parquet"}

@@ -83,6 +83,7 @@ def _read_pairs(
     """Yield (number, pair); the number is the row's for a table of pairs, else that of the pair."""
     table = source.splits[split]
     files = find_files(root, table.patterns)
+    report.files += files
     foreign = table.foreign_columns if isinstance(table, PairTable) else ()
     rows = enumerate(read_rows(files, table.columns, foreign, is_own=source.is_own), 1)
     if isinstance(table, PairTable):

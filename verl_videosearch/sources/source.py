@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from verl_videosearch.judgement import DEFAULT_DIMENSIONS, Dimension
@@ -152,6 +153,8 @@ class Source:
 class ReadReport:
     """What happened to the rows; filled while they are read."""
 
+    files: list[Path] = field(default_factory=list)
+    """The label files."""
     num_read: int = 0
     dropped: Counter[DropReason] = field(default_factory=Counter)
     examples: dict[DropReason, str] = field(default_factory=dict)
