@@ -5,12 +5,12 @@ its output in a log.
         --work training/cold_start --product 'global_step_*/huggingface' --logs logs \\
         -- python -m ... verl.trainer.sft_trainer ...
 
-The one idea: a result is published in one step, and only when its program ended with status 0. The
-program writes into `--work`, and what it leaves there is moved to `--result`. Where it writes the
-result itself, a mark in the folder of logs, `NAME.unfinished`, says until it has ended well that
-whatever stands at `--result` is not published yet. So a pipeline that was killed anywhere is simply
-started again, and no result is ever deleted: a partial one stays where the program left it, and
-`--again` puts the old one aside until the new one is there.
+The one idea: a result is published in one step, and only when its program ended with status 0, a
+training also at its last step. The program writes into `--work`, and what it leaves there is moved
+to `--result`. Where it writes the result itself, a mark in the folder of logs, `NAME.unfinished`,
+says until it has ended well that whatever stands at `--result` is not published yet. So a pipeline
+that was killed anywhere is simply started again, and no result is ever deleted: a partial one stays
+where the program left it, and `--again` puts the old one aside until the new one is there.
 
 | status of the program | stage |
 |---|---|
@@ -61,6 +61,8 @@ TIMES = "times.jsonl"
 "seconds": ...}`."""
 TRACKER = "latest_checkpointed_iteration.txt"
 """verl writes it beside its checkpoints: the last step that is complete."""
+TOTAL = "total_training_steps.txt"
+"""Our hooks write it there: the step with which the training ends."""
 MEANINGS = {
     1: "is incomplete: some of it failed for passing reasons, or it was stopped. What is done is "
     "kept; the same command goes on",
@@ -197,18 +199,32 @@ def remove(path: Path) -> None:
 def has_finished_training(stage: Stage) -> bool:
     """True when all steps that the command asks for are done: a trainer that is started once more
     would train one step more (verl 0.9.1, SFT)."""
-    total = find_total_steps(stage)
-    tracker = stage.work / TRACKER if stage.work else None
-    if total is None or tracker is None or not tracker.is_file():
-        return False
-    text = tracker.read_text("utf-8").strip()
-    return text.isdecimal() and int(text) >= total
+    total = find_asked_steps(stage)
+    return total is not None and read_number(stage, TRACKER) >= total
 
 
-def find_total_steps(stage: Stage) -> int | None:
+def check_all_steps(stage: Stage) -> None:
+    """Raise `StageFailed` when a training has ended well before its last step: its newest
+    checkpoint is no result."""
+    done, total = read_number(stage, TRACKER), find_total_steps(stage)
+    if done < total:
+        raise StageFailed(
+            f"{stage.name} ended at step {done} of {total}: not published, kept in {stage.work}. "
+            "The same command goes on; if it ends there again, raise trainer.total_epochs, which "
+            "ends a training before trainer.total_training_steps"
+        )
+
+
+def find_total_steps(stage: Stage) -> int:
+    """Return the step with which the training ends: what the command asks for, else what the
+    trainer has noted; 0 for a program that is no training."""
+    return find_asked_steps(stage) or read_number(stage, TOTAL)
+
+
+def find_asked_steps(stage: Stage) -> int | None:
     """Return how many training steps the command asks for, None where it does not say.
 
-    >>> find_total_steps(Stage("a", ["trainer.total_training_steps=40"], Path("a"), Path("b")))
+    >>> find_asked_steps(Stage("a", ["trainer.total_training_steps=40"], Path("a"), Path("b")))
     40
     """
     for word in reversed(stage.command):
@@ -216,6 +232,13 @@ def find_total_steps(stage: Stage) -> int | None:
         if name.lstrip("+") == "trainer.total_training_steps" and value.isdecimal():
             return int(value)
     return None
+
+
+def read_number(stage: Stage, name: str) -> int:
+    """Return the number in a file of the work, 0 where there is none yet."""
+    path = stage.work / name if stage.work else None
+    text = path.read_text("utf-8").strip() if path and path.is_file() else ""
+    return int(text) if text.isdecimal() else 0
 
 
 def publish_result(stage: Stage, say: Callable[[str], None] = lambda text: None) -> None:
@@ -288,14 +311,14 @@ def find_step(path: Path) -> int:
 
 
 def tell_step(stage: Stage) -> str:
-    """Say how far a training is, and of how much, where the command says it."""
+    """Say how far a training is, and of how much, where that is known."""
     if not stage.training_log.exists():
         return ""
     with stage.training_log.open(errors="replace") as lines:
         last = deque(lines, maxlen=1)
     found = re.match(r'\{"step": ?(\d+)', last[0]) if last else None
     total = find_total_steps(stage)
-    of_total = "" if total is None else f" of {total}"
+    of_total = f" of {total}" if total else ""
     return f"step {found[1]}{of_total}" if found else ""
 
 
@@ -363,10 +386,11 @@ def run_stage(stage: Stage, environment: dict[str, str], console: Console) -> No
     `StageFailed`."""
     stage.mark.touch()
     if has_finished_training(stage):
-        total = find_total_steps(stage)
+        total = find_asked_steps(stage)
         say(console, f"{stage.name}: all {total} steps were trained before; publishing them")
     else:
         run_program(stage, environment, console)
+        check_all_steps(stage)
     publish_result(stage, lambda text: say(console, text))
 
 

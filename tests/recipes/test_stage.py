@@ -14,6 +14,8 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 from verl_videosearch.recipes.stage import (
     ENVIRONMENT,
+    TOTAL,
+    TRACKER,
     Stage,
     StageFailed,
     main,
@@ -193,13 +195,41 @@ def test_a_finished_training_is_published_and_not_trained_further(
     """verl's SFT trainer does one step more when it is started at its last one (0.9.1)."""
     (tmp_path / "work/global_step_9/hf").mkdir(parents=True)
     if tracked is not None:
-        (tmp_path / "work/latest_checkpointed_iteration.txt").write_text(tracked)
-    arguments = list_arguments(tmp_path, *list_work(tmp_path), *PRODUCT, program="echo > ran")
+        (tmp_path / "work" / TRACKER).write_text(tracked)
+    program = f"echo > ran; echo 9 > work/{TRACKER}"
+    arguments = list_arguments(tmp_path, *list_work(tmp_path), *PRODUCT, program=program)
     arguments += [] if total is None else [f"trainer.total_training_steps={total}"]
     result = CliRunner().invoke(APP, arguments)
     assert result.exit_code == 0 and (tmp_path / "model").is_dir()
     assert (tmp_path / "ran").exists() is is_run
     assert ("all 9 steps were trained before" in result.output) is not is_run
+
+
+@pytest.mark.parametrize(
+    ("asked", "noted", "done", "is_published"),
+    [
+        (None, "18", "9", False),  # what the trainer has noted: the command says epochs only
+        (None, "18", "18", True),
+        ("12", None, "9", False),
+        ("9", "18", "9", True),  # what is asked decides
+        ("12", "12", None, False),
+        (None, None, None, True),  # no training
+    ],
+)
+def test_a_training_that_ends_early_is_no_result(
+    tmp_path: Path, asked: str | None, noted: str | None, done: str | None, is_published: bool
+) -> None:
+    """A trainer may end well before its last step: no epochs are left, or none were trained."""
+    program = "mkdir -p work/global_step_9/hf"
+    for name, number in ((TOTAL, noted), (TRACKER, done)):
+        program += f"; echo {number} > work/{name}" if number else ""
+    arguments = list_arguments(tmp_path, *list_work(tmp_path), *PRODUCT, program=program)
+    arguments += [f"trainer.total_training_steps={asked}"] if asked else []
+    result = CliRunner().invoke(APP, arguments)
+    assert (tmp_path / "model").is_dir() is is_published
+    assert result.exit_code == (0 if is_published else 1)
+    ended = f"train ended at step {done or 0} of {asked or noted}: not published, kept in"
+    assert (ended in result.output) is not is_published
 
 
 def test_again_starts_from_nothing(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""A checkpoint in Hugging Face form says how it was trained, before verl calls it the newest."""
+"""A checkpoint in Hugging Face form says how it was trained, before verl calls it the newest; a
+killed run goes on where it was."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,12 +10,16 @@ import pytest
 # ruff: noqa: E402  (imports after the skip)
 pytest.importorskip("verl")
 
-from verl.utils.checkpoint import CheckpointHandler
+from torch.utils.data import Dataset, DistributedSampler
+from torchdata.stateful_dataloader import StatefulDataLoader
+from verl.utils.checkpoint import CheckpointHandler, OrchestrationMode
+from verl_videosearch.recipes import stage
 
 from verl_videosearch.checkpoint import read_checkpoint_settings
 from verl_videosearch.episode import EpisodeConfig
 from verl_videosearch.judgement import DEFAULT_DIMENSIONS
 from verl_videosearch.verl_plugin.checkpoints import save_with_settings, saves_settings
+from verl_videosearch.verl_plugin.resume import TOTAL
 
 EPISODE = EpisodeConfig(window=2, max_tool_calls=1)
 
@@ -65,3 +70,67 @@ def test_verl_s_handler_writes_them_before_it_notes_the_checkpoint(
 
 def test_verl_s_handler_is_wrapped() -> None:
     assert hasattr(CheckpointHandler.save_checkpoint, "__wrapped__")
+
+
+class Rows(Dataset):
+    """83 rows: ten batches of four on each of two ranks, with a rest."""
+
+    def __len__(self) -> int:
+        return 83
+
+    def __getitem__(self, item: int) -> int:
+        return item
+
+    def describe_training(self) -> tuple[EpisodeConfig, Any]:
+        return EPISODE, DEFAULT_DIMENSIONS
+
+
+class SavingEngine(Engine):
+    optimizer_config = SimpleNamespace(total_training_steps=30)
+
+    def load_checkpoint(self, path: str) -> None:
+        assert (Path(path) / "huggingface").is_dir()
+
+
+def train(folder: Path, num_workers: int, killed_after: int | None = None) -> list[list[int]]:
+    """Go through three epochs as verl's SFT trainer does, a checkpoint every five steps; return
+    what each step was trained on."""
+    sampler = DistributedSampler(Rows(), num_replicas=2, rank=0, shuffle=True, drop_last=True)
+    loader = StatefulDataLoader(
+        Rows(), batch_size=4, sampler=sampler, num_workers=num_workers, drop_last=True
+    )
+    handler = CheckpointHandler(
+        SavingEngine(), loader, default_local_dir=str(folder), mode=OrchestrationMode.RAY
+    )
+    step = handler.load_checkpoint()
+    trained: list[list[int]] = []
+    for epoch in range(step // len(loader), 3):
+        sampler.set_epoch(epoch)
+        for batch in loader:
+            trained.append(batch.tolist())
+            step += 1
+            if step % 5 == 0:
+                handler.save_checkpoint(step)
+            if step == killed_after:
+                return trained
+    return trained
+
+
+@pytest.mark.parametrize(
+    ("killed_after", "num_workers"), [(5, 0), (10, 0), (10, 1), (15, 0), (20, 0), (30, 0)]
+)
+def test_a_killed_run_goes_on_with_the_batches_that_were_left(
+    tmp_path: Path, killed_after: int, num_workers: int
+) -> None:
+    """verl 0.9.1 skips the whole epoch after a checkpoint at the end of one."""
+    whole = train(tmp_path / "whole", num_workers)
+    assert len(whole) == 30
+    first = train(tmp_path / "killed", num_workers, killed_after)
+    assert first + train(tmp_path / "killed", num_workers) == whole
+
+
+def test_the_number_of_steps_lies_beside_the_checkpoints(tmp_path: Path) -> None:
+    """A stage that ends before it is no result, and the recipe gives epochs only."""
+    train(tmp_path / "run", 0, killed_after=1)
+    assert (tmp_path / "run" / TOTAL).read_text() == "30"
+    assert TOTAL == stage.TOTAL

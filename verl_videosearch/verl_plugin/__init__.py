@@ -14,7 +14,8 @@ after its import:
     verl.utils.config, verl.utils.device     -> a wrong setting or file is named before anything
                                              starts
     verl.models.transformers.qwen2_vl        -> a micro-batch without images works
-    verl.utils.checkpoint.checkpoint_handler -> a supervised checkpoint says how it was trained
+    verl.utils.checkpoint.checkpoint_handler -> a supervised checkpoint says how it was trained, and
+                                             a killed run goes on with the epoch that is next
     verl.workers.utils.losses                -> every sampled token of an episode weighs the same
     verl.plugin.platform and others          -> without an accelerator: training on the CPU (package
                                              `cpu`)
@@ -42,7 +43,7 @@ def register() -> None:
     on_import("verl.workers.engine.fsdp.transformer_impl", extend_engine)
     on_import("verl.utils.config", check_grpo)
     on_import("verl.utils.device", check_sft)
-    on_import("verl.utils.checkpoint.checkpoint_handler", write_settings_with_sft)
+    on_import("verl.utils.checkpoint.checkpoint_handler", extend_sft_checkpoints)
     on_import("verl.models.transformers.qwen2_vl", allow_text_only_batch)
     on_import("verl.workers.utils.losses", weigh_actor_loss)
     if cpu.is_wanted():
@@ -103,13 +104,15 @@ def check_sft(device_module: ModuleType) -> None:
     device_module.auto_set_device = check_first
 
 
-def write_settings_with_sft(handler: ModuleType) -> None:
-    """Let a checkpoint of a supervised run say how it was trained."""
-    from verl_videosearch.verl_plugin.checkpoints import save_with_settings
+def extend_sft_checkpoints(module: ModuleType) -> None:
+    """Let a checkpoint of a supervised run say how it was trained, and a killed run train all that
+    was left."""
+    from verl_videosearch.verl_plugin import checkpoints, resume
 
-    handler.CheckpointHandler.save_checkpoint = save_with_settings(
-        handler.CheckpointHandler.save_checkpoint
-    )
+    handler = module.CheckpointHandler
+    handler.save_checkpoint = checkpoints.save_with_settings(handler.save_checkpoint)
+    handler.load_checkpoint = resume.say_total_steps(handler.load_checkpoint)
+    handler._load_dataloader_state = resume.begin_whole_epochs(handler._load_dataloader_state)
 
 
 def allow_text_only_batch(qwen2_vl: ModuleType) -> None:

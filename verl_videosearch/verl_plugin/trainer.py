@@ -52,6 +52,7 @@ from verl_videosearch.verl_plugin.agent_loop import FAILURES
 from verl_videosearch.verl_plugin.alarms import PREFIX, AlarmKind, find_alarms
 from verl_videosearch.verl_plugin.checkpoints import saves_settings
 from verl_videosearch.verl_plugin.preflight.data import read_first_sample
+from verl_videosearch.verl_plugin.resume import note_total_steps
 from verl_videosearch.verl_plugin.settings import Settings
 from verl_videosearch.verl_plugin.weights import SHARE_FIELD, compute_shares
 
@@ -87,6 +88,7 @@ class VideoSearchTrainer(PPOTrainerSync):
 
     def fit(self, agent_loop_manager: AgentLoopManager) -> None:
         keep_old_log(self.config)
+        note_total_steps(self.config.trainer.default_local_dir, self.total_training_steps)
         super().fit(agent_loop_manager)
 
     def prepare_step(self) -> dict:
