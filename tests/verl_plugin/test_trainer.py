@@ -17,7 +17,8 @@ import numpy as np
 from omegaconf import OmegaConf
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
-from verl.trainer.ppo.v1 import get_trainer_cls
+from verl.trainer.ppo.v1 import agent_loop_tq, get_trainer_cls
+from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils import tensordict_utils as tu
@@ -425,6 +426,37 @@ def test_sampling_for_ever_stops_with_the_reason(
         trainer._add_prompts_to_generate(1)
     trainer.prepare_step()
     assert trainer._add_prompts_to_generate(1) == 1, "every step counts anew"
+
+
+class AgentWorker:
+    """Counts the prompts that verl sends to one agent worker."""
+
+    def __init__(self) -> None:
+        self.num_prompts = 0
+        self.generate_sequences = self
+
+    def remote(self, prompts: TensorDict) -> None:
+        self.num_prompts += len(prompts)
+
+
+def test_refills_go_to_all_workers_in_turn(
+    queue: MemoryQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """verl 0.9.1 begins with the first worker each time, and most refills are two prompts."""
+    monkeypatch.setattr(agent_loop_tq.ray, "get", lambda futures: futures)
+    workers = [AgentWorker() for _ in range(8)]
+    manager = AgentLoopManagerTQ.__new__(AgentLoopManagerTQ)
+    manager.agent_loop_workers = list(workers)
+    trainer = make_trainer()
+    trainer.trainer_mode, trainer.agent_loop_manager = "sync", manager
+    for num_prompts in (16, *[2] * 7, 1, 9, 3, 64):
+        uids = [f"{trainer.global_steps}-{i}" for i in range(num_prompts)]
+        batch = tu.get_tensordict({"row": torch.arange(num_prompts), "uid": uids})
+        assert trainer._submit_batch_to_rollout(batch) == num_prompts
+        trainer.global_steps += 1
+        counts = [worker.num_prompts for worker in workers]
+        assert max(counts) - min(counts) <= 2, "a chunk of nine prompts for eight workers is two"
+    assert sum(counts) == 107
 
 
 def test_failures_are_counted_by_kind_once(queue: MemoryQueue) -> None:

@@ -17,10 +17,13 @@ from verl.experimental.agent_loop import agent_loop
 from verl.trainer import main_ppo
 from verl.trainer.ppo.core_algos import agg_loss
 from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
+from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.trainer.sft_trainer import SFTTrainer
 from verl.utils import seqlen_balancing
+from verl.utils.checkpoint import CheckpointHandler
 from verl.utils.tokenizer import build_multimodal_processor_inputs, normalize_token_ids
 from verl.workers.rollout.llm_server import LLMServerClient
 from verl.workers.rollout.replica import TokenOutput
@@ -61,6 +64,7 @@ OVERRIDDEN = [
     (PPOTrainer, VideoSearchTrainer, "prepare_step", "self"),
     (PPOTrainer, VideoSearchTrainer, "_save_checkpoint", "self"),
     (PPOTrainer, VideoSearchTrainer, "_add_prompts_to_generate", "self num_prompts"),
+    (PPOTrainer, VideoSearchTrainer, "_submit_batch_to_rollout", "self batch"),
     (
         PPOTrainer,
         VideoSearchTrainer,
@@ -127,6 +131,23 @@ def test_the_buffer_asks_for_reasons_where_we_answer() -> None:
     assert "self._terminal_eviction_reasons(global_steps, partition_id)" in inspect.getsource(
         ReplayBuffer.sample
     )
+
+
+def test_a_dispatch_begins_with_the_first_worker_of_a_list_that_we_may_turn() -> None:
+    source = inspect.getsource(AgentLoopManagerTQ.generate_sequences)
+    assert "prompts.chunk(len(self.agent_loop_workers))" in source
+    assert "zip(self.agent_loop_workers, chunkes, strict=False)" in source
+    assert "self.agent_loop_manager.generate_sequences(batch)" in inspect.getsource(
+        PPOTrainer._submit_batch_to_rollout
+    )
+
+
+def test_a_killed_supervised_run_is_resumed_where_we_answer() -> None:
+    assert parameters(CheckpointHandler._load_dataloader_state) == "self checkpoint_path"
+    assert parameters(CheckpointHandler.load_checkpoint) == "self"
+    source = inspect.getsource(CheckpointHandler.load_checkpoint.__wrapped__)
+    assert "self._load_dataloader_state(checkpoint_path)" in source
+    assert "start_epoch = global_step // self.steps_per_epoch" in inspect.getsource(SFTTrainer.fit)
 
 
 def test_fields_that_we_fill_and_read() -> None:

@@ -101,6 +101,15 @@ class VideoSearchTrainer(PPOTrainerSync):
         self._stop_if_filtered(num_prompts)
         return super()._add_prompts_to_generate(num_prompts)
 
+    def _submit_batch_to_rollout(self, batch: TensorDict) -> int:
+        """Begin with another agent worker each time: verl 0.9.1 begins with the first, so that two
+        workers get nearly all refills."""
+        num_prompts = super()._submit_batch_to_rollout(batch)
+        workers = self.agent_loop_manager.agent_loop_workers
+        next_worker = len(batch.chunk(len(workers))) % len(workers)
+        workers[:] = workers[next_worker:] + workers[:next_worker]
+        return num_prompts
+
     def _stop_if_failing(self) -> None:
         """Raise with the most common causes when too many groups of this step failed."""
         failures, limit = list_failures(), self._settings.rollout.max_failed_groups
