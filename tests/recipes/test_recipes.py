@@ -93,6 +93,12 @@ def test_vllm_reserves_nothing_for_videos(name: str) -> None:
     assert engine.limit_mm_per_prompt == {"video": 0}
 
 
+def test_validation_holds_both_orders_of_every_pair() -> None:
+    """verl draws single rows of a larger file: of most pairs one order only."""
+    [num_pairs] = re.findall(r"validation=(\d+)", (FOLDER.parent / "7b.sh").read_text())
+    assert compose_recipe("videosearch_grpo").data.val_max_samples == 2 * int(num_pairs)
+
+
 def test_every_recipe_is_listed_here() -> None:
     assert {path.stem for path in FOLDER.iterdir()} == set(MAIN_CONFIGS)
 
