@@ -3,6 +3,8 @@
 import asyncio
 import json
 import logging
+import multiprocessing
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -30,6 +32,7 @@ from verl_videosearch.data_prep.traces.sft_rows import SftRow, write_sft_rows
 
 from tests.engine import ANSWER, GUESS, THOUGHT, ScriptedEngine, call_frames, model_dir
 from verl_videosearch.episode import Episode, EpisodeConfig
+from verl_videosearch.failures import EpisodeFailure, FailureKind
 from verl_videosearch.rollout import run_episode
 from verl_videosearch.sample import PreferenceSample, to_row, write_rows
 from verl_videosearch.verl_plugin import sft_dataset
@@ -39,7 +42,7 @@ from verl_videosearch.verl_plugin.settings import FramesConfig
 from verl_videosearch.verl_plugin.sft_dataset import VideoSearchSFTDataset, encode_images
 from verl_videosearch.verl_plugin.tokens import ContextRenderer, TrainingSequence
 from verl_videosearch.video.lossless import write_lossless
-from verl_videosearch.video.pair import load_pair
+from verl_videosearch.video.pair import PairFrames, load_pair
 
 EPISODE = {
     "frames_per_video": 8,
@@ -306,6 +309,60 @@ def test_traces_that_cannot_be_used_whole_are_counted(
     ):
         assert f"1 x {reason}" in caplog.text
     assert "1 x has control tokens" in caplog.text and "left out 5 of 6 traces" in caplog.text
+
+
+def fail_with(cause: str, num_failures: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the first tries to read a pair fail."""
+    causes = iter([cause] * num_failures)
+
+    def load(sample: PreferenceSample, *args: Any) -> PairFrames:
+        for each in causes:
+            raise EpisodeFailure(FailureKind.VIDEO, "took 60 s", sample.uid, cause=each)
+        return load_pair(sample, *args)
+
+    monkeypatch.setattr(sft_dataset, "load_pair", load)
+
+
+def test_no_trace_is_lost_to_a_busy_machine(
+    sample: PreferenceSample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traces = [make_trace(sample, SCRIPTS["direct"])] * 2
+    fail_with("timeout", 1, monkeypatch)
+    assert len(make_dataset(tmp_path / "sft.parquet", traces)) == 2
+    fail_with("no_memory", 2, monkeypatch)
+    with pytest.raises(RuntimeError, match=r"'pair' failed twice .*took 60 s.*data_prep\.frames"):
+        open_dataset(str(tmp_path / "sft.parquet"))
+    fail_with("truncated", 1, monkeypatch)
+    assert len(open_dataset(str(tmp_path / "sft.parquet"))) == 1
+
+
+def open_on_rank(rank: int, folder: Path) -> None:
+    """Open the traces as one rank of two; the second one cannot read the first video."""
+    address = f"file://{folder / 'meeting'}"
+    torch.distributed.init_process_group("gloo", address, rank=rank, world_size=2)
+    with pytest.MonkeyPatch.context() as patch:
+        fail_with("truncated", rank, patch)
+        dataset = open_dataset(str(folder / "sft.parquet"))
+    ids = [item["input_ids"].tolist() for item in dataset]
+    (folder / f"{rank}.json").write_text(json.dumps(ids))
+    torch.distributed.barrier()
+    os._exit(0)
+
+
+def test_ranks_leave_out_the_same_traces(sample: PreferenceSample, tmp_path: Path) -> None:
+    """Else each draws from a permutation of another length: rows are trained twice, or a rank
+    waits for ever."""
+    traces = [make_trace(sample, SCRIPTS[name]) for name in ("direct", "one call", "two calls")]
+    whole = make_dataset(tmp_path / "sft.parquet", traces)
+    fork = multiprocessing.get_context("fork")
+    ranks = [fork.Process(target=open_on_rank, args=(rank, tmp_path)) for rank in (0, 1)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(120)
+        assert process.exitcode == 0
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second == [item["input_ids"].tolist() for item in whole][1:]
 
 
 def test_a_trace_is_replayed_once_whatever_the_epochs(

@@ -16,7 +16,8 @@ Trained are the tokens of a reply and the end-of-turn token after it, as in the 
 One row of the file is one trace (`data_prep/traces/sft_rows.py`: the columns of a sample,
 `replies`, `episode`), one item of the dataset is one sequence. A row with `captioned_frames` is a
 dialogue of captions instead (`data_prep/captions.py`). Traces that cannot be used whole (too long,
-broken video) are left out and counted, never cut.
+broken video) are left out and counted, never cut, and by all ranks alike. A failure that may pass
+(a time-out) is tried again, then ends the run: no trace is lost to a busy machine.
 
 Every trace is replayed once, at the start of a run (some milliseconds, plus the decoding of videos
 that are not in the frame store yet), and what it leaves is kept: token ids, mask, positions, and
@@ -49,6 +50,7 @@ from verl_videosearch.verl_plugin.references import name_frames, name_images
 from verl_videosearch.verl_plugin.replay import UnusableTrace, find_end_of_turn, replay_sequences
 from verl_videosearch.verl_plugin.settings import Settings
 from verl_videosearch.verl_plugin.tokens import ContextRenderer, SequenceImage, TrainingSequence
+from verl_videosearch.video.errors import VideoErrorKind
 from verl_videosearch.video.pair import load_pair
 
 logger = logging.getLogger(__name__)
@@ -64,6 +66,9 @@ SHARED_SETTINGS = (
 )
 """Episode settings that decide what a frame number means and what a turn sees: the same for teacher
 and student. The wording and the pixel budgets may differ."""
+
+PASSING_CAUSES = (VideoErrorKind.TIMEOUT.value, VideoErrorKind.NO_MEMORY.value)
+"""Of a video that cannot be read: the machine was too busy, which may pass."""
 
 
 @dataclass(frozen=True)
@@ -146,24 +151,40 @@ class VideoSearchSFTDataset(Dataset):
 
     def _replay_all(self) -> list[CachedSequence]:
         """Return the sequences of every usable trace: its videos can be read and all its sequences
-        fit."""
-        items: list[CachedSequence] = []
-        dropped: Counter[str] = Counter()
-        for trace in self._traces:
+        fit, on every rank."""
+        found: dict[int, list[CachedSequence]] = {}
+        left_out: dict[int, str] = {}
+        for number, trace in enumerate(self._traces):
             try:
-                items += self._replay(trace)
+                found[number] = self._replay_again(trace)
             except EpisodeFailure as failure:
-                dropped[failure.label] += 1
+                left_out[number] = failure.label
                 logger.warning("left out trace %s: %s", trace.sample.uid, failure.detail)
             except UnusableTrace as error:
-                dropped[str(error)] += 1
-        message = f"{len(items)} sequences of {len(self._traces) - dropped.total()} traces"
-        if dropped:
-            reasons = ", ".join(f"{count} x {reason}" for reason, count in dropped.most_common())
-            message += f"; left out {dropped.total()} of {len(self._traces)} traces: {reasons}"
-        level = logging.WARNING if dropped else logging.INFO
-        log_with_rank(message, int(os.environ.get("RANK", 0)), logger, level, True)
+                left_out[number] = str(error)
+        left_out = join_ranks(left_out)
+        items = [item for number in sorted(found.keys() - left_out) for item in found[number]]
+        log_usable(len(items), len(self._traces), left_out)
         return items
+
+    def _replay_again(self, trace: RecordedTrace) -> list[CachedSequence]:
+        """Return the sequences of one trace, at a second try where the first may pass; raises
+        `UnusableTrace`, `EpisodeFailure` for a broken trace, `RuntimeError` if nothing passed."""
+        try:
+            return self._replay(trace)
+        except EpisodeFailure as failure:
+            if not may_pass(failure):
+                raise
+        try:
+            return self._replay(trace)
+        except EpisodeFailure as failure:
+            if not may_pass(failure):
+                raise
+            raise RuntimeError(
+                f"trace {trace.sample.uid!r} failed twice for a reason that may pass, and no trace "
+                f"is left out for that: {failure.detail}. Fill the frame store beforehand with "
+                "`python -m data_prep.frames`, or raise videosearch.frames.decode_timeout_s"
+            ) from failure
 
     def _replay(self, trace: RecordedTrace) -> list[CachedSequence]:
         """Return the sequences of one trace; raises `UnusableTrace`."""
@@ -186,6 +207,35 @@ class VideoSearchSFTDataset(Dataset):
         if max(sequence.num_tokens for sequence in sequences) > self._max_length:
             raise UnusableTrace(f"longer than data.max_length={self._max_length}")
         return [cache_sequence(sequence) for sequence in sequences]
+
+
+def may_pass(failure: EpisodeFailure) -> bool:
+    """True when another try may succeed: the machine was busy, the trace may be fine."""
+    return failure.is_passing or failure.cause in PASSING_CAUSES
+
+
+def join_ranks(left_out: dict[int, str]) -> dict[int, str]:
+    """Return which traces any rank leaves out, and why, the same on every rank: ranks whose data
+    differ in number would draw from different permutations."""
+    if not torch.distributed.is_initialized():
+        return left_out
+    of_ranks: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(of_ranks, left_out)
+    joined: dict[int, str] = {}
+    for of_rank in reversed(of_ranks):  # of several reasons the one of the lowest rank
+        joined |= of_rank
+    return joined
+
+
+def log_usable(num_sequences: int, num_traces: int, left_out: Mapping[int, str]) -> None:
+    """Say on one rank how many sequences there are, and why traces were left out."""
+    message = f"{num_sequences} sequences of {num_traces - len(left_out)} traces"
+    if left_out:
+        counts = Counter(left_out.values()).most_common()
+        reasons = ", ".join(f"{count} x {reason}" for reason, count in counts)
+        message += f"; left out {len(left_out)} of {num_traces} traces: {reasons}"
+    level = logging.WARNING if left_out else logging.INFO
+    log_with_rank(message, int(os.environ.get("RANK", 0)), logger, level, True)
 
 
 def is_answered(episode: Episode) -> bool:
