@@ -181,25 +181,33 @@ def test_frames_are_named_without_touching_a_pixel(
     assert name_frames(pair, messages, FramesConfig()) == expected
 
 
-def test_images_of_no_store_take_verl_s_own_path(pair: PairFrames, by_processor: None) -> None:
+def test_images_of_no_store_take_verl_s_own_path(pair: PairFrames) -> None:
     made_up = Image.fromarray(np.asarray(pair.image(1, 56 * 56)))
     assert drop_pixels(made_up, FramesConfig()) is made_up
-    assert "pixel_values" in make_inputs([made_up])
-    mixed = [made_up, drop_pixels(pair.image(2, 56 * 56), FramesConfig())]
-    inputs, expected = make_inputs(mixed), make_inputs([made_up, pair.image(2, 56 * 56)])
-    assert torch.equal(inputs["pixel_values"], expected["pixel_values"])
+    inputs = make_inputs([made_up])
+    assert "pixel_values" in inputs and REFERENCES not in inputs
 
 
-def test_a_micro_batch_may_mix_names_and_pixels(pair: PairFrames, by_processor: None) -> None:
-    """A zoomed part of a frame lies in no store; its sequence travels as pixels."""
-    zoomed = pair.image(2, 56 * 56, (0.0, 0.0, 0.5, 0.5))
-    sequences = [list_images(pair), [pair.image(1, 56 * 56), zoomed], list_images(pair, (9, 3))]
+def test_only_the_images_of_no_store_travel_as_pixels(pair: PairFrames, by_processor: None) -> None:
+    """A zoomed part of a frame lies in no store; the frames of its sequence do."""
+    zoomed, other = (pair.image(n, 56 * 56, (0.0, 0.0, 0.5, 0.5)) for n in (2, 9))
+    sequences = [
+        list_images(pair),
+        [pair.image(1, 56 * 56), zoomed],
+        [other, *list_images(pair), zoomed, pair.image(4, 56 * 84)],
+        [zoomed],
+        list_images(pair, (9, 3)),
+    ]
     rows, plain = [], []
     for images in sequences:
         stored = [drop_pixels(image, FramesConfig()) for image in images]
         for found, inputs in ((rows, make_inputs(stored)), (plain, make_inputs(images))):
             found.append({k: v for k, v in inputs.items() if "_ids" not in k})
-    assert [REFERENCES in row for row in rows] == [True, False, True]
+    assert [REFERENCES in row for row in rows] == [True, True, True, False, True]
+    num_patches = int(rows[3]["image_grid_thw"].prod())
+    carried = [len(row.get("pixel_values", ())) for row in rows]
+    assert carried[:2] == [0, num_patches] and carried[3:] == [num_patches, 0]
+    assert num_patches < carried[2] < len(plain[2]["pixel_values"])
     got = transformer_impl.extract_multi_modal_inputs(rows)
     for name, value in extract_multi_modal_inputs(plain).items():
         assert torch.equal(got[name], value), name

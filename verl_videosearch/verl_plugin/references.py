@@ -16,7 +16,8 @@ by the store's CPU code, which vLLM's images came from) through the same image p
 accelerator that runs on the device.
 
 Covers: processors whose images become `pixel_values` and `image_grid_thw` (Qwen2-VL to Qwen3.5).
-Any other one, and any image that came from no store, takes verl's own path with pixels.
+Any other one takes verl's own path with pixels. An image that came from no store (a zoomed part of
+a frame) travels as its pixels, between the names of its sequence.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ from verl_videosearch.video.store import FrameStore
 
 REFERENCES = "frame_references"
 """Name beside `image_grid_thw` in a sequence's multi-modal inputs: one text per image."""
+UNSTORED = ""
+"""That text of an image that lies in no store: its patches are in `pixel_values`."""
 STORE = "frame_store"
 """Name beside it: the node `videosearch.frames` as JSON, so that a worker opens the store of its
 own
@@ -103,19 +106,37 @@ def name_images(build: Callable[..., BatchFeature]) -> Callable[..., BatchFeatur
 
     @wraps(build)
     def wrapper(processor: Any, *, text: Any, images: Any = None, **kwargs: Any) -> BatchFeature:
-        is_named = images and all(isinstance(image, StoredImage) for image in images)
-        if not is_named or not can_name_images(processor):
+        stored = [image for image in images or () if isinstance(image, StoredImage)]
+        if not stored or not can_name_images(processor):
             images = images and [read_image(image) for image in images]
             return build(processor, text=text, images=images, **kwargs)
-        samples = [_build_blank(build, processor, image.size) for image in images]
+        samples = [_build_one(build, processor, image) for image in images]
         inputs = {name: value for name, value in samples[0].items() if name in _TEXT_INPUTS}
         inputs[GRID] = torch.cat([sample[GRID] for sample in samples])
         # only whether it is there is asked: verl makes the ids of the real text by itself
-        inputs[REFERENCES] = [str(image.reference) for image in images]
-        inputs[STORE] = _to_json(images[0].frames)
+        inputs[REFERENCES] = [_refer_to(image) for image in images]
+        inputs[STORE] = _to_json(stored[0].frames)
+        if len(stored) < len(images):
+            inputs[PIXELS] = torch.cat([sample[PIXELS] for sample in samples if PIXELS in sample])
         return BatchFeature(inputs)
 
     return wrapper
+
+
+def _refer_to(image: StoredImage | Image.Image) -> str:
+    return str(image.reference) if isinstance(image, StoredImage) else UNSTORED
+
+
+def _build_one(
+    build: Callable[..., BatchFeature], processor: Any, image: StoredImage | Image.Image
+) -> dict[str, Any]:
+    """Return what the processor makes of one image; of a stored one without its pixels."""
+    if isinstance(image, StoredImage):
+        return _build_blank(build, processor, image.size)
+    text = processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "image"}]}], tokenize=False
+    )
+    return dict(build(processor, text=[text], images=[image]))
 
 
 def read_image(image: StoredImage | Image.Image) -> Image.Image:
@@ -134,10 +155,7 @@ def _build_blank(
     build: Callable[..., BatchFeature], processor: Any, size: tuple[int, int]
 ) -> dict[str, Any]:
     """Return what the processor makes of one black image of this size, without its pixels."""
-    text = processor.apply_chat_template(
-        [{"role": "user", "content": [{"type": "image"}]}], tokenize=False
-    )
-    inputs = dict(build(processor, text=[text], images=[Image.new("RGB", size)]))
+    inputs = _build_one(build, processor, Image.new("RGB", size))
     inputs.pop(PIXELS)
     return inputs
 
@@ -165,11 +183,12 @@ def read_images(extract: Callable[..., dict[str, Any]]) -> Callable[..., dict[st
 
 
 def _replace(row: dict[str, Any] | None, pixels: Any) -> dict[str, Any] | None:
-    """Put the next pixels in the place of a row's references."""
-    if not row or REFERENCES not in row:
+    """Put the next pixels in the place of a row's references; those of a row without any go where
+    the others are made."""
+    if not row or not {REFERENCES, PIXELS} & row.keys():
         return row
-    rest = {name: value for name, value in row.items() if name not in (REFERENCES, STORE)}
-    return {PIXELS: next(pixels)} | rest
+    rest = {name: row[name] for name in row if name not in (REFERENCES, STORE, PIXELS)}
+    return {PIXELS: next(pixels) if REFERENCES in row else _move(row[PIXELS])} | rest
 
 
 def make_pixels(processor: Any, rows: Sequence[Mapping[str, Any]]) -> tuple[torch.Tensor, ...]:
@@ -178,13 +197,28 @@ def make_pixels(processor: Any, rows: Sequence[Mapping[str, Any]]) -> tuple[torc
     once."""
     if processor is None:
         raise RuntimeError("references reached an engine without a processor (verl 0.9.1)")
-    wanted = [(row[STORE], text) for row in rows for text in row[REFERENCES]]
+    wanted = [(row[STORE], text) for row in rows for text in row[REFERENCES] if text != UNSTORED]
     frames = read_frames(dict.fromkeys(wanted))
     inputs = processor.image_processor(
         images=[frames[name] for name in wanted], return_tensors="pt", **_choose_device()
     )
-    num_patches = [int(row[GRID].prod(dim=1).sum()) for row in rows]
-    return inputs[PIXELS].split(num_patches)
+    of_rows = inputs[PIXELS].split([sum(_count_patches(row, is_stored=True)) for row in rows])
+    return tuple(map(_add_unstored, rows, of_rows))
+
+
+def _add_unstored(row: Mapping[str, Any], stored: torch.Tensor) -> torch.Tensor:
+    """Put the pixels that a row carries between those of its stored images."""
+    if PIXELS not in row:
+        return stored
+    of_stored = iter(stored.split(_count_patches(row, is_stored=True)))
+    carried = iter(_move(row[PIXELS]).split(_count_patches(row, is_stored=False)))
+    return torch.cat([next(carried if text == UNSTORED else of_stored) for text in row[REFERENCES]])
+
+
+def _count_patches(row: Mapping[str, Any], *, is_stored: bool) -> list[int]:
+    """Return the patches of each image of a row that is, or is not, in the store."""
+    sizes = zip(row[GRID].prod(dim=1).tolist(), row[REFERENCES], strict=True)
+    return [size for size, text in sizes if (text != UNSTORED) is is_stored]
 
 
 def read_frames(wanted: Sequence[tuple[str, str]] | Mapping[Any, Any]) -> dict[Any, torch.Tensor]:
@@ -218,6 +252,11 @@ def open_store(frames: str) -> FrameStore:
 def _choose_device() -> dict[str, Any]:
     """Let the image processor compute on the accelerator, if there is one."""
     return {"device": torch.cuda.current_device()} if torch.cuda.is_available() else {}
+
+
+def _move(pixels: torch.Tensor) -> torch.Tensor:
+    """Bring pixels to where the image processor computes."""
+    return pixels.to(**_choose_device()) if _choose_device() else pixels
 
 
 def name_processor(prepare: Callable[..., Any]) -> Callable[..., Any]:
