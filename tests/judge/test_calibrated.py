@@ -18,7 +18,8 @@ from verl_videosearch.evaluation.calibration import Calibration, CalibrationErro
 from verl_videosearch.judge.comparison import Comparison
 from verl_videosearch.judge.opening import describe_files
 from verl_videosearch.models.source import ModelSource
-from verl_videosearch.runs.identity import hash_model
+from verl_videosearch.runs.identity import hash_model, hash_names
+from verl_videosearch.sample import PreferenceSample
 
 CLEAN, OTHER, DEFECT = CLIPS
 FITTED = {
@@ -128,16 +129,11 @@ def judge_served(model: Path, calibration: Path) -> Any:
 
 
 def test_a_pair_that_it_was_fitted_on_is_refused_before_any_is_asked(tmp_path: Path) -> None:
-    from verl_videosearch.judge.pair_judge import PairJudge
-    from verl_videosearch.runs.identity import hash_pair
-
     write_clips(tmp_path)
     pair = ("a cat", tmp_path / CLEAN, tmp_path / DEFECT)
-    with judge_calibrated(tmp_path) as (judge, _):
-        judge.open()
-        asked = PairJudge(judge._opening.ready, judge.config, judge.store, judge.cache)
-        fitted_on = hash_pair(asked._make_sample(pair))
-    with judge_calibrated(tmp_path, pair_hashes=(fitted_on,)) as (judge, server):
+    labels = {"TA": 0, "VQ": 1, "MQ": 0, "OA": 1}
+    fitted_on = PreferenceSample("7", "a cat", f"films/{DEFECT}", f"films/{CLEAN}", labels)
+    with judge_calibrated(tmp_path, pair_names=(hash_names(fitted_on),)) as (judge, server):
         with pytest.raises(CalibrationError, match="fitted on 1 of these 2 pairs"):
             judge.compare_many([("a dog", *pair[1:]), pair])
         assert not server.requests

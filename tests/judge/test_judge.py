@@ -135,6 +135,17 @@ def test_many_pairs_keep_their_order_and_a_broken_one_its_reason(judge: Judge, c
         judge.compare("a cat", clips / "torn.mp4", clips / CLEAN)
 
 
+@pytest.mark.parametrize(
+    "broken", [("a cat", None, "b.mp4"), ("a cat", "a\0.mp4", "b.mp4"), (None, "a", "b"), ("a",)]
+)
+def test_a_row_that_is_no_pair_fails_alone(judge: Judge, clips: Path, broken: tuple) -> None:
+    good = ("a cat", clips / CLEAN, clips / DEFECT)
+    before, outcome, after = judge.compare_many([good, broken, good])
+    assert before.overall == after.overall == 1
+    assert isinstance(outcome, EpisodeFailure) and outcome.kind is FailureKind.SAMPLE
+    assert not outcome.is_passing and "a prompt and the paths of two videos" in outcome.detail
+
+
 def test_async_code_and_a_running_loop_can_use_it(judge: Judge, clips: Path) -> None:
     async def use() -> list[int | None]:
         works = [judge.compare_async("a cat", clips / CLEAN, clips / DEFECT) for _ in range(3)]

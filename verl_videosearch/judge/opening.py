@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Collection
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,9 +32,12 @@ from verl_videosearch.runs.identity import (
     CALIBRATION_NAME,
     UNKNOWN_MODEL,
     hash_model,
+    hash_names,
+    hash_pair,
     list_model_files,
 )
 from verl_videosearch.runs.record import Identity
+from verl_videosearch.sample import PreferenceSample
 
 
 @dataclass
@@ -49,11 +52,15 @@ class ReadyModel:
     decided_by: dict[str, Any] = field(default_factory=dict)
     """What decides an episode besides its pair, for the cache."""
 
-    def check_calibration(self, pair_hashes: Collection[str]) -> None:
+    def check_calibration(self, samples: Sequence[PreferenceSample]) -> None:
         """Raise `CalibrationError` when the calibration was fitted on one of these pairs, or for
         another model."""
         if self.calibration is not None:
-            self.calibration.check_use(pair_hashes, self.identity.model_hash or UNKNOWN_MODEL)
+            self.calibration.check_use(
+                [hash_pair(sample) for sample in samples],
+                self.identity.model_hash or UNKNOWN_MODEL,
+                [hash_names(sample) for sample in samples],
+            )
 
 
 class _Beside(NamedTuple):

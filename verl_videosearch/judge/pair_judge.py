@@ -27,7 +27,6 @@ from verl_videosearch.judge.memory_journal import MemoryJournal
 from verl_videosearch.judge.opening import ReadyModel
 from verl_videosearch.judge.settings import JudgeConfig
 from verl_videosearch.judgement import OVERALL
-from verl_videosearch.runs.identity import hash_pair
 from verl_videosearch.runs.jobs import Job, RunLimits, RunSummary, run_jobs
 from verl_videosearch.runs.play import PlaySetup, play_episode
 from verl_videosearch.runs.record import EpisodeRecord, RecordedFailure, RecordKind
@@ -56,11 +55,12 @@ class PairJudge:
         """Judge pairs side by side; returns what became of each, in their order. Raises
         `ServerUnusable` when no pair could be judged, and `CalibrationError` before any is when
         the calibration was fitted on one of them."""
-        samples = [self._make_sample(pair) for pair in pairs]
-        self.ready.check_calibration([hash_pair(sample) for sample in samples])
+        read = [self._read_pair(pair) for pair in pairs]
+        samples = [sample for sample in read if isinstance(sample, PreferenceSample)]
+        self.ready.check_calibration(samples)
         by_uid = {sample.uid: sample for sample in samples}
         outcomes = await self._play_all(by_uid, on_episode)
-        return [outcomes[sample.uid] for sample in samples]
+        return [outcomes[each.uid] if isinstance(each, PreferenceSample) else each for each in read]
 
     def find_known(self, pair: Pair) -> Comparison | None:
         """Return a comparison that needs no model, because all its episodes are remembered."""
@@ -150,9 +150,20 @@ class PairJudge:
             return comparison
         return grade_comparison(self.ready.calibration, comparison)
 
+    def _read_pair(self, pair: Pair) -> PreferenceSample | EpisodeFailure:
+        """Return a pair as a sample; one that is none fails alone."""
+        try:
+            return self._make_sample(pair)
+        except (TypeError, ValueError) as error:
+            words = f"a pair is a prompt and the paths of two videos, got {pair!r}: {error}"
+            return EpisodeFailure(FailureKind.SAMPLE, words)
+
     def _make_sample(self, pair: Pair) -> PreferenceSample:
+        """Name a pair; raises `TypeError` or `ValueError` when it is none."""
         prompt, video_1, video_2 = pair
         paths = [os.path.abspath(video) for video in (video_1, video_2)]
+        if any("\0" in text for text in (prompt, *paths)):
+            raise ValueError("a NUL character")
         digest = hashlib.sha256("\0".join([prompt, *paths]).encode("utf-8", "surrogatepass"))
         keys = [*(dimension.key for dimension in self.ready.dimensions), OVERALL]
         return PreferenceSample(
