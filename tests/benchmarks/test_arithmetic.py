@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import data, frames, growth, rank
+from benchmarks import data, growth, rank
 from benchmarks.growth import fit_exponent
 
 
@@ -48,37 +48,6 @@ def test_steps_that_grow_too_fast_are_named(capsys: pytest.CaptureFixture[str]) 
 def test_all_steps_run_on_few_rows(tmp_path: Path) -> None:
     steps = growth.run_steps(tmp_path, 60).steps
     assert set(growth.NEEDED) <= set(steps)
-
-
-def test_targets_of_frames_are_of_the_best_rival() -> None:
-    costs = {
-        "floor": frames.Cost(1, 1),
-        "ours": frames.Cost(3, 3),
-        "PyAV": frames.Cost(90, 120),
-        "OpenCV": frames.Cost(60, 200),
-    }
-    (call_ms, ratio), (cold,) = frames.judge_call(costs, "clip"), frames.judge_cold(costs, "clip")
-    assert call_ms.is_met and ratio.figure == 20 and ratio.is_met
-    assert cold.figure == pytest.approx(0.05) and "MISSED" not in str(cold)
-    slow = costs | {"ours": frames.Cost(5, 5)}
-    assert [each.is_met for each in frames.judge_call(slow, "clip")] == [False, False]
-    assert "MISSED" in str(frames.judge_call(slow, "clip")[0])
-
-
-def test_targets_of_a_group_are_of_cpu() -> None:
-    costs = {
-        "ours, warm": frames.Cost(1, 10),
-        "ours, cold": frames.Cost(1, 60),
-        "authors' way, PyAV": frames.Cost(1, 250),
-        "per call, PyAV": frames.Cost(1, 20),
-    }
-    cold, warm = frames.judge_group(costs, "clip")
-    assert not cold.is_met and warm.figure == 25 and warm.is_met
-
-
-def test_a_missing_rival_stands_in_the_table(capsys: pytest.CaptureFixture[str]) -> None:
-    frames.print_table("Cold", [], {"decord2": "decord2 is not installed"})
-    assert "| all | decord2 | decord2 is not installed | | |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 3])
