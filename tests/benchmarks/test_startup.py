@@ -18,7 +18,7 @@ from benchmarks.startup import (
     show_medians,
 )
 
-BUSY = "import time\nwhile time.process_time() < 0.3: pass\n"
+BUSY = "import time\nwhile time.process_time() < 0.3: pass\ninput()\n"
 PARENT = f"""import subprocess, sys, time
 print(subprocess.run([sys.executable, '-c', {BUSY!r}]).returncode, flush=True)
 time.sleep(60)
@@ -65,13 +65,15 @@ def test_step_ten_is_not_step_one() -> None:
 
 
 def test_an_ended_child_keeps_its_cpu_and_all_end(tmp_path: Path) -> None:
-    process = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     processes = Processes(process.pid)
-    assert process.stdout is not None
-    while process.poll() is None and len(processes.sum_by_kind()) == 0:
+    assert process.stdin is not None and process.stdout is not None
+    while sum(processes.sum_by_kind().values()) < 0.2:  # the child computes 0.3 s, then waits
         processes.look()
-    while sum(processes.sum_by_kind().values()) < 0.2:  # the child computes 0.3 s
-        processes.look()
+    process.stdin.write("\n")
+    process.stdin.flush()
     assert process.stdout.readline().strip() == "0"
     processes.look()
     assert sum(processes.sum_by_kind().values()) >= 0.2
