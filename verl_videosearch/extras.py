@@ -6,7 +6,8 @@ names the command that brings it.
     torch = require("torch", Extra.GPU)
 
 Covers: packages that are not installed. Does not cover: an installed package that fails to import;
-its own error stays.
+its own error stays. flash-attn alone is tried: a wheel for another torch is there, and does not
+load.
 """
 
 from enum import Enum
@@ -59,3 +60,13 @@ def install_command(extra: Extra) -> str:
         return "make install (in a checkout)"
     options = "--no-build-isolation " if extra is Extra.FLASH else ""  # its build imports torch
     return f'pip install {options}".[{extra.value}]" (in a checkout)'
+
+
+def find_flash_fault() -> str | None:
+    """Say why flash-attn cannot be imported, such as a wheel built for another torch; None: it
+    can."""
+    try:
+        import_module("flash_attn")
+    except (ImportError, OSError) as error:
+        return str(error)
+    return None

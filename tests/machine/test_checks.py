@@ -78,3 +78,17 @@ def test_a_server_is_asked(tmp_path: Path) -> None:
         assert status == 0 and "server: tiny answers and sees" in text
         status, text = run("--store", str(tmp_path), "--endpoint", server.url, "--model", "other")
         assert status == 1 and "FAULT server" in text
+
+
+def test_a_flash_attn_that_does_not_load_is_a_fault_of_training(
+    cards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "flash_attn.py").write_text("raise ImportError('undefined symbol: _ZN3c10')")
+    monkeypatch.syspath_prepend(tmp_path)
+    status, text = run("--store", str(tmp_path), "--train")
+    assert status == 1
+    assert "FAULT flash-attn: cannot be imported (undefined symbol: _ZN3c10)" in text
+    assert "To mend it: the overrides of docs/seven_b.md, 'Without flash-attn', or: " in text
+    assert "note  flash-attn" in run("--store", str(tmp_path))[1]
+    (tmp_path / "flash_attn.py").write_text("")
+    assert "fine  flash-attn: installed" in run("--store", str(tmp_path), "--train")[1]

@@ -21,11 +21,12 @@ import pyarrow.parquet as pq
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 from verl.trainer import sft_trainer
+from verl_videosearch.data_prep.traces.sft_rows import SftRow, write_sft_rows
 
 from tests.engine import compose_recipe, model_dir
 from verl_videosearch.sample import PreferenceSample, write_samples
 from verl_videosearch.sight import read_image_limits
-from verl_videosearch.verl_plugin.preflight import sft
+from verl_videosearch.verl_plugin.preflight import engine, sft
 from verl_videosearch.verl_plugin.preflight.grpo import find_problems
 from verl_videosearch.verl_plugin.preflight.model import fit_to_model
 from verl_videosearch.verl_plugin.preflight.run import describe_finished, has_wandb_key
@@ -80,16 +81,21 @@ def test_a_recipe_with_files_can_start(data_dir: Path, recipe: str) -> None:
 def test_a_sequence_may_be_shared_by_gpus(data_dir: Path) -> None:
     settings = {
         "actor_rollout_ref.actor.ppo_max_token_len_per_gpu": 768,
+        "actor_rollout_ref.model.use_remove_padding": True,
         "trainer.n_gpus_per_node": 2,
     }
-    assert (
-        find_problems(
-            make_config(
-                data_dir, settings | {"actor_rollout_ref.actor.ulysses_sequence_parallel_size": 2}
-            )
-        )
-        == []
-    )
+    older = settings | {"actor_rollout_ref.actor.ulysses_sequence_parallel_size": 2}
+    assert find_problems(make_config(data_dir, older)) == []
+    key = "actor_rollout_ref.{}.fsdp_config.ulysses_sequence_parallel_size"
+    newer = settings | {key.format("actor"): 2}
+    (problem,) = find_problems(make_config(data_dir, newer))
+    assert "ref.log_prob_max_token_len_per_gpu (times ulysses" in problem, "its own engine's"
+    assert key.format("ref") + " (now 1)" in problem
+    assert find_problems(make_config(data_dir, newer | {key.format("ref"): 2})) == []
+    without = newer | {"actor_rollout_ref.actor.use_kl_loss": False}
+    assert find_problems(make_config(data_dir, without)) == []
+    padded = older | {"actor_rollout_ref.model.use_remove_padding": False}
+    assert "use_remove_padding must be true" in str(find_problems(make_config(data_dir, padded)))
 
 
 def test_several_files_can_start(data_dir: Path) -> None:
@@ -164,6 +170,26 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         "actor_rollout_ref.model.exclude_modules must name the vision tower",
     ),
     ({"actor_rollout_ref.model.lora_rank": 8}, "save_contents must not have hf_model with LoRA"),
+    (
+        {"actor_rollout_ref.actor.freeze_vision_tower": True},
+        "reads it nowhere; actor_rollout_ref.model.external_lib=verl_videosearch.verl_plugin.froz",
+    ),
+    (
+        {"actor_rollout_ref.model.use_fused_kernels": True},
+        "actor_rollout_ref.model.use_fused_kernels must be False, got True",
+    ),
+    (
+        {"actor_rollout_ref.ref.log_prob_max_token_len_per_gpu": 1000},
+        "ref.log_prob_max_token_len_per_gpu (times ulysses_sequence_parallel_size: 1000) must",
+    ),
+    (
+        {"actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu": 1000},
+        "rollout.log_prob_max_token_len_per_gpu (times ulysses_sequence_parallel_size: 1000) must",
+    ),
+    (
+        {"actor_rollout_ref.model.path": "outputs/7b/models/rtf"},
+        "no model in 'outputs/7b/models/rtf' (config.json is missing), and the Hugging Face hub",
+    ),
     (
         {"actor_rollout_ref.ref.fsdp_config.model_dtype": "bf16"},
         "ref.fsdp_config.model_dtype must be 'fp32', got 'bf16'",
@@ -289,12 +315,22 @@ def make_sft_config(data_dir: Path, settings: dict[str, Any], recipe: str) -> Di
         config = compose("sft_trainer_engine", overrides=[f"+recipe={recipe}"])
     given = {
         "model.path": str(model_dir()),
-        "data.train_files": str(data_dir / "enough.parquet"),
         "videosearch.frames.video_root": str(data_dir),
     }
+    given["data.train_files"] = write_traces(data_dir / f"{recipe}.parquet", config)
     for key, value in (given | settings).items():
         OmegaConf.update(config, key, value, force_add=True)
     return config
+
+
+def write_traces(path: Path, config: DictConfig) -> str:
+    """Write traces made with the settings of a recipe, 256 of them."""
+    if not path.exists():
+        ours = OmegaConf.to_container(config.videosearch, resolve=True)
+        episode = Settings.from_dict(ours).episode
+        samples = [PreferenceSample(f"{i}", "a cat", "1.mp4", "2.mp4", LABELS) for i in range(256)]
+        write_sft_rows(path, [SftRow(sample, ("right",), episode) for sample in samples])
+    return str(path)
 
 
 SFT_RECIPES = (
@@ -324,6 +360,20 @@ SFT_MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"data.max_token_len_per_gpu": 100}, "must hold one sequence of data.max_length = 1536"),
     ({"data.custom_cls.name": None}, "data.custom_cls.name must be 'VideoSearchSFTDataset'"),
     ({"data.pad_mode": "right"}, "data.pad_mode must be 'no_padding'"),
+    ({"model.lora_rank": 8}, "checkpoint.save_contents must not have hf_model with LoRA"),
+    ({"engine.model_dtype": "bf16"}, "engine.model_dtype must be 'fp32', got 'bf16'"),
+    ({"model.use_fused_kernels": True}, "model.use_fused_kernels must be False, got True"),
+    ({"engine.ulysses_sequence_parallel_size": 3}, "parallel_size (3) must divide the number of"),
+    (
+        {"engine.ulysses_sequence_parallel_size": 2, "trainer.n_gpus_per_node": 2},
+        "engine.ulysses_sequence_parallel_size is 2, so model.use_remove_padding must be true",
+    ),
+    ({"model.path": "outputs/7b/models/cold_strat"}, "no model in 'outputs/7b/models/cold_strat'"),
+    (
+        {"videosearch.episode.window": 2},
+        "was made with other settings: window is 2 here, was 1 there",
+    ),
+    ({"data.train_files": "{data}/enough.parquet"}, "lacks the columns ['episode', 'replies']"),
 ]
 
 
@@ -338,6 +388,62 @@ def test_a_mistake_of_a_supervised_run_is_named(
     config = make_sft_config(data_dir, settings, "videosearch_cold_start_tiny")
     problems = sft.find_problems(config)
     assert [problem for problem in problems if message in problem], problems
+
+
+def test_a_supervised_sequence_may_be_shared_by_gpus(data_dir: Path) -> None:
+    settings = {
+        "engine.ulysses_sequence_parallel_size": 2,
+        "data.max_token_len_per_gpu": 768,
+        "model.use_remove_padding": True,
+        "trainer.n_gpus_per_node": 2,
+    }
+    config = make_sft_config(data_dir, settings, "videosearch_cold_start_tiny")
+    assert sft.find_problems(config) == []
+
+
+def test_as_many_processes_as_the_config_says(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_sft_config(data_dir, {}, "videosearch_cold_start")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert sft.find_problems(config) == []
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    (problem,) = sft.find_problems(config)
+    assert "started 4 processes, but trainer.nnodes * trainer.n_gpus_per_node is 8" in problem
+
+
+@pytest.mark.parametrize("cards", [4, 8])
+def test_cards_and_flash_attn_are_looked_for_where_there_is_a_gpu(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, cards: int
+) -> None:
+    """The recipes for GPUs need flash-attn, the ones for a CPU run on a machine with GPUs, too."""
+    monkeypatch.setattr(engine, "count_cards", lambda config: cards)
+    monkeypatch.setattr(engine, "find_flash_fault", lambda: "no such module")
+    for recipe, make, find, model in (
+        ("videosearch_grpo", make_config, find_problems, "actor_rollout_ref.model"),
+        ("videosearch_cold_start", make_sft_config, sft.find_problems, "model"),
+    ):
+        problems = find(make(data_dir, {}, recipe))
+        assert len(problems) == 1 + (cards == 4)
+        assert f"go without: {model}.use_remove_padding=false +{model}.override" in problems[0]
+        assert cards == 8 or "is 8, but this machine has 4" in problems[1]
+        without = {
+            f"{model}.use_remove_padding": False,
+            f"{model}.override_config.attn_implementation": "sdpa",
+            "trainer.n_gpus_per_node": cards,
+        }
+        assert find(make(data_dir, without, recipe)) == []
+        half = without | {f"{model}.use_remove_padding": True}
+        assert "use_remove_padding=True" in str(find(make(data_dir, half, recipe)))
+
+
+def test_a_recipe_for_a_cpu_counts_no_cards(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert engine.count_cards(make_config(data_dir, {})) == 0
+    assert engine.count_cards(make_config(data_dir, {}, "videosearch_grpo")) == 2
 
 
 def test_verl_s_sft_trainer_asks_us_first(

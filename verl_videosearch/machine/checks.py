@@ -24,7 +24,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from verl_videosearch.extras import Extra, install_command
+from verl_videosearch.extras import Extra, find_flash_fault, install_command
 from verl_videosearch.failures import ServerUnusable
 from verl_videosearch.machine.driver import DriverProblem, describe_gpus, read_gpus
 from verl_videosearch.models.source import ModelSource
@@ -124,11 +124,12 @@ def check_gpus() -> Check:
 
 
 def check_flash() -> Check:
-    """Is flash-attn there? Training works without it, slower, with two overrides."""
-    if find_spec("flash_attn") is not None:
+    """Is flash-attn there? The recipes for GPUs need it, or two overrides."""
+    fault = find_flash_fault()
+    if fault is None:
         return Check("flash-attn", Status.FINE, _find_version("flash-attn") or "installed")
     fix = NO_FLASH + install_command(Extra.FLASH)
-    return Check("flash-attn", Status.NOTE, "not installed", fix)
+    return Check("flash-attn", Status.FAULT, f"cannot be imported ({fault})", fix)
 
 
 def check_decoders() -> Check:

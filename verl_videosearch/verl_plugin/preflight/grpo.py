@@ -14,6 +14,14 @@ from verl_videosearch.verl_plugin.preflight.data import (
     count_rows,
     list_files,
 )
+from verl_videosearch.verl_plugin.preflight.engine import (
+    ACTOR_ENGINE,
+    GRPO,
+    REFERENCE_ENGINE,
+    check_engine,
+    count_ranks,
+    find_sequence_parallel,
+)
 from verl_videosearch.verl_plugin.preflight.model import (
     check_folder,
     check_sight,
@@ -48,7 +56,9 @@ def find_problems(config: DictConfig) -> list[str]:
         *_check_batches(config),
         *_check_parallel(config),
         *_check_lengths(config, settings),
+        *_check_budgets(config),
         *_check_adapter(config),
+        *check_engine(config, GRPO),
         *_check_model(config, settings),
         *check_video_root(settings),
         *check_data(config, settings, "train_files", MADE_WITH),
@@ -74,6 +84,11 @@ def _check_method(config: DictConfig) -> Iterator[str]:
             "the others weigh episodes by their length",
         ),
         "actor_rollout_ref.actor.shuffle": (False, "our trainer has put each mini-batch together"),
+        "actor_rollout_ref.actor.freeze_vision_tower": (
+            False,
+            "verl 0.9.1 reads it nowhere; actor_rollout_ref.model.external_lib="
+            "verl_videosearch.verl_plugin.frozen_vision freezes the tower",
+        ),
         "trainer.v1.sampler.sync_refill_failed_groups": (
             True,
             "a failed group must be replaced, never scored",
@@ -149,18 +164,17 @@ def _check_batches(config: DictConfig) -> Iterator[str]:
 
 
 def _check_parallel(config: DictConfig) -> Iterator[str]:
-    """Sizes that must divide the number of ranks."""
-    ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
+    """Servers that must share the ranks evenly, and the processes that play episodes."""
+    ranks = count_ranks(config)
     if ranks < 1:
         yield f"trainer.nnodes * trainer.n_gpus_per_node must be at least 1, got {ranks}"
         return
-    for key in (
-        "actor_rollout_ref.rollout.tensor_model_parallel_size",
-        "actor_rollout_ref.actor.ulysses_sequence_parallel_size",
-    ):
-        size = OmegaConf.select(config, key)
-        if size < 1 or ranks % size:
-            yield (f"{key} ({size}) must divide trainer.nnodes * trainer.n_gpus_per_node = {ranks}")
+    size = config.actor_rollout_ref.rollout.tensor_model_parallel_size
+    if size < 1 or ranks % size:
+        yield (
+            f"actor_rollout_ref.rollout.tensor_model_parallel_size ({size}) must divide "
+            f"trainer.nnodes * trainer.n_gpus_per_node = {ranks}"
+        )
     workers = config.actor_rollout_ref.rollout.agent.num_workers
     if workers < 1:
         yield f"actor_rollout_ref.rollout.agent.num_workers must be at least 1, got {workers}"
@@ -206,14 +220,40 @@ def _check_lengths(config: DictConfig, settings: Settings) -> Iterator[str]:
             "data.max_prompt_length + "
             f"data.max_response_length = {total} tokens; null is the model's own limit"
         )
-    actor = config.actor_rollout_ref.actor
-    budget = actor.ppo_max_token_len_per_gpu * actor.ulysses_sequence_parallel_size
-    if budget < total:
+
+
+def _check_budgets(config: DictConfig) -> Iterator[str]:
+    """A micro-batch must hold the longest sequence wherever one is packed: to train, for the old
+    log-probabilities, and for those of the reference (a model of its own without LoRA)."""
+    node = config.actor_rollout_ref
+    total = node.rollout.prompt_length + node.rollout.response_length
+    places = [
+        ("actor.ppo_max_token_len_per_gpu", "actor.use_dynamic_bsz", ACTOR_ENGINE),
+        (
+            "rollout.log_prob_max_token_len_per_gpu",
+            "rollout.log_prob_use_dynamic_bsz",
+            ACTOR_ENGINE,
+        ),
+    ]
+    if node.actor.use_kl_loss and node.model.lora_rank == 0:
+        places.append(
+            ("ref.log_prob_max_token_len_per_gpu", "ref.log_prob_use_dynamic_bsz", REFERENCE_ENGINE)
+        )
+    seen = set()
+    for name, is_packed, engine in places:
+        ulysses, size = find_sequence_parallel(config, engine)
+        tokens = OmegaConf.select(node, name)
+        if (
+            not OmegaConf.select(node, is_packed)
+            or tokens * size >= total
+            or (tokens, size) in seen
+        ):
+            continue
+        seen.add((tokens, size))  # the other budgets follow the actor's: one mistake
         yield (
-            "actor_rollout_ref.actor.ppo_max_token_len_per_gpu (times "
-            f"ulysses_sequence_parallel_size: {budget}) must "
-            f"hold one sequence of data.max_prompt_length + data.max_response_length = {total} "
-            "tokens"
+            f"actor_rollout_ref.{name} (times ulysses_sequence_parallel_size: {tokens * size}) "
+            "must hold one sequence of data.max_prompt_length + data.max_response_length = "
+            f"{total} tokens; raise it, or {ulysses} (now {size})"
         )
 
 
@@ -237,12 +277,6 @@ def _check_adapter(config: DictConfig) -> Iterator[str]:
             "for Qwen-VL): it would "
             "get adapters, too, and vLLM applies those of the language model only"
         )
-    if "hf_model" in config.actor_rollout_ref.actor.checkpoint.save_contents:
-        yield (
-            "actor_rollout_ref.actor.checkpoint.save_contents must not have hf_model with "
-            "LoRA: verl writes a folder "
-            "that nothing can load; use [model,optimizer,extra] and see docs/seven_b.md"
-        )
 
 
 def _check_model(config: DictConfig, settings: Settings) -> Iterator[str]:
@@ -250,18 +284,10 @@ def _check_model(config: DictConfig, settings: Settings) -> Iterator[str]:
     yield from check_folder("actor_rollout_ref.model.path", path)
     yield from check_sight(path, settings.episode)
     yield from check_thoughts(path, settings.episode, config.data.get("apply_chat_template_kwargs"))
-    yield from _check_engine(config, path)
-    for role in ("actor", "ref"):
-        dtype = config.actor_rollout_ref[role].fsdp_config.model_dtype
-        if dtype not in ("fp32", "float32"):
-            yield (
-                f"actor_rollout_ref.{role}.fsdp_config.model_dtype must be 'fp32', got "
-                f"{dtype!r}: verl would round the "
-                "frequencies of the rotary embedding, too; it computes in bfloat16 anyway"
-            )
+    yield from _check_layers(config, path)
 
 
-def _check_engine(config: DictConfig, model: str) -> Iterator[str]:
+def _check_layers(config: DictConfig, model: str) -> Iterator[str]:
     """Layers that vLLM's CPU build computes in one dtype only (its `cpu_gdn_attention_core`)."""
     described = read_model_file(model, "config.json") or {}
     layers = described.get("text_config", described).get("layer_types") or ()

@@ -15,14 +15,18 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from verl_videosearch.episode import EpisodeConfig, fit_patches
-from verl_videosearch.sight import find_patch_multiple, read_image_limits
+from verl_videosearch.sight import find_patch_multiple, read_image_limits, read_model_file
 
 
 def check_folder(key: str, model: str) -> Iterator[str]:
-    """Look for a model that is given as a folder."""
+    """Look for a model: a folder, or a name that the Hugging Face hub (or its cache) knows; what
+    verl fetches from elsewhere (`hdfs://...`) passes."""
+    if "://" in model or read_model_file(model, "config.json") is not None:
+        return
     path = Path(model).expanduser()
-    if model.startswith(("/", ".", "~")) and not (path / "config.json").is_file():
-        yield f"{key}: no model in {str(path)!r} (config.json is missing)"
+    is_folder = path.is_dir() or model.startswith(("/", ".", "~"))
+    hub = "" if is_folder else ", and the Hugging Face hub gives no model of this name"
+    yield f"{key}: no model in {str(path)!r} (config.json is missing){hub}"
 
 
 def check_sight(model: str, episode: EpisodeConfig) -> Iterator[str]:

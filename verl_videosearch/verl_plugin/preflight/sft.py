@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,12 @@ from verl_videosearch.verl_plugin.preflight.data import (
     check_video_root,
     count_rows,
     list_files,
+)
+from verl_videosearch.verl_plugin.preflight.engine import (
+    SFT,
+    check_engine,
+    count_ranks,
+    find_sequence_parallel,
 )
 from verl_videosearch.verl_plugin.preflight.model import (
     check_folder,
@@ -41,12 +48,28 @@ def find_problems(config: DictConfig) -> list[str]:
         *check_sight(model, settings.episode),
         *check_thoughts(model, settings.episode, config.data.get("apply_chat_template_kwargs")),
         *check_video_root(settings),
-        *check_data(config, settings, "train_files", MADE_WITH),
-        *(check_data(config, settings, "val_files", MADE_WITH) if config.data.val_files else ()),
+        *_check_traces(config, settings, "train_files"),
+        *(_check_traces(config, settings, "val_files") if config.data.val_files else ()),
         *_check_dataset(config),
         *_check_batches(config),
+        *_check_processes(config),
+        *check_engine(config, SFT),
         *check_loggers(config),
     ]
+
+
+def _check_traces(config: DictConfig, settings: Settings, key: str) -> Iterator[str]:
+    """Read the files as the trainer will: every trace, made with the settings of this run."""
+    from verl_videosearch.verl_plugin.sft_dataset import read_rows
+
+    problems = list(check_data(config, settings, key, MADE_WITH))
+    yield from problems
+    if problems:
+        return
+    try:
+        read_rows(list_files(config.data[key]), settings.episode)
+    except ValueError as error:
+        yield f"data.{key}: {error}"
 
 
 def _check_dataset(config: DictConfig) -> Iterator[str]:
@@ -66,28 +89,25 @@ def _check_dataset(config: DictConfig) -> Iterator[str]:
             "data.videosearch is not set; a recipe's data needs the line `videosearch: "
             "${videosearch}`"
         )
-    if data.use_dynamic_bsz and data.max_token_len_per_gpu < data.max_length:
+    ulysses, size = find_sequence_parallel(config, "engine")
+    budget = data.max_token_len_per_gpu * size
+    if data.use_dynamic_bsz and budget < data.max_length:
         yield (
-            f"data.max_token_len_per_gpu ({data.max_token_len_per_gpu}) must hold one sequence of "
-            f"data.max_length = {data.max_length} tokens"
+            f"data.max_token_len_per_gpu (times ulysses_sequence_parallel_size: {budget}) must "
+            f"hold one sequence of data.max_length = {data.max_length} tokens; raise it, or "
+            f"{ulysses} (now {size})"
         )
 
 
 def _check_batches(config: DictConfig) -> Iterator[str]:
-    ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
-    parallel = config.engine.get("ulysses_sequence_parallel_size", 1) or 1
-    batch = config.data.train_batch_size
-    if ranks % parallel:
+    ranks, batch = count_ranks(config), config.data.train_batch_size
+    _, shared = find_sequence_parallel(config, "engine")
+    if shared < 1 or ranks % shared:
+        return  # the check of the engine says so
+    if batch < 1 or batch % (ranks // shared):
         yield (
-            f"engine.ulysses_sequence_parallel_size ({parallel}) must divide the number of ranks, "
-            f"trainer.nnodes * trainer.n_gpus_per_node = {ranks}"
-        )
-        return
-    if batch < 1 or batch % (ranks // parallel):
-        yield (
-            f"data.train_batch_size ({batch}) must be a multiple of the {ranks // parallel} "
-            "ranks that "
-            "share it"
+            f"data.train_batch_size ({batch}) must be a multiple of the {ranks // shared} ranks "
+            "that share it"
         )
     files = list_files(config.data.train_files)
     if all(Path(file).expanduser().is_file() for file in files):
@@ -98,3 +118,14 @@ def _check_batches(config: DictConfig) -> Iterator[str]:
                 "traces: "
                 "no step would be made"
             )
+
+
+def _check_processes(config: DictConfig) -> Iterator[str]:
+    """verl trains on as many ranks as torch.distributed.run started; our sums take the config's."""
+    started = os.environ.get("WORLD_SIZE")
+    if started is not None and int(started) != count_ranks(config):
+        yield (
+            f"torch.distributed.run started {started} processes, but trainer.nnodes * "
+            f"trainer.n_gpus_per_node is {count_ranks(config)}: give --nproc_per_node and "
+            "trainer.n_gpus_per_node the same number"
+        )
