@@ -12,6 +12,8 @@ GPU_SOURCES := requirements/gpu_sources.lock
 GPU_INSTALLED := $(VENV)/.installed-gpu
 # URL or file of a flash-attn wheel for the torch and the Python of the lock; `no` leaves flash-attn out
 FLASH_ATTN_WHEEL ?=
+# The stamp holds what was chosen before: another wheel is installed into a finished $(VENV), too
+FLASH_CHOSEN := $(shell cat $(GPU_INSTALLED) 2>/dev/null)
 
 SUPPORTED := import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info < (3, 13))
 PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.10; do \
@@ -75,6 +77,10 @@ clean: ## remove .venv, outputs and caches
 	rm -rf $(VENV) outputs build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
+ifneq ($(or $(FLASH_ATTN_WHEEL),$(FLASH_CHOSEN)),$(FLASH_CHOSEN))
+.PHONY: $(GPU_INSTALLED)
+endif
+
 # The steps in order of what they cost: nothing is downloaded for a machine that cannot use it.
 $(GPU_INSTALLED): setup.py $(GPU_LOCK) $(GPU_SOURCES)
 	@[ "$$(uname -sm)" = "Linux x86_64" ] || { echo "make gpu is for Linux x86_64, this is $$(uname -sm)"; exit 1; }
@@ -93,9 +99,10 @@ $(GPU_INSTALLED): setup.py $(GPU_LOCK) $(GPU_SOURCES)
 	$(UV) pip install --python $(RUN) --no-deps --require-hashes -r $(GPU_SOURCES)
 	@echo "[4/5] flash-attn: FLASH_ATTN_WHEEL=$(or $(FLASH_ATTN_WHEEL),, so it is built here)"
 ifeq ($(FLASH_ATTN_WHEEL),no)
+	$(UV) pip uninstall --python $(RUN) --quiet flash-attn
 	@echo "left out: every command needs the overrides of docs/seven_b.md, 'Without flash-attn'"
 else ifneq ($(FLASH_ATTN_WHEEL),)
-	$(UV) pip install --python $(RUN) --no-deps $(FLASH_ATTN_WHEEL)
+	$(UV) pip install --python $(RUN) --no-deps --reinstall $(FLASH_ATTN_WHEEL)
 else
 	@command -v nvcc >/dev/null || { \
 	  echo "there is no nvcc to build flash-attn with (about an hour). Give a wheel built for torch 2.11, CUDA 13 and this Python,"; \
@@ -104,7 +111,7 @@ else
 endif
 	@echo "[5/5] installing this checkout"
 	$(UV) pip install --python $(RUN) --no-deps --no-build-isolation --editable .
-	@touch $@
+	@echo "$(FLASH_ATTN_WHEEL)" >$@
 	@echo "done: source $(VENV)/bin/activate; videosearch doctor"
 
 $(INSTALLED): setup.py $(LOCK)

@@ -143,3 +143,29 @@ def test_the_environment_for_a_cpu_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "venv/.installed").touch()
     result = make_gpu(tmp_path, TOO_OLD)
     assert result.returncode == 2 and "holds the packages for a CPU" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("before", "wheel", "installs"),
+    [
+        ("no", "flash.whl", True),
+        ("", "flash.whl", True),
+        ("flash.whl", "no", True),
+        ("flash.whl", "flash.whl", False),
+        ("flash.whl", None, False),
+        ("no", None, False),
+    ],
+)
+def test_flash_attn_can_be_chosen_again(
+    tmp_path: Path, before: str, wheel: str | None, installs: bool
+) -> None:
+    """`make -n` says what would be done in an environment that an earlier `make gpu` finished."""
+    venv = tmp_path / "venv"
+    venv.mkdir()
+    (venv / ".installed-gpu").write_text(f"{before}\n")
+    given = [] if wheel is None else [f"FLASH_ATTN_WHEEL={wheel}"]
+    command = ["make", "-n", "gpu", f"VENV={venv}", f"PYTHON={sys.executable}", *given]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60).stdout
+    assert ("pip install" in said) == installs
+    assert not installs or (f"--reinstall {wheel}" in said) == (wheel != "no")
+    assert f'echo "{wheel}" >' in said or not installs
