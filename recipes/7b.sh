@@ -6,7 +6,8 @@
 #
 # PAIRS come from `python -m data_prep.build`; BENCHMARKS holds the folders genai, mj and videogen
 # (docs/data.md). MODEL=Qwen/Qwen3-VL-8B-Instruct starts from another model, whose patches size the
-# frames. Disk: about 1 TB for the eight checkpoints of GRPO, of which the best becomes the result (docs/seven_b.md).
+# frames. GPUS=4 trains on four cards; SFT_SETTINGS and GRPO_SETTINGS hold overrides, such as those of
+# docs/seven_b.md. Disk: 1.8 TiB at the end of GRPO, whose eight checkpoints are kept until the best is known.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/stages.sh"
 OUT=${OUT:-outputs/7b} GPUS=${GPUS:-8} REPLIES=--serve MODEL=${MODEL:-Qwen/Qwen2.5-VL-7B-Instruct}
@@ -14,6 +15,7 @@ PARTS=${PARTS:-cold_start=.02,rft=.22,grpo=.76,validation=512}
 : "${PAIRS:?parquet file of pairs}" "${VIDEOS:?their folder}" "${BENCHMARKS:?folder of the benchmarks}"
 : "${TEACHER:?URL of a strong model}" "${TEACHER_MODEL:?its name}"
 announce "How long: videosearch plan."
+check_trainings "$@"
 
 # Benchmarks first: no pair of training shares a prompt or a video with one of them
 AGAINST=()
@@ -32,7 +34,8 @@ make_traces --teacher "$TEACHER" --model "$TEACHER_MODEL"
 train_sft cold_start "$MODEL" "$OUT/traces/sft.parquet"
 
 # 2. Rejection sampling: the model's own right episodes
-make_samples --samples 4 --both-orders --target 20000
+CROWD=(--concurrency 32) # episodes at once on each card, what `videosearch plan` counts with
+make_samples --samples 4 --both-orders --target 20000 "${CROWD[@]}"
 train_sft rft "$OUT/models/cold_start" "$OUT/samples/sft.parquet"
 
 # 3. GRPO: every validated checkpoint is kept until the best is known
@@ -44,7 +47,7 @@ TRAINED=()
 for part in cold_start rft grpo; do TRAINED+=(--against "$OUT/splits/$part.parquet"); done
 for model in cold_start rft "$GRPO"; do
   for name in genai mj videogen; do
-    judge "$model-$name" "$model" "$name" --root "$BENCHMARKS/$name" \
+    judge "$model-$name" "$model" "$name" --root "$BENCHMARKS/$name" "${CROWD[@]}" \
       "${TRAINED[@]}" --against-root "$VIDEOS"
   done
 done

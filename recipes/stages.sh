@@ -27,9 +27,13 @@ check_names() { # WORD ...: ends the pipeline before it begins when no stage has
   done
 }
 
+check_trainings() { # [STAGE ...]: ends the pipeline before it begins when a training of it would be refused
+  [[ -n ${LIST:-}${CHECK:-} ]] || CHECK=1 bash "$0" "$@" >/dev/null
+}
+
 announce() { # [WORDS]: what to expect, when the whole story is asked for
   local words="Results in $OUT, logs in $OUT/logs. Killed, the same command goes on where it was."
-  [[ $ONLY == *[^\ ]* || ${LIST:-} == 1 ]] || echo "$words ${1:-}" >&2
+  [[ $ONLY == *[^\ ]* || -n ${LIST:-}${CHECK:-} ]] || echo "$words ${1:-}" >&2
 }
 
 stage() { # NAME RESULT [OPTION OF recipes.stage ...] -- MODULE [ARGUMENT ...]
@@ -38,6 +42,10 @@ stage() { # NAME RESULT [OPTION OF recipes.stage ...] -- MODULE [ARGUMENT ...]
   while [[ $1 != -- ]]; do options+=("$1") && shift; done
   shift
   is_asked "$name" || return 0
+  if [[ ${CHECK:-} == 1 ]]; then # of a training, what can be said without its model and data
+    [[ $* != *+recipe=* ]] || "$PYTHON" -m verl_videosearch.planning.check "$@"
+    return 0
+  fi
   [[ $ONLY != *[^\ ]* ]] || options+=(--again)
   "$PYTHON" -m verl_videosearch.recipes.stage "$name" --result "$OUT/$result" --logs "$OUT/logs" \
     "${options[@]}" -- "$PYTHON" -m "$@"
@@ -74,13 +82,13 @@ make_samples() { # [OPTION ...]: the model's own right episodes
     --serve "$OUT/models/cold_start" --seed "$SEED" "${WITH[@]}" "$@"
 }
 
-train_sft() { # NAME START FILES [OVERRIDE ...]: verl's SFT trainer; its last checkpoint is the result
+train_sft() { # NAME START FILES [OVERRIDE ...]: verl's SFT; its last checkpoint is the result. SFT_SETTINGS: more
   prefix_each videosearch.episode. "${EPISODE[@]}"
   stage "$1" "models/$1" --work "$OUT/training/$1" --product 'global_step_*/huggingface' -- \
     torch.distributed.run --standalone --nproc_per_node="$GPUS" -m verl.trainer.sft_trainer \
     "+recipe=videosearch_$1$TINY" model.path="$2" "data.train_files=[$3]" \
     videosearch.frames.video_root="$VIDEOS" trainer.default_local_dir="$OUT/training/$1" \
-    "${WITH[@]}" "${@:4}"
+    trainer.n_gpus_per_node="$GPUS" "${WITH[@]}" "${@:4}" ${SFT_SETTINGS:-}
 }
 
 train_grpo() { # [OVERRIDE ...]: verl's GRPO; of the kept checkpoints the one that validates best is the result
@@ -91,7 +99,7 @@ train_grpo() { # [OVERRIDE ...]: verl's GRPO; of the kept checkpoints the one th
     actor_rollout_ref.model.path="$OUT/models/${GRPO_START:-rft}" \
     data.train_files="$OUT/splits/grpo.parquet" data.val_files="$OUT/splits/validation.parquet" \
     videosearch.frames.video_root="$VIDEOS" trainer.default_local_dir="$OUT/training/$GRPO" \
-    "${WITH[@]}" "$@" ${GRPO_SETTINGS:-}
+    trainer.n_gpus_per_node="$GPUS" "${WITH[@]}" "$@" ${GRPO_SETTINGS:-}
 }
 
 judge() { # RUN MODEL BENCHMARK [OPTION ...]: a figure on pairs of a benchmark or a test split

