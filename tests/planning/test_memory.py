@@ -19,7 +19,13 @@ from verl.utils.config import omega_conf_to_dataclass, validate_config
 
 from tests.engine import model_dir
 from verl_videosearch.planning import shapes
-from verl_videosearch.planning.memory import list_problems, make_plan, sum_pixels
+from verl_videosearch.planning.memory import (
+    list_problems,
+    make_plan,
+    show_cache,
+    show_disk,
+    sum_pixels,
+)
 from verl_videosearch.planning.setup import GIB, compose_config, read_setup
 from verl_videosearch.planning.shapes import (
     ARCHITECTURES,
@@ -194,6 +200,40 @@ def test_images_are_those_of_running_episodes_and_caches_those_of_the_recipe() -
     assert engine.image_cache_gib == 1
     every = compose_config("videosearch_grpo", ("videosearch.rollout.max_running_episodes=9999",))
     assert read_setup(every).engine.num_running == 2048
+
+
+def count(recipe: str, *overrides: str) -> int | None:
+    return read_setup(compose_config(recipe, overrides)).num_kept
+
+
+def test_checkpoints_that_nothing_limits_are_counted() -> None:
+    grpo, keep_all = "videosearch_grpo", "trainer.max_actor_ckpt_to_keep=null"
+    assert count(grpo) == 2
+    assert count(grpo, keep_all) == 8, "of every tenth step, and of step 75"
+    assert count(grpo, keep_all, "trainer.save_freq=-1") == 0
+    cold_start, keep_all = "videosearch_cold_start", "trainer.max_ckpt_to_keep=null"
+    assert count(cold_start) == count(cold_start, keep_all) == 2, "one an epoch"
+    assert count("videosearch_rft") == 1
+    assert count(cold_start, keep_all, "trainer.save_freq=50") is None, "as the traces say"
+    assert count(cold_start, "trainer.save_freq=50") == 2
+
+
+def test_a_plan_whose_checkpoints_cannot_be_counted_is_shown() -> None:
+    setup = read_setup(compose_config("videosearch_grpo"))
+    plan = make_plan(setup, 79)
+    assert ("8 are kept", "989") in show_disk(plan, replace(setup, num_kept=8)).rows
+    assert "as many times as the run saves" in str(show_disk(plan, replace(setup, num_kept=None)))
+
+
+def test_workers_are_counted_for_all_nodes() -> None:
+    for overrides, running in (
+        ((), "32"),
+        (("trainer.nnodes=2",), "16"),
+        (("trainer.nnodes=2", "actor_rollout_ref.rollout.agent.num_workers=16"), "32"),
+    ):
+        setup = read_setup(compose_config("videosearch_grpo", overrides))
+        table = show_cache(make_plan(setup, 79), setup, setup.engine)
+        assert table.rows[-1][1] == running and "episodes at once" in table.rows[-1][0]
 
 
 def test_a_second_family() -> None:

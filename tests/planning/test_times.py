@@ -109,6 +109,9 @@ def test_hours_grow_with_the_work() -> None:
     assert count_steps(read_setup(compose_config("videosearch_grpo", never))) == (300, 0, 0)
     assert count_steps(setup)[:2] == (75, 7)
     small = {stage.name: stage.seconds for stage in plan_pipeline(setup, name, 18_000)}
+    page = (Path(__file__).parents[2] / "docs" / "seven_b.md").read_text("utf-8")
+    assert f"75 steps of 2,048 episodes | {hours['grpo'] / 3600:.1f} |" in page
+    assert f"**{sum(hours.values()) / 3600:.1f}**" in page
     assert small["samples"] < hours["samples"] and small["grpo"] == hours["grpo"]
 
 

@@ -305,13 +305,17 @@ def show_sum(title: str, parts: dict[str, float], card_gib: float) -> Table:
     return Table(title, ("per GPU", "GiB"), rows)
 
 
-def show_cache(plan: Plan, engine: Engine) -> Table:
-    """List what vLLM's share of a card holds."""
+def show_cache(plan: Plan, setup: Setup, engine: Engine) -> Table:
+    """List what vLLM's share of a card holds, and how much of it the running episodes use."""
     rows = [(name, f"{value / GIB:.1f}") for name, value in plan.cache.items()]
     rows.append(("tokens that the cache holds", f"{plan.num_cached_tokens:,}"))
     for length in (TYPICAL_CONTEXT, engine.max_context):
         number = f"{plan.num_cached_tokens / length:.0f}"
         rows.append((f"contexts of {length:,} tokens at once", number))
+    running = f"{engine.num_running / count_servers(setup):.0f}"
+    rows.append(
+        (f"episodes at once, of {engine.num_running} in {engine.num_workers} workers", running)
+    )
     return Table("vLLM", ("per server", "GiB per GPU, or number"), rows)
 
 
@@ -331,12 +335,13 @@ def show_host(plan: Plan) -> Table:
 
 def show_disk(plan: Plan, setup: Setup) -> Table:
     """List what a run leaves on the disk."""
-    kept = plan.disk * setup.max_checkpoints
-    rows = [
-        ("one checkpoint", f"{plan.disk / GIB:,.0f}"),
-        (f"{setup.max_checkpoints} are kept", f"{kept / GIB:,.0f}"),
-        ("frame store, at most", f"{setup.settings.frames.max_gigabytes * 1e9 / GIB:,.0f}"),
-    ]
+    rows = [("one checkpoint", f"{plan.disk / GIB:,.0f}")]
+    if setup.num_kept is None:
+        rows.append(("all are kept", "as many times as the run saves"))
+    else:
+        rows.append((f"{setup.num_kept} are kept", f"{plan.disk * setup.num_kept / GIB:,.0f}"))
+    store = setup.settings.frames.max_gigabytes * 1e9 / GIB
+    rows.append(("frame store, at most", f"{store:,.0f}"))
     return Table("Disk", ("what", "GiB"), rows)
 
 
@@ -358,6 +363,6 @@ def show_plan(plan: Plan, setup: Setup, card_gib: float, name: ModelName) -> lis
         tables += [
             show_sum("While weights are sent", plan.sync, card_gib),
             show_sum("While episodes run", plan.rollout, card_gib),
-            show_cache(plan, setup.engine),
+            show_cache(plan, setup, setup.engine),
         ]
     return [*tables, show_host(plan), show_disk(plan, setup)]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
+from verl_videosearch.verl_plugin.preflight.engine import ACTOR_ENGINE, find_sequence_parallel
 from verl_videosearch.verl_plugin.settings import Settings
 
 GIB = 2**30
@@ -70,7 +71,9 @@ class Setup:
     offloads_weights: bool
     offloads_optimizer: bool
     save_contents: tuple[str, ...]
-    max_checkpoints: int
+    num_kept: int | None
+    """Checkpoints at the end of the run; None: all, and the recipe does not say how many are
+    made."""
     settings: Settings
     engine: Engine | None
     """None for SFT."""
@@ -90,7 +93,6 @@ def read_setup(config: DictConfig) -> Setup:
     model = config.actor_rollout_ref.model if is_grpo else config.model
     actor = config.actor_rollout_ref.actor if is_grpo else config
     fsdp = actor.fsdp_config if is_grpo else config.engine
-    keep = config.trainer.max_actor_ckpt_to_keep if is_grpo else config.trainer.max_ckpt_to_keep
     return Setup(
         num_gpus=config.trainer.nnodes * config.trainer.n_gpus_per_node,
         num_nodes=config.trainer.nnodes,
@@ -98,19 +100,39 @@ def read_setup(config: DictConfig) -> Setup:
         token_budget=actor.ppo_max_token_len_per_gpu
         if is_grpo
         else config.data.max_token_len_per_gpu,
-        sequence_parallel=max(
-            fsdp.ulysses_sequence_parallel_size, actor.get("ulysses_sequence_parallel_size", 1)
-        ),
+        sequence_parallel=find_sequence_parallel(config, ACTOR_ENGINE if is_grpo else "engine")[1],
         lora_rank=model.lora_rank,
         exclude_modules=model.exclude_modules,
         is_vision_frozen=str(model.external_lib).endswith("frozen_vision"),
         offloads_weights=fsdp.param_offload,
         offloads_optimizer=fsdp.optimizer_offload,
         save_contents=tuple(actor.checkpoint.save_contents),
-        max_checkpoints=keep,
+        num_kept=count_kept(config),
         settings=Settings.from_dict(OmegaConf.to_container(config.videosearch, resolve=True)),
         engine=read_engine(config) if is_grpo else None,
     )
+
+
+def count_kept(config: DictConfig) -> int | None:
+    """Return how many checkpoints a run leaves; where nothing limits them, all that it makes, the
+    last step's included."""
+    trainer = config.trainer
+    is_grpo = "actor_rollout_ref" in config
+    limit = trainer.max_actor_ckpt_to_keep if is_grpo else trainer.max_ckpt_to_keep
+    made = count_saved(config, NUM_STEPS if is_grpo else None)
+    numbers = [number for number in (limit or None, made) if number is not None]
+    return min(numbers, default=None)
+
+
+def count_saved(config: DictConfig, default_steps: int | None) -> int | None:
+    """Return how often a run saves; None where that depends on the number of traces."""
+    trainer = config.trainer
+    steps, every = trainer.total_training_steps or default_steps, trainer.save_freq
+    if every == "after_each_epoch":
+        return int(trainer.total_epochs)
+    if every <= 0:
+        return 0
+    return None if steps is None else -(-steps // every)
 
 
 def read_engine(config: DictConfig) -> Engine:

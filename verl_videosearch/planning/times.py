@@ -32,8 +32,11 @@ TEACHER_PER_S = 1.0
 """Episodes of the teacher in a second: an assumption, whatever the teacher is."""
 RIGHT_SHARE = 0.5
 """Of the teacher's episodes, taken as traces: an assumption."""
-SAMPLED_SHARE = 2.0
-"""Batches that dynamic sampling plays for one that is trained on: an assumption."""
+SAMPLED_SHARE = 3.0
+"""Batches that dynamic sampling plays for one that is trained on, where half of the groups have no
+signal (an assumption): verl 0.9.1 starts two groups for each of those, so a whole batch is running
+when the second one has made the first complete, and what runs is played to its end and thrown away
+(`replay_buffer.py`, sync)."""
 NUM_CALLS = 1.5
 """Of an episode: an assumption."""
 REPLY_TOKENS = 300
@@ -80,9 +83,10 @@ class Costs:
     sample: float
     """To sample one token."""
 
-    def play(self, num_episodes: float, siblings: int = 1) -> float:
-        """Return the seconds of episodes; `siblings` share their first context."""
-        read = FIRST_TOKENS / siblings + NUM_CALLS * CALL_TOKENS
+    def play(self, num_episodes: float) -> float:
+        """Return the seconds of episodes; none finds its first context in a cache (each of a
+        group has a request id of its own, and verl's balancer spreads those over the servers)."""
+        read = FIRST_TOKENS + NUM_CALLS * CALL_TOKENS
         return num_episodes * (read * self.read + SAMPLED_TOKENS * self.sample)
 
 
@@ -117,7 +121,7 @@ def plan_pipeline(setup: Setup, name: ModelName, num_pairs: int) -> list[StageTi
     num_taught = num_pairs * PARTS["cold_start"]
     traces = num_taught * RIGHT_SHARE
     sampled = min(TARGET, num_pairs * PARTS["rft"]) * SAMPLES_PER_PAIR
-    step = costs.play(batch * SAMPLED_SHARE, siblings=8) + batch * TRAINED_TOKENS * (
+    step = costs.play(batch * SAMPLED_SHARE) + batch * TRAINED_TOKENS * (
         2 * costs.look + costs.train
     )  # two: of the policy itself, and of the reference
     num_steps, num_validated, num_saved = count_steps(setup)
