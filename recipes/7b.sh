@@ -7,7 +7,7 @@
 # PAIRS come from `python -m data_prep.build`; BENCHMARKS holds the folders genai, mj and videogen
 # (docs/data.md). MODEL=Qwen/Qwen3-VL-8B-Instruct starts from another model, whose patches size the
 # frames. GPUS=4 trains on four cards; SFT_SETTINGS and GRPO_SETTINGS hold overrides, such as those of
-# docs/seven_b.md. Disk: 1.8 TiB at the end of GRPO, whose eight checkpoints are kept until the best is known.
+# docs/seven_b.md. Disk: 1.9 TiB at the end of GRPO, whose eight checkpoints are kept until the best is known.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/stages.sh"
 OUT=${OUT:-outputs/7b} GPUS=${GPUS:-8} REPLIES=--serve MODEL=${MODEL:-Qwen/Qwen2.5-VL-7B-Instruct}

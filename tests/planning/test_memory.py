@@ -212,10 +212,10 @@ def test_checkpoints_that_nothing_limits_are_counted() -> None:
     assert count(grpo, keep_all) == 8, "of every tenth step, and of step 75"
     assert count(grpo, keep_all, "trainer.save_freq=-1") == 0
     cold_start, keep_all = "videosearch_cold_start", "trainer.max_ckpt_to_keep=null"
-    assert count(cold_start) == count(cold_start, keep_all) == 2, "one an epoch"
-    assert count("videosearch_rft") == 1
-    assert count(cold_start, keep_all, "trainer.save_freq=50") is None, "as the traces say"
-    assert count(cold_start, "trainer.save_freq=50") == 2
+    assert count(cold_start) == count("videosearch_rft") == 2
+    assert count(cold_start, keep_all) is None, "as the traces say"
+    by_epoch = "trainer.save_freq=after_each_epoch"
+    assert count(cold_start, keep_all, by_epoch) == 2 and count("videosearch_rft", by_epoch) == 1
 
 
 def test_a_plan_whose_checkpoints_cannot_be_counted_is_shown() -> None:

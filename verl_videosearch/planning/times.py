@@ -53,8 +53,8 @@ PARTS = {"cold_start": 0.02, "rft": 0.22}
 """Of all pairs (`recipes/7b.sh`)."""
 TARGET, SAMPLES_PER_PAIR = 20_000, 8
 """Traces of rejection sampling; 4 episodes in both orders (`recipes/7b.sh`)."""
-VALIDATION_PAIRS = 512
-"""Drawn once (`recipes/7b.sh`)."""
+VALIDATION_EPISODES = 1_024
+"""Both orders of 512 pairs (`recipes/7b.sh`)."""
 BENCHMARK_EPISODES = 59_000
 """Both orders of three benchmarks, for each of three models."""
 COLD_START_EPOCHS = 2
@@ -125,7 +125,7 @@ def plan_pipeline(setup: Setup, name: ModelName, num_pairs: int) -> list[StageTi
         2 * costs.look + costs.train
     )  # two: of the policy itself, and of the reference
     num_steps, num_validated, num_saved = count_steps(setup)
-    grpo = num_steps * step + num_validated * costs.play(VALIDATION_PAIRS) + num_saved * SAVE_S
+    grpo = num_steps * step + num_validated * costs.play(VALIDATION_EPISODES) + num_saved * SAVE_S
     judged = 3 * BENCHMARK_EPISODES
     return [
         StageTime("traces", f"{num_taught:,.0f} episodes of a teacher", num_taught / TEACHER_PER_S),
