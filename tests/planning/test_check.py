@@ -23,6 +23,11 @@ SFT = (
 )
 
 
+@pytest.mark.parametrize("recipe", ["videosearch_grpo", "videosearch_cold_start"])
+def test_settings_are_checked_without_any_data(recipe: str) -> None:
+    assert find_problems([f"+recipe={recipe}"]) == []
+
+
 @pytest.mark.parametrize("words", [GRPO, SFT], ids=["grpo", "sft"])
 def test_what_is_not_made_yet_is_not_missed(words: tuple[str, ...], tmp_path: Path) -> None:
     assert find_problems((*words, f"videosearch.frames.video_root={tmp_path}")) == []

@@ -25,11 +25,13 @@ _NUM_NAMED = 3
 
 
 def list_files(files: Any) -> list[str]:
-    """Return the files of a setting that holds one or several.
+    """Return the files of a setting that holds one, several or none.
 
-    >>> list_files("a.parquet")
-    ['a.parquet']
+    >>> list_files("a.parquet"), list_files(None)
+    (['a.parquet'], [])
     """
+    if files is None:
+        return []
     return list(files) if isinstance(files, list | tuple | ListConfig) else [files]
 
 

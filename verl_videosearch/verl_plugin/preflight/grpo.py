@@ -157,7 +157,7 @@ def _check_batches(config: DictConfig) -> Iterator[str]:
             f"baseline; got {num_rollouts}"
         )
     files = list_files(config.data.train_files)
-    if all(Path(file).expanduser().is_file() for file in files):
+    if files and all(Path(file).expanduser().is_file() for file in files):
         try:
             num_rows = count_rows(files)
         except (ValueError, OSError):

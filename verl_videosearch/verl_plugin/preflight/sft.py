@@ -117,7 +117,7 @@ def _check_batches(config: DictConfig) -> Iterator[str]:
             "that share it"
         )
     files = list_files(config.data.train_files)
-    if all(Path(file).expanduser().is_file() for file in files):
+    if files and all(Path(file).expanduser().is_file() for file in files):
         most = count_rows(files) * 4  # a trace of three calls is at most so many sequences
         if batch > most:
             yield (
