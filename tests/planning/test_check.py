@@ -36,6 +36,8 @@ def test_what_is_not_made_yet_is_not_missed(words: tuple[str, ...], tmp_path: Pa
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        ((), "name one recipe: +recipe=videosearch_grpo; got none"),
+        ((*GRPO, *SFT), "got ['videosearch_grpo', 'videosearch_rft']"),
         ((*GRPO, "algorithm.adv_estimator=gae"), "videosearch_grpo: algorithm.adv_estimator must"),
         ((*GRPO, "actor_rollout_ref.model.lora_rnk=8"), "lora_rnk"),
         ((*SFT, "model.lora_rank=8"), "videosearch_rft: checkpoint.save_contents must not have"),

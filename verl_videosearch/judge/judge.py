@@ -150,7 +150,8 @@ class Judge:
         """Rank the clips of one prompt; `max_comparisons` bounds the new pairs (null: all). Raises
         `EpisodeFailure` when no pair has a result, or when `deadline_s` has passed: what was judged
         by then is remembered, so the same call goes on."""
-        return self._loop.wait(self._rank(prompt, videos, max_comparisons, on_comparison))
+        work = self._rank(prompt, videos, max_comparisons, on_comparison)
+        return self._loop.wait(self.within_deadline(work))
 
     async def rank_async(
         self,
@@ -160,7 +161,8 @@ class Judge:
         on_comparison: Callable[[], None] = lambda: None,
     ) -> ClipRanking:
         """Rank clips from async code, see `rank`."""
-        return await self._loop.join(self._rank(prompt, videos, max_comparisons, on_comparison))
+        work = self._rank(prompt, videos, max_comparisons, on_comparison)
+        return await self._loop.join(self.within_deadline(work))
 
     def wait(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine that uses this judge to its end, from plain code."""
@@ -183,16 +185,6 @@ class Judge:
             raise EpisodeFailure(FailureKind.TIMEOUT, detail, cause="deadline") from error
 
     async def _rank(
-        self,
-        prompt: str,
-        videos: Sequence[str | Path],
-        max_comparisons: int | None,
-        on_comparison: Callable[[], None],
-    ) -> ClipRanking:
-        work = self._rank_clips(prompt, videos, max_comparisons, on_comparison)
-        return await self.within_deadline(work)
-
-    async def _rank_clips(
         self,
         prompt: str,
         videos: Sequence[str | Path],

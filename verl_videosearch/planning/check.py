@@ -25,7 +25,10 @@ RECIPE = "+recipe="
 def find_problems(words: Sequence[str]) -> list[str]:
     """Return what is wrong with the settings of a training command, in words."""
     settings = [word for word in words if "=" in word and not word.startswith("-")]
-    (recipe,) = (word.removeprefix(RECIPE) for word in settings if word.startswith(RECIPE))
+    recipes = [word.removeprefix(RECIPE) for word in settings if word.startswith(RECIPE)]
+    if len(recipes) != 1:
+        return [f"name one recipe: {RECIPE}videosearch_grpo; got {recipes or 'none'}"]
+    [recipe] = recipes
     overrides = tuple(word for word in settings if not word.startswith(RECIPE))
     try:
         config = compose_config(recipe, overrides)
