@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -326,6 +327,16 @@ def _show(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+_MARKS_OF_TEXT = "`^\u2044\u2212"
+"""Symbols that stand for punctuation: quotes, the bar of a fraction, the long minus."""
+_SPACING_MARKS = {
+    code: " "
+    for code in range(0x80, 0x2100)
+    if re.match(r" .", unicodedata.normalize("NFKC", chr(code)))
+}
+"""Accents without a letter, typed as quotes (U+00B4); NFKC makes a blank and a mark of each."""
+
+
 class _Kept(dict[int, str]):
     """What `str.translate` makes of a character: letters, numbers and their marks stay, a symbol
     (an emoji, `<`, `+`) is a word of its own, the rest parts words."""
@@ -338,7 +349,8 @@ class _Kept(dict[int, str]):
         elif character.isalnum() or character == "_" or kind.startswith("M"):
             kept = character
         else:
-            kept = f" {character} " if kind.startswith("S") and character not in "`^" else " "
+            is_word = kind.startswith("S") and character not in _MARKS_OF_TEXT
+            kept = f" {character} " if is_word else " "
         self[code] = kept
         return kept
 
@@ -355,7 +367,7 @@ def normalise_prompt(prompt: str) -> str:
     >>> normalise_prompt("5<6"), normalise_prompt("...")
     ('5 < 6', '...')
     """
-    folded = unicodedata.normalize("NFKC", prompt).casefold()
+    folded = unicodedata.normalize("NFKC", prompt.translate(_SPACING_MARKS)).casefold()
     return " ".join(folded.translate(_KEPT).split()) or folded.strip()
 
 

@@ -19,6 +19,7 @@ from tests.judge.episodes import make_judge
 from tests.seeing_judge import CLIPS, serve_judge, write_clips
 from verl_videosearch.failures import EpisodeFailure, FailureKind
 from verl_videosearch.judge.server.app import make_app
+from verl_videosearch.judge.server.batches import BatchStore
 from verl_videosearch.judge.server.settings import ServerConfig
 
 CLEAN, OTHER, DEFECT = CLIPS
@@ -343,6 +344,21 @@ def test_a_batch_is_judged_in_the_background(client: TestClient) -> None:
     page = client.get(f"/v1/batches/{name}/results", params={"offset": 2, "limit": 1}).json()
     assert [each["number"] for each in page["results"]] == [2]
     assert reason_of(client.get("/v1/batches/nothing")) == (404, "not_found")
+
+
+def test_a_lease_that_is_over_does_not_touch_the_next_one(tmp_path: Path) -> None:
+    store = BatchStore(tmp_path / "batches.sqlite")
+    name = store.add([PAIR])
+    late = store.take(-1.0)
+    holder = store.take(60.0)
+    assert late is not None and holder is not None
+    store.give_back(late, wait_s=0.0)
+    store.finish(late, {"overall": 2})
+    assert store.take(60.0) is None
+    store.finish(holder, {"overall": 1})
+    [row] = store.read_results(name, 0, 9)
+    store.close()
+    assert (row["state"], row["result"]) == ("done", {"overall": 1})
 
 
 def test_a_batch_can_be_cancelled(clips: Path) -> None:

@@ -133,7 +133,7 @@ async def score_group(
 
     Files of equal bytes are one clip: they cost its comparisons and get its score, 0.5 where
     nothing else is in the group. Raises `EpisodeFailure` when every comparison failed, and
-    `ValueError` for a group that is too small or a budget below what an anchor needs."""
+    `ValueError` for a group that is too small or, against an anchor, a budget below one a clip."""
     config = config or GroupScoreConfig()
     check_group(prompt, len(videos), config, has_anchor=anchor is not None)
     given = videos if anchor is None else [anchor, *videos]

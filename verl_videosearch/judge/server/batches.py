@@ -48,7 +48,7 @@ WHERE (batch, number) = (
     WHERE state IN ('waiting', 'running') AND lease_until_s < :now AND NOT is_cancelled
     ORDER BY created_s, batch, number LIMIT 1
 )
-RETURNING batch, number, pair
+RETURNING batch, number, pair, lease_until_s
 """
 
 
@@ -59,6 +59,8 @@ class TakenPair:
     batch: str
     number: int
     pair: Mapping[str, Any]
+    until_s: float
+    """Lease; whoever takes the pair after it has another one."""
 
 
 class BatchStore:
@@ -100,7 +102,10 @@ class BatchStore:
         now = time.time()
         with self._lock, self._database:
             rows = self._database.execute(_TAKE, {"now": now, "until": now + lease_s}).fetchall()
-        return TakenPair(rows[0][0], rows[0][1], json.loads(rows[0][2])) if rows else None
+        if not rows:
+            return None
+        batch, number, pair, until_s = rows[0]
+        return TakenPair(batch, number, json.loads(pair), until_s)
 
     def give_back(self, taken: TakenPair, wait_s: float) -> None:
         """Let somebody do it later: after `wait_s` seconds, and others before."""
@@ -184,10 +189,11 @@ class BatchStore:
     def _set_state(
         self, taken: TakenPair, state: str, result: str | None, until_s: float = 0.0
     ) -> None:
-        """Move a running pair on; one that was cancelled meanwhile stays so."""
+        """Move a running pair on; one that was cancelled meanwhile, or that somebody else took when
+        the lease was over, stays as it is."""
         with self._lock, self._database:
             self._database.execute(
                 "UPDATE pairs SET state = ?, result = ?, lease_until_s = ? "
-                "WHERE batch = ? AND number = ? AND state = 'running'",
-                (state, result, until_s, taken.batch, taken.number),
+                "WHERE batch = ? AND number = ? AND state = 'running' AND lease_until_s = ?",
+                (state, result, until_s, taken.batch, taken.number, taken.until_s),
             )
